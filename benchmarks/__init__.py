@@ -1,0 +1,1 @@
+"""Benchmarks of jacobia: `python -m benchmarks --help`."""

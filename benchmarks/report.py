@@ -1,0 +1,113 @@
+"""Results as Markdown, and the page docs/benchmarks.md that keeps those of the last run."""
+
+import os
+import platform
+import re
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks import memory
+from benchmarks.bars import Result
+from benchmarks.peers import OURS, Table
+from benchmarks.workloads import WORKLOADS
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value: float) -> str:
+    if value == int(value) or value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.2g}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def machine() -> str:
+    """CPU model, cores, memory, system; nothing that names the machine."""
+    model = platform.processor() or platform.machine()
+    cpus = Path("/proc/cpuinfo")
+    if cpus.exists() and (found := re.search(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE)):
+        model = found[1]
+    return f"{model}, {os.cpu_count()} cores, {memory.total() / 2**30:.0f} GiB, {platform.system()}"
+
+
+def _footer(versions: dict[str, str], quick: bool) -> str:
+    text = f"{date.today()}; {machine()}; " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
+    return text + (". **A quick run: fewer rounds, for a look only.**" if quick else ".")
+
+
+def _losses(rows: list[str]) -> str:
+    return "### Where jacobia loses\n\n" + ("\n".join(f"* {row}" for row in rows) or "Nowhere in this run.")
+
+
+def bars(results: list[Result], quick: bool) -> str:
+    """The table of the bars."""
+    rows = []
+    for r in results:
+        sign = "≥" if r.at_least else "≤"
+        limit = f"{sign} {_number(r.limit)}" if r.limit is not None else ""
+        measured = f"{_number(r.measured)} {r.unit}" if r.measured is not None else ""
+        rows.append([r.bar, limit, measured, r.verdict, r.note.replace("|", "\\|")])
+    versions = {"Python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    losses = [f"{r.bar}: {_number(r.measured)} {r.unit}" for r in results if r.loses]
+    missed = sum("*" in r.verdict for r in results)
+    counted = sum(r.limit is not None or r.measured is None for r in results)
+    return "\n\n".join(
+        [
+            _table(["bar", "limit", "measured", "", "times, or a note"], rows),
+            f"{counted - missed} of {counted} bars met.",
+            _footer(versions, quick),
+            _losses(losses),
+        ]
+    )
+
+
+def peers(table: Table, quick: bool) -> str:
+    """The table of the peers: contenders down, workloads across."""
+    rows = [["the better of jitted jacrev and jacfwd", *(table.base.get(name, "") for name in WORKLOADS)]]
+    notes: dict[str, int] = {}
+
+    def cell(value: float | str | None) -> str:
+        if isinstance(value, str):
+            return f"[{notes.setdefault(value, len(notes) + 1)}]"
+        return "–" if value is None else _number(value)
+
+    for contender, ratios in table.ratios.items():
+        if contender not in table.skipped:
+            rows.append([f"`{contender}`", *(cell(ratios.get(name)) for name in WORKLOADS)])
+    losses = []
+    for name, workload in WORKLOADS.items():
+        ours = table.ratios.get(OURS, {}).get(name)
+        for contender, ratios in table.ratios.items():
+            theirs = ratios.get(name)
+            known = isinstance(ours, float) and isinstance(theirs, float)
+            if known and not contender.startswith("jacobia") and ours > theirs:
+                losses.append(f"{workload.title}, against `{contender}`: {_number(ours / theirs)} ×")
+    parts = [_table(["", *(w.title for w in WORKLOADS.values())], rows)]
+    if notes:
+        parts.append("\n".join(f"[{number}] {why}  " for why, number in notes.items()))
+    parts += [f"{library} was skipped: {why}" for library, why in table.skipped.items()]
+    clock = ", ".join(f"{library} {ratio:.2f}" for library, ratio in table.yardsticks.items())
+    parts.append(
+        f"The same NumPy loop in each process, relative to that of jax: {clock}; "
+        f"its slowest turn took {table.spread:.1f} times its fastest: how busy the machine was."
+    )
+    parts.append("Threads: each library's default.")
+    parts.append(_footer(table.versions, quick))
+    parts.append(_losses(losses) if OURS in table.ratios else "jacobia itself did not run.")
+    return "\n\n".join(parts)
+
+
+def write(section: str, text: str) -> None:
+    """Replace what stands between the marks of a section in docs/benchmarks.md."""
+    begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    page = PAGE.read_text(encoding="utf-8")
+    if begin not in page or end not in page:
+        raise ValueError(f"write(section={section!r}): expected {begin!r} in {PAGE.name}. Was it deleted?")
+    head, rest = page.split(begin)
+    PAGE.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")

@@ -1,0 +1,23 @@
+"""Jacobians computed where they are read.
+
+A Jacobian is a linear program (`jax.linearize` gives it), and everything is read off it. Open `_jacobian.py`
+first: a read is five steps.
+"""
+
+from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
+from jacobia._jacobian import Jacobian
+from jacobia._kernels import cache_clear, cache_info
+from jacobia._transform import jacobian, materialize
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "BatchMixingError",
+    "IndependenceError",
+    "Jacobian",
+    "MaterializationError",
+    "cache_clear",
+    "cache_info",
+    "jacobian",
+    "materialize",
+]

@@ -1,0 +1,221 @@
+"""A call `jac(*args, **kwargs)` taken apart: arrays that are traced, values that are part of the program.
+
+Knows trees and types. Knows nothing of f.
+"""
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
+
+_SCALARS = (int, float, complex)
+_STATIC = (str, bytes, bool)
+
+
+class Static(NamedTuple):
+    """A value that is part of the program. 1, 1.0 and True are three values, and so are 0.0 and -0.0."""
+
+    type: type
+    text: str
+    value: Hashable
+
+
+def static(value: Any) -> Static:
+    return Static(type(value), repr(value) if isinstance(value, (float, complex)) else "", value)
+
+
+class Call(NamedTuple):
+    """One call, taken apart. Everything but `leaves` is hashable and says how to put it together again."""
+
+    leaves: list  # arrays
+    treedef: Any  # of (args, kwargs) without static arguments
+    fixed: tuple[tuple[int, Static], ...]  # leaves that are part of the program, with their places
+    static_args: tuple[tuple[int, Static], ...]
+    static_kwargs: tuple[tuple[str, Static], ...]
+
+    @property
+    def form(self) -> Hashable:
+        return self[1:]
+
+    def rebuild(self, leaves: list) -> tuple[tuple, dict]:
+        """The arguments of f with other arrays in the places of `leaves`."""
+        if self.fixed:
+            leaves = list(leaves)
+            for place, item in self.fixed:
+                leaves.insert(place, item.value)
+        args, kwargs = tree_unflatten(self.treedef, leaves)
+        args = list(args)
+        for place, item in self.static_args:
+            args.insert(place, item.value)
+        return tuple(args), kwargs | {name: item.value for name, item in self.static_kwargs}
+
+
+def take_apart(
+    name: str, args: tuple, kwargs: dict, static_argnums: tuple[int, ...], static_argnames: tuple[str, ...]
+) -> Call:
+    """Split a call. NumPy arrays are copied; Python numbers become weakly typed arrays, as in `jax.jit`."""
+    places = sorted({k + len(args) if k < 0 else k for k in static_argnums})
+    static_args = tuple((k, _checked(name, f"args[{k}]", args[k])) for k in places if k < len(args))
+    static_kwargs = tuple((k, _checked(name, k, kwargs[k])) for k in static_argnames if k in kwargs)
+    if places or static_kwargs:
+        args = tuple(a for k, a in enumerate(args) if k not in places)
+        kwargs = {k: v for k, v in kwargs.items() if k not in static_argnames}
+    flat, treedef = tree_flatten((args, kwargs))
+    leaves, fixed = [], []
+    for place, leaf in enumerate(flat):
+        if isinstance(leaf, jax.Array):
+            leaves.append(leaf)
+        elif isinstance(leaf, _STATIC):
+            fixed.append((place, static(leaf)))
+        elif isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind not in "OSUMmV":
+            leaves.append(_copied(leaf))
+        elif isinstance(leaf, (np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            leaves.append(_copied(leaf))  # bfloat16 and its like, which NumPy files under "V"
+        elif isinstance(leaf, _SCALARS):
+            leaves.append(jnp.asarray(leaf))
+        elif hasattr(leaf, "__jax_array__"):
+            leaves.append(jnp.asarray(leaf))
+        elif callable(leaf):
+            fixed.append((place, _checked(name, leaf_path(treedef, place), leaf)))
+        else:
+            path = leaf_path(treedef, place)
+            raise TypeError(
+                f"{name}({path}=...): expected an array, a number, a string, a callable, a boolean or None, "
+                f"got {type(leaf).__name__}. Name a value that is part of the program in static_argnums or static_argnames."
+            )
+    return Call(leaves, treedef, tuple(fixed), static_args, static_kwargs)
+
+
+def _copied(array: Any) -> jax.Array:
+    # Changing the original later changes nothing. device_put compiles nothing, whatever the shape.
+    return jax.device_put(np.array(array))
+
+
+def _checked(name: str, path: str, value: Any) -> Static:
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}({path}=...): expected a hashable static argument, got {type(value).__name__}. "
+            "Static arguments are part of the program; pass arrays without naming them static."
+        ) from None
+    return static(value)
+
+
+def leaf_path(treedef: Any, place: int) -> str:
+    """The name of a leaf of (args, kwargs), as a caller would write it."""
+    paths = tree_flatten_with_path(tree_unflatten(treedef, range(treedef.num_leaves)))[0]
+    (_, top, *rest), _ = paths[place]
+    head = f"args[{top.idx}]" if hasattr(top, "idx") else str(top.key)
+    return head + keystr(tuple(rest))
+
+
+def differentiated(
+    name: str, call: Call, argnums: int | tuple[int, ...], where: Any
+) -> tuple[tuple[int, ...], tuple[str, ...], Any, tuple[bool, ...]]:
+    """Which leaves are differentiated.
+
+    Returns:
+      positions in `call.leaves`; their paths; the tree of the differentiated arguments (an int argnum
+      drops the tuple level); and for each leaf of that tree whether it is differentiated.
+    """
+    fixed = {place for place, _ in call.fixed}
+    numbers, traced = [], 0
+    for place in range(call.treedef.num_leaves):
+        numbers.append(("fixed" if place in fixed else traced, place))
+        traced += place not in fixed
+    args, _ = tree_unflatten(call.treedef, numbers_as_leaves(numbers))
+    args = list(args)
+    for place, _item in call.static_args:
+        args.insert(place, None)
+    static_places = {place for place, _ in call.static_args}
+    chosen = []
+    wanted = (argnums,) if isinstance(argnums, int) else argnums
+    for k in wanted:
+        if not -len(args) <= k < len(args):
+            raise ValueError(
+                f"{name}(argnums=...): expected numbers from {-len(args)} to {len(args) - 1}, got {k}. "
+                f"f was called with {len(args)} positional arguments; keyword arguments are not differentiated."
+            )
+        if k % len(args) in static_places:
+            raise ValueError(
+                f"{name}(argnums=...): expected an argument that is traced, got {k}, which is named in static_argnums. "
+                "An argument is differentiated or part of the program, not both."
+            )
+        chosen.append(k % len(args))
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"{name}(argnums=...): expected different arguments, got {argnums}. Name each argument once.")
+    tree = args[chosen[0]] if isinstance(argnums, int) else tuple(args[k] for k in chosen)
+    flat, in_tree = tree_flatten(tree, is_leaf=lambda v: isinstance(v, _Number))
+    keep = _kept(name, call, flat, in_tree, where)
+    positions, paths = [], []
+    for number, kept in zip(flat, keep, strict=True):
+        if not kept:
+            continue
+        path = leaf_path(call.treedef, number.place)
+        if number.index is None:
+            value = dict(call.fixed)[number.place].value
+            raise TypeError(
+                f"{name}({path}=...): expected a float array to differentiate, got {type(value).__name__}. "
+                "Leave it out with where=, or name the argument in static_argnums."
+            )
+        positions.append(number.index)
+        paths.append(path)
+    return tuple(positions), tuple(paths), in_tree, tuple(keep)
+
+
+class _Number(NamedTuple):
+    index: int | None  # in call.leaves; None: part of the program
+    place: int  # among all leaves
+
+
+def numbers_as_leaves(numbers: list) -> list:
+    return [_Number(None if index == "fixed" else index, place) for index, place in numbers]
+
+
+def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[bool]:
+    if where is None:
+        return [True] * len(flat)
+    values = {place: item.value for place, item in call.fixed}
+    leaves = [values[n.place] if n.index is None else call.leaves[n.index] for n in flat]
+    if callable(where):
+        keep = [bool(where(leaf)) for leaf in leaves]
+    else:
+        tree, structure = tree_flatten(where)
+        if structure != in_tree or not all(isinstance(b, (bool, np.bool_)) for b in tree):
+            raise ValueError(
+                f"{name}(where=...): expected a function of a leaf or a tree of booleans like the differentiated "
+                f"arguments, {in_tree}, got {structure}."
+            )
+        keep = [bool(b) for b in tree]
+    return keep
+
+
+def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
+    """Raise unless a leaf can be differentiated."""
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        kind = f"a typed key ({dtype})"
+    elif jnp.issubdtype(dtype, jnp.complexfloating):
+        if holomorphic:
+            return
+        raise TypeError(
+            f"{name}({path}): expected a real {what}, got {dtype}. "
+            "Set holomorphic=True for a holomorphic f, or differentiate with respect to real and imaginary parts."
+        )
+    elif jnp.issubdtype(dtype, jnp.floating):
+        if not holomorphic:
+            return
+        raise TypeError(
+            f"{name}({path}, holomorphic=True): expected a complex {what}, got {dtype}. "
+            "Convert it to complex, or leave holomorphic out."
+        )
+    else:
+        kind = str(dtype)
+    hint = (
+        "Convert it to float, or leave it out with where=." if what == "input" else "Convert it to float, or return it as aux."
+    )
+    raise TypeError(f"{name}({path}): expected a float {what} to differentiate, got {kind}. {hint}")
+

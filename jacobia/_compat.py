@@ -1,0 +1,56 @@
+"""Every JAX name that moved between the supported versions; nothing else.
+
+Public JAX only: `jax.core` and `jax.extend.core` are where JAX exports what readers of programs need.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer, eval_context, eval_jaxpr
+from jax.extend.core import Literal, get_opaque_trace_state
+
+__all__ = [
+    "Array", "Literal", "Tracer", "bind", "config_values", "eval_context", "eval_jaxpr", "inner_consts", "is_jaxpr",
+    "scan_split", "trace_state",
+]  # fmt: skip
+
+# The one type of arrays that are computed and not traced; asking for it is faster than isinstance.
+with jax.ensure_compile_time_eval():
+    Array = type(jnp.zeros(()))
+
+
+def trace_state() -> Any:
+    """An object that is equal for as long as the same trace (or none) is the current one."""
+    return get_opaque_trace_state()
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Whether a parameter of an equation is a program (closed or not; one type since JAX 0.12)."""
+    return hasattr(value, "eqns") and hasattr(value, "invars")
+
+
+def inner_consts(value: Any) -> list:
+    """The arrays that a program carries with it; an open program (before JAX 0.12) carries none."""
+    return list(getattr(value, "consts", ()))
+
+
+def scan_split(params: dict) -> tuple[int, int]:
+    """How many inputs of a `scan` are constants of its body, and how many are carried."""
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # JAX 0.12 keeps three flattened trees instead of two counts
+    return len(consts), len(carry)
+
+
+def bind(eqn: Any, *args: Any) -> list:
+    """Run one equation of a program on other values, in the context it was written in."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*args, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def config_values() -> dict[str, Any]:
+    """Every configuration flag as this thread sees it now, context managers included."""
+    return {name: getattr(jax.config, name, None) for name in jax.config.values}

@@ -1,0 +1,286 @@
+"""From what is missing to what is known: choose a way, run one kernel for all blocks, remember.
+
+Between the view, which knows what a key asks for, and the kernels, which know how to run sweeps.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia import _plan
+from jacobia._compat import Tracer
+from jacobia._kernels import Sweep
+from jacobia._reading import Block, Linearized, another_way
+from jacobia._store import Lines, Store
+
+
+class Want(NamedTuple):
+    """Lines of one block: numbers (sorted and different, or traced), or None for all."""
+
+    index: int
+    rows: Any
+    columns: Any
+
+
+class Done(NamedTuple):
+    way: str  # "rows" or "columns"
+    numbers: Any  # None: all
+    array: Any  # (R, *x.shape), (*y.shape, R), padded behind; or y.shape + x.shape for all
+
+
+def store_of(origin: Linearized, index: int) -> Store:
+    store = origin.stores.get(index)
+    if store is None:
+        block = origin.blue.blocks[index]
+        fresh = Store(math.prod(block.row_shape), math.prod(block.column_shape))
+        store = origin.stores.setdefault(index, fresh)
+    return store
+
+
+def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
+    """Compute what is missing of some blocks of one call, in one kernel call, and remember it."""
+    missing, asked = [], []
+    for want in wants:
+        store = store_of(origin, want.index)
+        if store.whole() is None:
+            rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
+            if rows.size and columns.size:
+                missing.append(Want(want.index, _none_if_all(rows, store.rows), _none_if_all(columns, store.columns)))
+                asked.append(Want(want.index, _none_if_all(want.rows, store.rows), _none_if_all(want.columns, store.columns)))
+    if not missing:
+        return []
+    done = compute(origin, missing, asked)
+    for want, result in zip(missing, done, strict=True):
+        store = store_of(origin, want.index)
+        if result.numbers is None:
+            store.set_whole(result.array)
+        else:
+            (store.rows if result.way == "rows" else store.columns).put(result.numbers, result.array)
+    return done
+
+
+def _none_if_all(numbers: np.ndarray | None, lines: Lines) -> np.ndarray | None:
+    return None if numbers is None or numbers.size == lines.count else numbers
+
+
+def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] | None = None) -> list[Done]:
+    """Run one kernel for all blocks; the other way where f does not have the one that was chosen.
+
+    Args:
+      missing: what has to be computed.
+      asked: what was asked for, which says what the caller would rather have: rows or columns.
+    """
+    blocks = [origin.blue.blocks[w.index] for w in missing]
+    first_error: Exception | None = None
+    while True:
+        ways = _ways(origin, blocks, missing, asked or missing)
+        sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
+        try:
+            out = origin.run(sweeps, ids)
+        except Exception as error:
+            first_error = first_error or error
+            if not another_way(error, blocks, origin.blue.program, ways[0]):
+                raise first_error from None
+            continue
+        done = [Done(way, a.numbers, out[a.sweep][a.place]) for way, a in zip(ways, answers, strict=True)]
+        for want, block, answer, result in zip(missing, blocks, answers, done, strict=True):
+            _count(origin, want, block, sweeps[answer.sweep], result)
+        if len(done) == 1 and done[0].numbers is None:
+            _remember_way(origin, missing[0].index, ways[0], blocks[0], sweeps)
+        return done
+
+
+def _count(origin: Linearized, want: Want, block: Block, sweep: Sweep, done: Done) -> None:
+    lines = math.prod(block.row_shape if done.way == "rows" else block.column_shape)
+    seeds = lines if done.numbers is None else len(done.numbers)
+    run = seeds if sweep.width is None else sweep.width
+    store_of(origin, want.index).count(done.way, seeds, seeds, run)
+
+
+def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], asked: Sequence[Want]) -> list[str]:
+    program = origin.blue.program
+    possible = [
+        _plan.Ways(b.ways.rows and program.pulls, b.ways.columns and program.pushes is not None) for b in blocks
+    ]
+    rows = sum(
+        {(b.outs, _key(w.rows)): _count_of(w.rows, b.row_shape) for b, w in zip(blocks, missing, strict=True)}.values()
+    )
+    columns = sum(
+        {(b.ins, _key(w.columns)): _count_of(w.columns, b.column_shape) for b, w in zip(blocks, missing, strict=True)}.values()
+    )
+    joint = _plan.Ways(all(p.rows for p in possible), all(p.columns for p in possible))
+    if any(joint):
+        return [_plan.choose(_asked(asked[0]), rows, columns, joint).way] * len(blocks)
+    return [
+        _plan.choose(_asked(a), _count_of(m.rows, b.row_shape), _count_of(m.columns, b.column_shape), p).way
+        for a, m, b, p in zip(asked, missing, blocks, possible, strict=True)
+    ]
+
+
+def _asked(want: Want) -> str:
+    if want.rows is None:
+        return "all" if want.columns is None else "columns"
+    return "rows" if want.columns is None else "block"
+
+
+def _count_of(numbers: Any, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) if numbers is None else len(numbers)
+
+
+def _key(numbers: Any) -> Any:
+    if numbers is None:
+        return None
+    return id(numbers) if isinstance(numbers, Tracer) else numbers.tobytes()
+
+
+class _WholePlan(NamedTuple):
+    way: str
+    lines: int
+    kernel: tuple[Any, Any]  # its kind and its body
+
+
+def _remember_way(origin: Linearized, index: int, way: str, block: Block, sweeps: tuple[Sweep, ...]) -> None:
+    # All of a block, where no memory has to be watched: the next view of this kind need not think again.
+    need = 2 * block.dtype.itemsize * math.prod(block.row_shape) * math.prod(block.column_shape)
+    if origin.compiles and not origin.batch and origin.limit(need) is None:
+        origin.blue.plans[index] = _WholePlan(way, _most(block, way), origin.fused(sweeps))
+
+
+def whole_at_once(origin: Linearized, index: int) -> Any:
+    """All of a block of which nothing is known yet, as for the view before it; None where that says nothing."""
+    plan = origin.blue.plans.get(index)
+    if plan is None or index in origin.stores or origin.batch or origin.traced:
+        return None
+    with origin.lock:
+        store = store_of(origin, index)
+        if store.full is None:
+            ((full,),) = origin.run_fused(*plan.kernel, _NO_NUMBERS)
+            if isinstance(full, Tracer):  # read under a trace: what is computed there is not remembered
+                return full
+            store.full = full
+            store.count(plan.way, plan.lines, plan.lines, plan.lines)
+        return store.full
+
+
+_NO_NUMBERS = (None,)
+
+
+class _Answer(NamedTuple):
+    sweep: int
+    place: int  # among the leaves that the sweep reads
+    numbers: Any
+
+
+def _sweeps(
+    origin: Linearized, blocks: list[Block], missing: Sequence[Want], ways: list[str]
+) -> tuple[tuple[Sweep, ...], list, list[_Answer]]:
+    # Blocks that need the same lines of the same leaves share their seeds.
+    groups: dict[Any, list[int]] = {}
+    for k, (block, want, way) in enumerate(zip(blocks, missing, ways, strict=True)):
+        seeded, numbers = (block.outs, want.rows) if way == "rows" else (block.ins, want.columns)
+        groups.setdefault((way, seeded, _key(numbers)), []).append(k)
+    sweeps, ids, answers = [], [], {}
+    for (way, _, _), members in groups.items():
+        numbers = missing[members[0]].rows if way == "rows" else missing[members[0]].columns
+        outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
+        ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
+        padded = numbers if numbers is None else _padded(origin, numbers, _most(blocks[members[0]], way))
+        sweeps.append(_sized(origin, way, outs, ins, padded))
+        ids.append(padded)
+        read = ins if way == "rows" else outs
+        for k in members:
+            own = blocks[k].ins if way == "rows" else blocks[k].outs
+            answers[k] = _Answer(len(sweeps) - 1, 0 if origin.blue.ravel else read.index(own[0]), numbers)
+    return tuple(sweeps), ids, [answers[k] for k in range(len(blocks))]
+
+
+def _most(block: Block, way: str) -> int:
+    return math.prod(block.row_shape if way == "rows" else block.column_shape)
+
+
+def _padded(origin: Linearized, numbers: Any, most: int) -> Any:
+    if isinstance(numbers, Tracer) or not origin.compiles:
+        return jnp.asarray(numbers, jnp.int32)
+    out = np.full(_plan.padded_width(numbers.size, most), -1, np.int32)
+    out[: numbers.size] = numbers
+    return out
+
+
+def _sized(origin: Linearized, way: str, outs: tuple, ins: tuple, ids: Any) -> Sweep:
+    # How many seeds run at once is the last thing to decide: it depends on all of the above.
+    blue = origin.blue
+    width = None if ids is None else ids.shape[0]
+    seeded, read = (blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins))
+    if way == "columns":
+        seeded, read = read, seeded
+    seeds = seeded.size if width is None else width
+    samples = math.prod(origin.batch)
+    item = max(d.itemsize for d in seeded.dtypes + read.dtypes)
+    result, per_seed = seeds * read.size * item * samples, blue.per_seed * samples
+    limit = origin.limit(result + seeds * per_seed)
+    _plan.check_result(
+        f"{blue.name}: {seeds} {way} of a Jacobian",
+        result,
+        limit,
+        "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
+    )
+    return blue.sweep(way, outs, ins, width, _plan.chunk(seeds, per_seed, result, blue.chunk_size, limit))
+
+
+# Taking: from what is known to one array
+
+
+def complete(origin: Linearized, index: int) -> Any:
+    """The whole block, put together from its lines if need be."""
+    store, block = store_of(origin, index), origin.blue.blocks[index]
+    if store.whole() is None:
+        xp = array_module(store)
+        cube, _ = known_cube(xp, origin, index, Want(index, None, None))
+        store.set_whole(as_array(xp, cube.reshape(origin.batch + block.row_shape + block.column_shape), store))
+    return store.full
+
+
+def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any, dict[str, Any]]:
+    """Known lines that cover a want, with axes (samples, rows, columns).
+
+    Returns:
+      the array, and for rows and columns the numbers it holds, None for all.
+    """
+    store, block = store_of(origin, index), origin.blue.blocks[index]
+    b, m, n = math.prod(origin.batch), math.prod(block.row_shape), math.prod(block.column_shape)
+    full = store.whole()
+    if full is not None:
+        return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
+    way = "columns" if store.rows.missing(want.rows).size else "rows"
+    lines, numbers, count = (store.rows, want.rows, m) if way == "rows" else (store.columns, want.columns, n)
+    axis, shape = (1, (b, -1, n)) if way == "rows" else (2, (b, m, -1))
+    numbers = np.arange(count) if numbers is None else numbers
+    parts, places = [], []
+    for array, inside, here in lines.take(numbers):
+        parts.append(xp.take(xp.asarray(array).reshape(shape), inside, axis=axis))
+        places.append(here)
+    back = np.argsort(np.concatenate(places), kind="stable")
+    cube = parts[0] if len(parts) == 1 else xp.take(xp.concatenate(parts, axis=axis), back, axis=axis)
+    return cube, {"rows": None, "columns": None} | {way: numbers}
+
+
+def array_module(store: Store) -> Any:
+    """NumPy for arrays in this machine's memory: it takes lines without compiling; else jax.numpy."""
+    return np if all(_on_host(a) for a in store.arrays()) else jnp
+
+
+def _on_host(array: Any) -> bool:
+    devices = array.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+
+
+def as_array(xp: Any, out: Any, store: Store) -> Any:
+    """The result as a `jax.Array` on the device of what is remembered."""
+    if xp is jnp:
+        return out
+    like = store.arrays()[0]  # device_put compiles nothing, where jnp.asarray does for every new shape
+    return jax.device_put(np.array(out), like.sharding if like.committed else None)

@@ -1,0 +1,233 @@
+"""A NumPy key, taken apart: which rows and columns it needs, and how to put the result together.
+
+Knows keys and index arithmetic. Knows nothing of derivatives. The axes of a view fall into parts (batch,
+rows, columns; in another order for a transpose), and a key asks for flat numbers in each part.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import Tracer
+
+
+class Part:
+    """The axes of one part, and the flat number of each of its places."""
+
+    def __init__(self, role: str, shape: tuple[int, ...], reverse: bool = False):
+        self.role = role  # "batch", "rows" or "columns"
+        self.natural = shape
+        self.shape = shape[::-1] if reverse else shape
+        self.reverse = reverse
+        self.size = math.prod(shape)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        ids = np.arange(self.size).reshape(self.natural)
+        return ids.T if self.reverse else ids
+
+
+class Pick(NamedTuple):
+    """What a key asks for. `ids[k]` are flat numbers in part k; None: all of it, in order."""
+
+    ids: tuple[Any, ...]
+    whole: tuple[bool, ...]  # per part: is all of it asked for
+    outer: bool  # the outer product of the parts; otherwise point by point, each of `shape`
+    shape: tuple[int, ...]  # of the result
+
+
+def shape_of(parts: Sequence[Part]) -> tuple[int, ...]:
+    return sum((p.shape for p in parts), ())
+
+
+def is_all(key: Any) -> bool:
+    """Whether a key is `...` or `:`, or a tuple of them."""
+    if type(key) is tuple:
+        return all(is_all(k) for k in key) and sum(k is Ellipsis for k in key) <= 1
+    return key is Ellipsis or (type(key) is slice and key.start is None and key.stop is None and key.step is None)
+
+
+def pick(key: Any, parts: Sequence[Part]) -> Pick:
+    """Read a key as NumPy would.
+
+    Raises:
+      IndexError: what NumPy would raise for this key on an array of this shape.
+    """
+    shape = shape_of(parts)
+    items = [_item(k) for k in (key if isinstance(key, tuple) else (key,))]
+    if any(isinstance(k, Tracer) for k in items):
+        return _traced(items, parts, shape)
+    try:  # an array that takes no memory has the same say about a key as the real one
+        out_shape = np.broadcast_to(np.False_, shape)[tuple(items)].shape
+    except IndexError as error:
+        raise IndexError(
+            f"J[{_show(key)}]: expected a key for shape {shape}, got one for which NumPy says: {error}. "
+            "A view is indexed as an array of its shape."
+        ) from None
+    entries = _per_axis(items, len(shape))
+    if _separable(entries, parts):
+        split = _by_part(entries, parts)
+        return Pick(tuple(_sub(p, own) for p, own in split), tuple(_is_whole(own) for _, own in split), True, out_shape)
+    # Any key at all: ask every axis for its own coordinate at each place of the result.
+    key = tuple(items)
+    ids, axis = [], 0
+    for part in parts:
+        where = []
+        for n in part.shape:
+            ramp = np.arange(n).reshape((n,) + (1,) * (len(shape) - axis - 1))
+            where.append(np.broadcast_to(ramp, shape)[key])
+            axis += 1
+        ids.append(part.numbers[tuple(where)] if where else np.zeros(out_shape, int))
+    return Pick(tuple(np.broadcast_to(i, out_shape) for i in ids), (False,) * len(parts), False, out_shape)
+
+
+def _item(k: Any) -> Any:
+    if k is None or k is Ellipsis or isinstance(k, (slice, Tracer)):
+        return k
+    if isinstance(k, (bool, np.bool_)):
+        return np.asarray(k)
+    if isinstance(k, (list, range, np.ndarray, jax.Array)):
+        a = np.asarray(k)
+        return a.astype(int) if a.size == 0 and isinstance(k, (list, range)) else a if a.ndim or a.dtype.kind == "b" else _index(a)
+    return _index(k)
+
+
+def _index(k: Any) -> int:
+    try:
+        return k.__index__()
+    except (AttributeError, TypeError):
+        raise IndexError(
+            f"J[{_show(k)}]: expected integers, slices, `...`, None, integer or boolean arrays, got {type(k).__name__}. "
+            "Convert it to an integer or an array."
+        ) from None
+
+
+def _show(key: Any) -> str:
+    text = str(key) if not isinstance(key, tuple) else ", ".join(map(str, key))
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _is_array(k: Any) -> bool:
+    return isinstance(k, (np.ndarray, Tracer))
+
+
+def _per_axis(items: list, ndim: int) -> list:
+    # Masks become one index array per axis; `...` becomes slices; what is not given is a full slice.
+    flat: list = []
+    for k in items:
+        if isinstance(k, np.ndarray) and k.dtype == bool and k.ndim:
+            flat += list(np.nonzero(k))
+        else:
+            flat.append(k)
+    taken = sum(k is not None and k is not Ellipsis and not _is_flag(k) for k in flat)
+    fill = [slice(None)] * (ndim - taken)
+    if Ellipsis in [k for k in flat if not _is_array(k)]:
+        at = next(n for n, k in enumerate(flat) if k is Ellipsis)
+        return flat[:at] + fill + flat[at + 1 :]
+    return flat + fill
+
+
+def _is_flag(k: Any) -> bool:
+    return isinstance(k, np.ndarray) and k.ndim == 0 and k.dtype == bool
+
+
+def _by_part(entries: list, parts: Sequence[Part]) -> list[tuple[Part, list]]:
+    out, at = [], 0
+    for n, part in enumerate(parts):
+        own, axes = [], 0
+        while at < len(entries) and (axes < len(part.shape) or n == len(parts) - 1 or entries[at] is None):
+            if entries[at] is not None and not _is_flag(entries[at]):
+                if axes == len(part.shape):
+                    break
+                axes += 1
+            own.append(entries[at])
+            at += 1
+        out.append((part, own))
+    return out
+
+
+def _separable(entries: list, parts: Sequence[Part]) -> bool:
+    # Whether indexing each part alone and taking the outer product gives what NumPy gives.
+    if any(map(_is_flag, entries)):
+        return False
+    if not any(map(_is_array, entries)):
+        return True
+    owners = [n for n, (_, own) in enumerate(_by_part(entries, parts)) if any(_is_array(k) or isinstance(k, int) for k in own)]
+    if len(owners) > 1:
+        return False
+    if owners[0] == 0:
+        return True
+    marks = [_is_array(k) or isinstance(k, int) for k in entries]
+    first, last = marks.index(True), len(marks) - marks[::-1].index(True)
+    return all(marks[first:last])  # apart, NumPy would put their axes in front of everything
+
+
+def _is_whole(own: list) -> bool:
+    return all(k is None or (isinstance(k, slice) and k == slice(None)) for k in own)
+
+
+def _sub(part: Part, own: list) -> np.ndarray | None:
+    if _is_whole(own) and (not part.reverse or len(part.shape) < 2):
+        return None
+    return part.numbers[tuple(own)]
+
+
+def _traced(items: list, parts: Sequence[Part], shape: tuple[int, ...]) -> Pick:
+    # Traced integers: numbers are looked up with jnp, which wraps negatives and clamps.
+    for k in items:
+        if isinstance(k, Tracer) and not np.issubdtype(k.dtype, np.integer):
+            raise IndexError(f"J[...]: expected a traced integer index, got {k.dtype}. Masks must be concrete.")
+    # With zeros in place of what is traced the key has the same form; scalars stay scalars.
+    forms = [(np.zeros(k.shape, int) if k.ndim else 0) if isinstance(k, Tracer) else k for k in items]
+    form = pick(tuple(forms), parts)
+    if not form.outer:
+        raise IndexError(
+            f"J[...]: expected traced index arrays on one side of a view of shape {shape}, rows or columns, got both. "
+            "Index one side after the other: J[i][..., j]."
+        )
+    ids = []
+    for n, (part, own) in enumerate(_by_part(_per_axis(items, len(shape)), parts)):
+        traced = any(isinstance(k, Tracer) for k in own)
+        ids.append(jnp.asarray(part.numbers)[tuple(own)] if traced else form.ids[n])
+    return Pick(tuple(ids), form.whole, True, form.shape)
+
+
+def wanted(ids: Any, whole: bool) -> Any:
+    """The different numbers asked for, sorted (traced ones as they are); None: all."""
+    if ids is None or whole:
+        return None
+    return ids.reshape(-1) if isinstance(ids, jax.Array) else np.unique(ids)
+
+
+def places(ids: Any, numbers: Any) -> Any:
+    """Where the numbers asked for stand among those at hand; None: all, in order."""
+    if ids is None or numbers is None:
+        return ids
+    if isinstance(ids, jax.Array):
+        return jnp.arange(ids.size).reshape(ids.shape)
+    return np.searchsorted(numbers, ids)
+
+
+def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], choice: Pick) -> Any:
+    """Put the result of a key together.
+
+    Args:
+      xp: numpy or jax.numpy.
+      block: axes (batch, rows, columns), holding at least what is asked for.
+      ids: for each role, places in that axis of `block` (shaped as in the key), or None for all.
+      order: the roles in the order of the parts of the view.
+      choice: the key.
+    """
+    roles = ("batch", "rows", "columns")
+    if not choice.outer:
+        zero = np.zeros(choice.shape, int)
+        return block[tuple(zero if ids.get(r) is None else ids[r] for r in roles)]
+    for axis, role in enumerate(roles):
+        if ids.get(role) is not None:
+            block = xp.take(block, ids[role].reshape(-1), axis=axis)
+    return xp.transpose(block, [roles.index(r) for r in order]).reshape(choice.shape)

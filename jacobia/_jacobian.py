@@ -1,0 +1,398 @@
+"""The view `Jacobian`: a Jacobian that is computed where it is read. The centre of the library.
+
+A read is five steps (`Jacobian._read`): take the key apart, ask the store what is missing, choose a way,
+run a kernel, put and take.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_unflatten
+
+from jacobia import _plan
+from jacobia._array import ArrayLike
+from jacobia._compat import Tracer
+from jacobia._display import describe, known_lines
+from jacobia._fulfil import Done, Want, array_module, as_array, complete, compute, fulfil, known_cube, store_of, whole_at_once
+from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
+from jacobia._products import mv, vm
+from jacobia._reading import Block, Blueprint, Linearized
+from jacobia._store import Stats
+from jacobia.program.fingerprint import Identity
+
+_ROLES = ("batch", "rows", "columns")
+
+# A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
+_row_of = jax.jit(lambda rows, k: rows[k])
+
+
+class Layout:
+    """How a view arranges the axes of its block: natural, as a matrix, or transposed."""
+
+    def __init__(self, block: Block, batch: tuple[int, ...], matrix: bool, transposed: bool):
+        self.block, self.batch, self.matrix, self.transposed = block, batch, matrix, transposed
+        shapes = [batch, block.row_shape, block.column_shape]
+        if matrix:
+            shapes[1:] = [(math.prod(s),) for s in shapes[1:]]
+        parts = [Part(r, s, transposed) for r, s in zip(_ROLES, shapes, strict=True)]
+        self.parts = parts[::-1] if transposed else parts
+        self.order = tuple(p.role for p in self.parts)
+        self.shape = shape_of(self.parts)
+        self.natural = not transposed and self.shape == batch + block.row_shape + block.column_shape
+        # J[i] is one row then, and rows lie behind one another on the first axis.
+        self.rowwise = self.natural and not batch and len(block.row_shape) == 1
+
+    def arrange(self, full: jax.Array) -> jax.Array:
+        """The whole block, from its natural axes to those of the view."""
+        if self.natural:
+            return full
+        shape = self.shape[::-1] if self.transposed else self.shape
+        full = full.reshape(shape)
+        return jnp.transpose(full) if self.transposed else full
+
+
+class Jacobian(ArrayLike):
+    """A lazy Jacobian of shape `y.shape + x.shape`, made by `jacobian(f)(x)`.
+
+    Indexing with any key that NumPy takes computes the rows or columns asked for, remembers them, and gives a
+    `jax.Array`. Used as an array, it is the whole matrix. Immutable. A registered pytree: it goes into and
+    out of `jit`, `vmap` and `scan`; what it remembers stays behind.
+    """
+
+    __slots__ = ("__weakref__", "_index", "_layout", "_origin")
+
+    _origin: Linearized
+    _index: int
+    _layout: Layout
+
+    def __init__(self) -> None:
+        raise TypeError("Jacobian(): expected jacobian(f)(x), got a direct call. Views are made by the transform.")
+
+    # Metadata: never computes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._layout.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self._layout.block.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self._layout.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self._layout.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole matrix, were it computed. What is remembered takes `J.stats.nbytes`."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def T(self) -> "Jacobian":
+        """The transpose (all axes reversed, as in NumPy): lazy, on the same store."""
+        return self._arranged(self._layout.matrix, not self._layout.transposed)
+
+    @property
+    def matrix(self) -> "Jacobian":
+        """The 2-D view `(M, N)` on the same store; `(*batch, M, N)` where the view is batched."""
+        return self._arranged(True, self._layout.transposed)
+
+    def _arranged(self, matrix: bool, transposed: bool) -> "Jacobian":
+        return view(self._origin, self._index, Layout(self._layout.block, self._layout.batch, matrix, transposed))
+
+    def __repr__(self) -> str:
+        store = store_of(self._origin, self._index)
+        known = known_lines(store.rows.known(), store.columns.known(), store.whole() is not None)
+        return describe(self.shape, self.dtype, "traced" if self._origin.traced else known)
+
+    @property
+    def stats(self) -> Stats:
+        """What has really been done for this view (and its transpose and matrix)."""
+        return store_of(self._origin, self._index).stats()
+
+    def clear(self) -> None:
+        """Forget the remembered rows and columns. Counters go on."""
+        with self._origin.lock:
+            store_of(self._origin, self._index).clear()
+
+    # f(x)
+
+    @property
+    def value(self) -> Any:
+        """f(x), as f returns it, from the same linearization."""
+        return tree_unflatten(self._origin.blue.out_tree, self._origin.value()[0])
+
+    @property
+    def aux(self) -> Any:
+        """The auxiliary output of f, or None."""
+        return tree_unflatten(self._origin.blue.aux_tree, self._origin.value()[1])
+
+    # Reading
+
+    def __getitem__(self, key: Any) -> jax.Array:
+        layout = self._layout
+        if type(key) is int:
+            full = self._known()
+            if full is not None and layout.rowwise and -layout.shape[0] <= key < layout.shape[0]:
+                return _row_of(full, key if key >= 0 else key + layout.shape[0])
+        elif key is Ellipsis or is_all(key):
+            return self._whole()
+        return self._read(pick(key, layout.parts))
+
+    def _read(self, choice: Pick) -> jax.Array:
+        if 0 in choice.shape:
+            return jnp.zeros(choice.shape, self.dtype)
+        origin, index, order = self._origin, self._index, self._layout.order
+        ids, want = dict(zip(order, choice.ids, strict=True)), self._want(choice)
+        self._check_result(choice.shape)
+        if not origin.compiles or any(isinstance(i, Tracer) for i in choice.ids):
+            # Part of a trace: what is indexed and nothing else, and nothing is remembered.
+            return self._finish_inline(choice, compute(origin, [want])[0] if self._known() is None else None)
+        with origin.lock:
+            done = fulfil(origin, [want])
+            if done and self._is_answer(done[0], want, ids, choice):
+                out = done[0].array
+            else:
+                store = store_of(origin, index)
+                xp = array_module(store)
+                cube, numbers = known_cube(xp, origin, index, want)
+                found = {role: places(i, numbers.get(role)) for role, i in ids.items()}
+                out = as_array(xp, gather(xp, cube, found, order, choice), store)
+            self._shrink()
+        return out
+
+    def _is_answer(self, done: Done, want: Want, ids: dict, choice: Pick) -> bool:
+        # The kernel's own array, where it ran these rows and no others, in this order.
+        return (
+            self._layout.rowwise
+            and done.way == "rows"
+            and done.numbers is not None
+            and want.columns is None
+            and done.array.shape == choice.shape
+            and np.array_equal(ids["rows"], done.numbers)
+        )
+
+    def _want(self, choice: Pick) -> Want:
+        ids = dict(zip(self._layout.order, choice.ids, strict=True))
+        whole = dict(zip(self._layout.order, choice.whole, strict=True))
+        return Want(self._index, wanted(ids["rows"], whole["rows"]), wanted(ids["columns"], whole["columns"]))
+
+    def _finish_inline(self, choice: Pick, done: Done | None) -> jax.Array:
+        layout = self._layout
+        shape = [math.prod(s) for s in (layout.batch, layout.block.row_shape, layout.block.column_shape)]
+        numbers: dict[str, Any] = {}
+        if done is not None and done.numbers is not None:
+            numbers = {done.way: done.numbers}
+            shape[_ROLES.index(done.way)] = len(done.numbers)
+        known = self._known() if done is None else done.array
+        found = {r: places(i, numbers.get(r)) for r, i in zip(layout.order, choice.ids, strict=True)}
+        found = {r: None if i is None else jnp.asarray(i) for r, i in found.items()}
+        return gather(jnp, known.reshape(shape), found, layout.order, choice)
+
+    def _whole(self) -> jax.Array:
+        origin, layout = self._origin, self._layout
+        full = self._known()
+        if full is None:
+            full = whole_at_once(origin, self._index)
+        if full is None:
+            if 0 in layout.shape:
+                return jnp.zeros(layout.shape, self.dtype)
+            self._check_result(layout.shape)
+            want = Want(self._index, None, None)
+            if not origin.compiles:
+                (done,) = compute(origin, [want])
+                full = done.array
+            else:
+                with origin.lock:
+                    fulfil(origin, [want])
+                    full = complete(origin, self._index)
+        return layout.arrange(full)
+
+    def _known(self) -> Any:
+        store = self._origin.stores.get(self._index)
+        return None if store is None else store.whole()
+
+    def _check_result(self, shape: tuple[int, ...]) -> None:
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        _plan.check_result(
+            f"J[...] of shape {shape}",
+            nbytes,
+            self._origin.limit(nbytes),
+            "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
+        )
+
+    def _shrink(self) -> None:
+        store = store_of(self._origin, self._index)
+        limit = self._origin.limit(store.nbytes)
+        if limit is not None:
+            store.shrink(limit)
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return (self[k] for k in range(len(self)))
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len(J): expected at least one axis, got a 0-D view. Write J[...] or J[()].")
+        return self.shape[0]
+
+    # Products
+
+    def mv(self, v: Any) -> jax.Array:
+        """`J @ v` without the matrix: one pushforward.
+
+        Args:
+          v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`.
+
+        Returns:
+          `y.shape`, or `(*y.shape, k)`; a batched view has its batch axes in front of both.
+        """
+        return mv(self._origin, self._layout.block, v, self._known())
+
+    def vm(self, u: Any) -> jax.Array:
+        """`u @ J` without the matrix: one pullback.
+
+        Args:
+          u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`.
+
+        Returns:
+          `x.shape`, or `(k, *x.shape)`; a batched view has its batch axes in front of both.
+        """
+        return vm(self._origin, self._layout.block, u, self._known())
+
+    def __matmul__(self, other: Any) -> jax.Array:
+        v = jnp.asarray(other)
+        if self.ndim != 2 or v.ndim not in (1, 2):
+            return self[...] @ v
+        if self._layout.transposed:
+            return self.T._vm_matrix(v.T).T
+        return self._mv_matrix(v)
+
+    def __rmatmul__(self, other: Any) -> jax.Array:
+        u = jnp.asarray(other)
+        if self.ndim != 2 or u.ndim not in (1, 2):
+            return u @ self[...]
+        if self._layout.transposed:
+            return self.T._mv_matrix(u.T).T
+        return self._vm_matrix(u)
+
+    def _mv_matrix(self, v: jax.Array) -> jax.Array:
+        _check_inner("J @ v", "v", v.shape, 0, self.shape[1])
+        out = self.mv(v.reshape(self._layout.block.column_shape + v.shape[1:]))
+        return out.reshape((self.shape[0],) + v.shape[1:])
+
+    def _vm_matrix(self, u: jax.Array) -> jax.Array:
+        _check_inner("v @ J", "v", u.shape, -1, self.shape[0])
+        out = self.vm(u.reshape(u.shape[:-1] + self._layout.block.row_shape))
+        return out.reshape(u.shape[:-1] + (self.shape[1],))
+
+    # Copies
+
+    def __copy__(self) -> "Jacobian":
+        return view(self._origin, self._index, self._layout)
+
+    def __deepcopy__(self, memo: dict) -> "Jacobian":
+        return view(self._origin.again(), self._index, self._layout)
+
+    def __reduce__(self) -> Any:
+        if self._origin.source is None:
+            raise TypeError(
+                "pickle(J): expected a view made by jacobian(f)(x), got one that came out of a transformation. "
+                "Pickle numpy.asarray(J), or make the view outside."
+            )
+        return _unpickle, (*self._origin.source, self._index, self._layout.matrix, self._layout.transposed)
+
+
+def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: int) -> None:
+    if shape[axis] != size:
+        raise ValueError(f"{what}: expected {name} of length {size} along axis {axis}, got shape {shape}. J.mv and J.vm take vectors of any shape.")
+
+
+def _unpickle(transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, transposed: bool) -> Jacobian:
+    origin = transform.linearized(args, kwargs)
+    return view(origin, index, Layout(origin.blue.blocks[index], origin.batch, matrix, transposed))
+
+
+_set_origin = Jacobian.__dict__["_origin"].__set__
+_set_index = Jacobian.__dict__["_index"].__set__
+_set_layout = Jacobian.__dict__["_layout"].__set__
+
+
+def view(origin: Linearized, index: int, layout: Layout) -> Jacobian:
+    """A view of one block. Views are immutable: their fields are set here and nowhere else."""
+    self = object.__new__(Jacobian)
+    _set_origin(self, origin)
+    _set_index(self, index)
+    _set_layout(self, layout)
+    return self
+
+
+def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
+    """The same key of several views of one call, by their ids: one kernel call for all of them."""
+    origin = views[0]._origin
+    choices = [pick(key, J._layout.parts) for J in views]
+    wants = [J._want(choice) for J, choice in zip(views, choices, strict=True)]
+    todo = [k for k, c in enumerate(choices) if 0 not in c.shape and views[k]._known() is None]
+    if origin.compiles and not any(isinstance(i, Tracer) for c in choices for i in c.ids):
+        with origin.lock:
+            fulfil(origin, [wants[k] for k in todo])
+            return {id(J): J[key] for J in views}
+    done = dict(zip(todo, compute(origin, [wants[k] for k in todo]) if todo else (), strict=True))
+    return {id(J): J._finish_inline(choices[k], done[k]) if k in done else J[key] for k, J in enumerate(views)}
+
+
+# As a pytree: the point, and a guard. Mapping over the leaves would move the point, not the matrix; a
+# typed PRNG key among them makes arithmetic and ravelling raise. Its shape (1,) tells how the view has
+# been batched since: vmap and scan put axes in front of every leaf.
+
+
+class _Form(NamedTuple):
+    blue: Blueprint
+    index: int
+    matrix: bool
+    transposed: bool
+    held: tuple[Any, ...]  # concrete arrays that f closes over, by identity; None where it is a leaf
+
+
+def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
+    origin = J._origin
+    shapes = origin.blue.const_shapes
+    is_leaf = [isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)]
+    held = tuple(None if leaf else Identity(c) for c, leaf in zip(origin.consts, is_leaf, strict=True))
+    consts = (c for c, leaf in zip(origin.consts, is_leaf, strict=True) if leaf)
+    form = _Form(origin.blue, J._index, J._layout.matrix, J._layout.transposed, held)
+    return (*consts, *origin.leaves, origin.guard()), form
+
+
+def _unflatten(form: _Form, leaves: Sequence) -> Jacobian:
+    *moving, guard = leaves
+    blue = form.blue
+    own = [s for s, h in zip(blue.const_shapes, form.held, strict=True) if h is None]
+    batch = _batch(moving, guard, own + list(blue.leaf_shapes))
+    rest = iter(moving)
+    consts = [next(rest) if h is None else h.held for h in form.held]
+    origin = Linearized.anywhere(blue, consts, list(rest), batch, guard)
+    return view(origin, form.index, Layout(blue.blocks[form.index], batch, form.matrix, form.transposed))
+
+
+def _batch(leaves: Sequence, guard: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if not all(hasattr(a, "shape") for a in (*leaves, guard)):
+        return ()  # JAX puts other things in the places of leaves while it looks at a tree
+    batch, expected = guard.shape[:-1], guard.shape[-1:]
+    if expected != (1,) or any(a.shape != batch + s for a, s in zip(leaves, shapes, strict=True)):
+        got = [tuple(a.shape) for a in leaves]
+        raise ValueError(
+            f"J (as a pytree): expected leaves of shapes {list(shapes)} behind common batch axes, got {got}. A view "
+            "leaves vmap with out_axes=0 only, and its leaves are the point, not the matrix: map over J[...]."
+        )
+    return batch
+
+
+jax.tree_util.register_pytree_node(Jacobian, _flatten, _unflatten)

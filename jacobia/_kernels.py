@@ -1,0 +1,326 @@
+"""Compiled kernels: made once, found again, bounded in number.
+
+A kernel runs one or more sweeps: seeds through the pullback (rows) or the pushforward (columns) under
+`vmap`. A kernel is found by its program and its sweeps, so another function object that computes the same
+compiles nothing; nor does another set of rows, since row numbers are arguments and widths are few.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jacobia._compat import Literal, eval_jaxpr
+from jacobia._linearize import Point, Program, linearize, pullback, pushforward, settings, settings_key
+from jacobia._space import Space
+from jacobia.program.fingerprint import fingerprint
+
+# A compiled kernel on a CPU takes about a megabyte, code and bookkeeping.
+LIMIT = 256
+
+# Beyond this width, row sets run in a loop of as many passes as they need.
+_LOOP = 64
+
+
+class Sweep(NamedTuple):
+    """Seeds of the leaves `seeded` (one flat basis), answered for the leaves `read`."""
+
+    way: str  # "rows" (seeds on outputs, pullback) or "columns" (seeds on inputs, pushforward)
+    seeded: tuple[int, ...]
+    read: tuple[int, ...]
+    width: int | None  # how many seed numbers are passed; None: all seeds, none passed
+    chunk: int | None  # how many run at once; None: all
+    dtypes: tuple[Any, ...]  # of the result, per leaf read
+    flat: bool  # answer as one matrix over all leaves (ravel)
+
+
+def run_sweep(sweep: Sweep, apply: Callable, basis: Space, ids: Any) -> list[jax.Array]:
+    """Rows `(R, *x.shape)` for each leaf read, or columns `(*y.shape, R)`; all of them: `y.shape + x.shape`."""
+    out = _seeded(sweep, apply, basis, ids)
+    rows = sweep.way == "rows"
+    if sweep.flat:
+        return [_as_matrix(out, rows)]
+    if sweep.width is None:
+        (seed_shape,) = basis.shapes
+        return [a.reshape(seed_shape + a.shape[1:] if rows else a.shape[:-1] + seed_shape) for a in out]
+    return out
+
+
+def _as_matrix(out: list[jax.Array], rows: bool) -> jax.Array:
+    if rows:
+        return jnp.concatenate([a.reshape(a.shape[0], -1) for a in out], axis=1)
+    return jnp.concatenate([a.reshape(-1, a.shape[-1]) for a in out], axis=0)
+
+
+def _seeded(sweep: Sweep, apply: Callable, basis: Space, ids: Any) -> list[jax.Array]:
+    axis = 0 if sweep.way == "rows" else -1
+
+    def one(index: Any) -> list[jax.Array]:
+        out = apply(basis.basis(index))
+        return [a.astype(d) for a, d in zip(out, sweep.dtypes, strict=True)]
+
+    def many(indices: Any) -> list[jax.Array]:
+        return jax.vmap(one, out_axes=axis)(indices)
+
+    if sweep.width is None:
+        return _all(many, basis.size, sweep.chunk, axis)
+    loop = sweep.chunk or _LOOP
+    if sweep.width <= loop:
+        return many(ids)
+    return _some(many, ids, loop, axis)
+
+
+def _all(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array]:
+    if chunk is None or chunk >= n:
+        return many(jax.lax.iota(jnp.int32, n))
+    steps = -(-n // chunk)
+    starts = jax.lax.iota(jnp.int32, steps) * chunk
+
+    def step(start: Any) -> list[jax.Array]:
+        ids = jnp.minimum(start + jax.lax.iota(jnp.int32, chunk), n - 1)
+        return [jnp.moveaxis(a, axis, 0) for a in many(ids)]
+
+    stacked = jax.lax.map(step, starts)
+    return [jnp.moveaxis(a.reshape((steps * chunk, *a.shape[2:]))[:n], 0, axis) for a in stacked]
+
+
+def _some(many: Callable, ids: Any, chunk: int, axis: int) -> list[jax.Array]:
+    # ids are padded with -1 behind the last one that counts; only the passes that hold one are run.
+    steps = -(-ids.shape[0] // chunk)
+    count = jnp.sum(ids >= 0)
+    ids = jnp.pad(jnp.where(ids < 0, ids[0], ids), (0, steps * chunk - ids.shape[0]), mode="edge")
+    shapes = jax.eval_shape(many, ids[:chunk])
+    lead = [jnp.zeros((steps * chunk, *jnp.moveaxis(jnp.empty(s.shape), axis, 0).shape[1:]), s.dtype) for s in shapes]
+
+    def step(k: Any, out: list) -> list:
+        part = many(jax.lax.dynamic_slice(ids, (k * chunk,), (chunk,)))
+        return [
+            jax.lax.dynamic_update_slice_in_dim(o, jnp.moveaxis(p, axis, 0), k * chunk, 0)
+            for o, p in zip(out, part, strict=True)
+        ]
+
+    out = jax.lax.fori_loop(0, (count + chunk - 1) // chunk, step, lead)
+    return [jnp.moveaxis(o, 0, axis) for o in out]
+
+
+class Spaces(NamedTuple):
+    outputs: Space
+    inputs: Space
+
+
+def sweeps_at(point: Point, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[jax.Array]]:
+    """Linearize at a point and run sweeps, all in one program: the best for a first read."""
+    out = []
+    for sweep, numbers in zip(sweeps, ids, strict=True):
+        if sweep.way == "rows":
+            apply = pullback(point, sweep.seeded, sweep.read)
+            basis = spaces.outputs.pick(sweep.seeded)
+        else:
+            apply = pushforward(point, sweep.read, sweep.seeded)
+            basis = spaces.inputs.pick(sweep.seeded)
+        out.append(run_sweep(sweep, apply, basis, numbers))
+    return out
+
+
+def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[jax.Array]]:
+    """The same sweeps through a linear program whose residuals are kept."""
+    out = []
+    for sweep, numbers in zip(sweeps, ids, strict=True):
+        outs, ins = (sweep.seeded, sweep.read) if sweep.way == "rows" else (sweep.read, sweep.seeded)
+
+        def push(tangents: list, outs: tuple = outs, ins: tuple = ins) -> list:
+            full = spaces.inputs.zeros()
+            for k, t in zip(ins, tangents, strict=True):
+                full[k] = t
+            y = lin(full)
+            return [y[i] for i in outs]
+
+        apply, basis = push, spaces.inputs.pick(ins)
+        if sweep.way == "rows":
+            transposed = jax.linear_transpose(push, basis.zeros())
+            apply, basis = (lambda cts, t=transposed: t(cts)[0]), spaces.outputs.pick(outs)
+        out.append(run_sweep(sweep, apply, basis, numbers))
+    return out
+
+
+class CacheInfo(NamedTuple):
+    """`kernels` held now, `compiles` made, look-ups that found a kernel (`hits`) or made one (`misses`), `limit`."""
+
+    kernels: int
+    compiles: int
+    hits: int
+    misses: int
+    limit: int
+
+
+class _Cache:
+    # Owner of all compiled kernels. Least recently used goes first.
+    def __init__(self, limit: int):
+        self.lock = threading.Lock()
+        self.limit = limit
+        self.clear()
+
+    def clear(self) -> None:
+        with self.lock:
+            self.kernels: OrderedDict[Hashable, Callable] = OrderedDict()
+            self.compiles = self.hits = self.misses = 0
+
+    def get(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
+        with self.lock:
+            kernel = self.kernels.get(key)
+            if kernel is not None:
+                self.kernels.move_to_end(key)
+                self.hits += 1
+                return kernel
+            self.misses += 1
+            kernel = self.kernels[key] = make()
+            while len(self.kernels) > self.limit:
+                self.kernels.popitem(last=False)
+            return kernel
+
+
+_cache = _Cache(LIMIT)
+
+
+def cache_info() -> CacheInfo:
+    """Counters of the cache of compiled kernels."""
+    with _cache.lock:
+        return CacheInfo(len(_cache.kernels), _cache.compiles, _cache.hits, _cache.misses, _cache.limit)
+
+
+def cache_clear() -> None:
+    """Forget all compiled kernels and set the counters to zero. Views go on working, and compile again."""
+    _cache.clear()
+
+
+def _jitted(made_under: dict, body: Callable) -> Callable:
+    # jax.jit traces again when a setting has changed that could change results; here it is noticed.
+    def kernel(*args: Any) -> Any:
+        _check_settings(made_under)
+        with _cache.lock:
+            _cache.compiles += 1
+        return body(*args)
+
+    return jax.jit(kernel)
+
+
+class SettingsError(ValueError):
+    """A view is read under settings that could change its numbers."""
+
+
+def _check_settings(made_under: dict) -> None:
+    now = settings()
+    changed = sorted(k for k in now | made_under if now.get(k) != made_under.get(k))
+    if changed:
+        told = ", ".join(f"{k} was {made_under.get(k)!r} and is {now.get(k)!r}" for k in changed)
+        raise SettingsError(
+            f"J[...]: expected the settings under which the view was made, got others: {told}. "
+            "Read it under its own settings, or make the view again."
+        )
+
+
+class Kind:
+    """What a kernel does: a key whose hash is computed once."""
+
+    __slots__ = ("_hash", "value")
+
+    def __init__(self, *value: Hashable):
+        self.value = value
+        self._hash = hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Kind) and self.value == other.value)
+
+
+def call(program: Program, kind: Kind, body: Callable, *args: Any) -> Any:
+    """`body(*args)`, compiled, by a kernel that all programs that compute the same share.
+
+    A program that holds Python functions (derivative rules, callbacks) is known only by its identity. Its
+    kernels are traced, and compared by their own programs: by then the rules have been applied.
+    """
+    if not program.opaque:
+        return _cache.get((program, kind), lambda: _jitted(program.settings, body))(*args)
+    twin = program.twins.get(kind)
+    if twin is None:
+        twin = program.twins[kind] = _Twin(program, body, args)
+    return twin(*args)
+
+
+class _Twin:
+    # A kernel of an opaque program, by its own traced program; closed-over arrays are arguments.
+    def __init__(self, program: Program, body: Callable, example: tuple):
+        def flat(*args: Any) -> list:
+            out, self.tree = jax.tree_util.tree_flatten(body(*args))
+            return out
+
+        closed = jax.make_jaxpr(flat)(*example)
+        self.jaxpr, self.consts, self.settings = closed.jaxpr, list(closed.consts), program.settings
+        self.key = Kind(fingerprint(self.jaxpr, rules=False).key, settings_key(program.settings))
+
+    def __call__(self, *args: Any) -> Any:
+        jaxpr = self.jaxpr
+        kernel = _cache.get(
+            self.key, lambda: _jitted(self.settings, lambda consts, leaves: eval_jaxpr(jaxpr, consts, *leaves))
+        )
+        return jax.tree_util.tree_unflatten(self.tree, kernel(self.consts, jax.tree_util.tree_leaves(args)))
+
+
+class Kept(NamedTuple):
+    """A linear program with its residuals: leaves of `tree`, some of them inputs of f that need no copy."""
+
+    y: list
+    aux: list
+    residuals: list
+    tree: Any
+
+
+def keep(point: Point) -> Kept:
+    """Linearize once by a compiled kernel and keep the residuals."""
+    program = point.program
+    form = program.twins.get(("keep", point.positions))
+    if form is None:
+        form = program.twins["keep", point.positions] = _KeepForm(point)
+    out = iter(call(program, form.kind, form.body, list(point.consts), list(point.leaves)))
+    args = [*point.consts, *point.leaves]
+    y, aux = [next(out) for _ in range(form.num_y)], [next(out) for _ in range(form.num_aux)]
+    return Kept(y, aux, [next(out) if k is None else args[k] for k in form.sources], form.tree)
+
+
+class _KeepForm:
+    # How to linearize a program: traced once, to see which residuals are inputs. A kernel would copy those.
+    def __init__(self, point: Point):
+        def flat(consts: list, leaves: list) -> list:
+            y, aux, lin = linearize(point._replace(consts=consts, leaves=leaves))
+            residuals, self.tree = jax.tree_util.tree_flatten(lin)
+            self.num_y, self.num_aux = len(y), len(aux)
+            return [*y, *aux, *residuals]
+
+        closed = jax.make_jaxpr(flat)(list(point.consts), list(point.leaves))
+        places = {v: k for k, v in enumerate(closed.jaxpr.invars)}
+        outs = closed.jaxpr.outvars[self.num_y + self.num_aux :]
+        self.sources = [None if isinstance(v, Literal) else places.get(v) for v in outs]
+        self.nbytes = sum(
+            v.aval.size * v.aval.dtype.itemsize for v, s in zip(outs, self.sources, strict=True) if s is None
+        )
+        head, sources = self.num_y + self.num_aux, self.sources
+
+        def body(consts: list, leaves: list) -> list:
+            out = eval_jaxpr(closed.jaxpr, closed.consts, *consts, *leaves)
+            return out[:head] + [r for r, s in zip(out[head:], sources, strict=True) if s is None]
+
+        self.body = body
+        self.kind = Kind("keep", point.positions)
+
+
+def residual_bytes(point: Point) -> int:
+    """Bytes that `keep` would hold on to, beyond the inputs themselves."""
+    form = point.program.twins.get(("keep", point.positions))
+    if form is None:
+        form = point.program.twins["keep", point.positions] = _KeepForm(point)
+    return form.nbytes

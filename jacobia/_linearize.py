@@ -1,0 +1,286 @@
+"""f and its inputs, turned into the one thing everything is read off: a linear program.
+
+`trace` makes f a `Program`, a pure function of its constants and leaves. `pullback`, `pushforward` and
+`linearize` are its linearization at a point. Knows nothing of rows, columns or what is remembered.
+"""
+
+import re
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._arguments import Call
+from jacobia._compat import Tracer, config_values, eval_jaxpr, trace_state
+from jacobia.program.dependence import Dependence, dependence
+from jacobia.program.fingerprint import fingerprint
+from jacobia.program.walk import nested_consts, run_hoisted
+
+with jax.ensure_compile_time_eval():
+    _NO_TRACE = trace_state()
+
+# Flags that cannot change a result: where and how to run, what to log, what to check.
+_HARMLESS = re.compile(
+    "debug|log|disable_jit|check|traceback|guard|device|platform|tracing|explain|cache|dump|pprint|profil|execution|folding|backend"
+)
+
+
+def tracing() -> bool:
+    """Whether JAX is tracing something now, so that what is computed here is no array yet."""
+    return trace_state() != _NO_TRACE
+
+
+def settings() -> dict[str, Any]:
+    """The configuration that can change results."""
+    return {k: v for k, v in config_values().items() if not _HARMLESS.search(k)}
+
+
+def settings_key(values: dict[str, Any]) -> tuple:
+    return tuple(sorted((k, repr(v)) for k, v in values.items()))
+
+
+def settings_token() -> object:
+    """An object that is the same for as long as no setting changes that `jax.jit` would trace again for."""
+    return _probe().mark
+
+
+class _Token:
+    def __init__(self, mark: object):
+        self.mark = mark
+
+
+jax.tree_util.register_pytree_node(_Token, lambda t: ((), t.mark), lambda mark, _: _Token(mark))
+_probe = jax.jit(lambda: _Token(object()))
+
+
+class Program:
+    """f at one abstract input: y and aux as a function of (consts, leaves).
+
+    Functions that compute the same share one Program, unless they hold Python functions that only
+    identity can compare. `settings` are those of the moment it was traced.
+    """
+
+    __slots__ = ("__weakref__", "_num_y", "_run", "jaxpr", "opaque", "pulls", "pushes", "settings", "twins")
+
+    def __init__(self, run: Callable, num_y: int, jaxpr: Any = None, opaque: bool = True):
+        self._run, self._num_y = run, num_y
+        self.jaxpr = jaxpr  # None: f is a Python function, run as it is (jit=False)
+        self.opaque = opaque
+        self.twins: dict = {}  # forms of its kernels that had to be traced to be known
+        # Until a rule of f proves otherwise it has both directions. Where a pushforward is missing, the
+        # pullback is linear too, and is transposed; where that fails as well, columns come from rows.
+        self.pulls = True
+        self.pushes: str | None = "jvp"
+        self.settings = settings()
+
+    def __call__(self, consts: Sequence, leaves: Sequence) -> tuple[list, list]:
+        out = self._run(consts, leaves)
+        return out[: self._num_y], out[self._num_y :]
+
+
+_programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictionary()
+
+
+class Traced(NamedTuple):
+    """What tracing f once has told."""
+
+    program: Program
+    consts: list  # arrays that f closes over: arguments of every kernel
+    out_tree: Any
+    out_avals: list
+    out_paths: tuple[str, ...]
+    aux_tree: Any
+
+
+def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Traced:
+    """Trace f once. With `jit=False` f is kept as it is and run by Python.
+
+    Raises:
+      TypeError: f returns something that is no array, has effects that could not be repeated, or looks at
+        the values of traced arrays.
+    """
+    found: dict[str, Any] = {}
+
+    def flat(leaves: Sequence) -> list:
+        args, kwargs = call.rebuild(list(leaves))
+        out = f(*args, **kwargs)
+        y, aux = _split_aux(name, out, has_aux)
+        pairs, found["out_tree"] = jax.tree_util.tree_flatten_with_path(y)
+        found["paths"] = tuple(f"output{jax.tree_util.keystr(p)}" for p, _ in pairs)
+        ys = [_checked_output(name, p, leaf) for p, (_, leaf) in zip(found["paths"], pairs, strict=True)]
+        if not ys:
+            raise TypeError(
+                f"{name}(f={_name(f)}): expected f to return an array or a tree of arrays, got {y!r}. "
+                "Return what is to be differentiated."
+            )
+        auxs, found["aux_tree"] = jax.tree_util.tree_flatten(aux)
+        found["num_y"] = len(ys)
+        return ys + auxs
+
+    if not jit:
+        return _kept_as_python(flat, call, found)
+    try:
+        closed = jax.make_jaxpr(flat)(call.leaves)
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            f"{name}(f={_name(f)}): f looks at the value of a traced array (Python control flow, or a conversion to "
+            "a number or to NumPy). Write it with jax.lax.cond or jax.numpy.where, or set jit=False to run f by Python."
+        ) from error
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            f"{name}(f={_name(f)}): f converts a traced array to NumPy. Write it with jax.numpy, or set jit=False "
+            "to run f by Python."
+        ) from error
+    _check_effects(name, f, closed)
+    jaxpr, consts = closed.jaxpr, [_constant(c) for c in closed.consts]
+    nested = nested_consts(jaxpr)
+    if nested:
+        outer = jax.make_jaxpr(lambda cs, ns, xs: run_hoisted(jaxpr, cs, iter(ns), xs))(consts, nested, call.leaves)
+        jaxpr, consts = outer.jaxpr, consts + [_constant(c) for c in nested]
+        consts = [_constant(c) for c in outer.consts] + consts
+    avals = [v.aval for v in jaxpr.outvars[: found["num_y"]]]
+    program = _interned(jaxpr, len(consts), found["num_y"], any(isinstance(c, Tracer) for c in consts))
+    return Traced(program, consts, found["out_tree"], avals, found["paths"], found["aux_tree"])
+
+
+def _interned(jaxpr: Any, num_consts: int, num_y: int, traced: bool) -> Program:
+    head = len(jaxpr.constvars)
+
+    def run(consts: Sequence, leaves: Sequence) -> list:
+        return eval_jaxpr(jaxpr, list(consts[:head]), *consts[head:], *leaves)
+
+    print_ = fingerprint(jaxpr)
+    fresh = Program(run, num_y, jaxpr, print_.opaque)
+    if print_.opaque or traced or tracing():
+        return fresh
+    key = (print_.key, num_consts, num_y, settings_key(fresh.settings))
+    return _programs.setdefault(key, fresh)
+
+
+def _kept_as_python(flat: Callable, call: Call, found: dict) -> Traced:
+    outs = flat(call.leaves)
+    program = Program(lambda consts, leaves: flat(leaves), found["num_y"])
+    avals = [jax.typeof(y) for y in outs[: found["num_y"]]]
+    return Traced(program, [], found["out_tree"], avals, found["paths"], found["aux_tree"])
+
+
+def _split_aux(name: str, out: Any, has_aux: bool) -> tuple[Any, Any]:
+    if not has_aux:
+        return out, None
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        raise TypeError(
+            f"{name}(has_aux=True): expected f to return a pair (output, aux), got {type(out).__name__}. "
+            "Return two things, or leave has_aux out."
+        )
+    return out[0], out[1]
+
+
+def _checked_output(name: str, path: str, leaf: Any) -> Any:
+    if isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)) and not isinstance(leaf, bool):
+        try:
+            return jnp.asarray(leaf) if not isinstance(leaf, jax.Array) else leaf
+        except TypeError:
+            pass
+    if isinstance(leaf, bool):
+        return jnp.asarray(leaf)
+    if hasattr(leaf, "__jax_array__"):
+        return leaf.__jax_array__()
+    raise TypeError(
+        f"{name}({path}): expected f to return arrays, got {type(leaf).__name__}. "
+        "Return other things as aux, with has_aux=True."
+    )
+
+
+def _check_effects(name: str, f: Callable, closed: Any) -> None:
+    # jax.debug.print and its like may run once per kernel; nothing else can be repeated or left out.
+    bad = sorted({type(e).__name__ for e in closed.effects if type(e).__name__ != "DebugEffect"})
+    if bad:
+        raise TypeError(
+            f"{name}(f={_name(f)}): expected a pure function, got effects {', '.join(bad)} (a mutable reference, "
+            "or a callback whose order matters). A Jacobian runs f as often as it needs to; take them out of f."
+        )
+
+
+def _constant(c: Any) -> Any:
+    return c if isinstance(c, jax.Array) else jnp.array(np.asarray(c))
+
+
+def _name(f: Any) -> str:
+    return getattr(f, "__name__", type(f).__name__)
+
+
+class Point(NamedTuple):
+    """Where f is linearized, and which of its leaves are differentiated."""
+
+    program: Program
+    positions: tuple[int, ...]  # of the differentiated leaves
+    consts: Sequence
+    leaves: Sequence
+
+
+def _restricted(point: Point, outs: Sequence[int], ins: Sequence[int]) -> tuple[Callable, list]:
+    # Only the outputs and inputs that are asked for: the Jacobian of a bias does not pay for the weights.
+    places = [point.positions[k] for k in ins]
+
+    def g(xs: list) -> list:
+        leaves = list(point.leaves)
+        for place, x in zip(places, xs, strict=True):
+            leaves[place] = x
+        y, _ = point.program(point.consts, leaves)
+        return [y[i] for i in outs]
+
+    return g, [point.leaves[p] for p in places]
+
+
+def pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
+    """Cotangents of the outputs `outs` → cotangents of the inputs `ins`."""
+    g, xs = _restricted(point, outs, ins)
+    _, pull = jax.vjp(g, xs)
+    return lambda cotangents: pull(cotangents)[0]
+
+
+def pushforward(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
+    """Tangents of the inputs `ins` → tangents of the outputs `outs`.
+
+    Where f has a pullback only (`custom_vjp`), the pullback, which is linear too, is transposed.
+    """
+    g, xs = _restricted(point, outs, ins)
+    if point.program.pushes == "jvp":
+        return lambda tangents: jax.jvp(g, (xs,), (tangents,))[1]
+    ys, pull = jax.vjp(g, xs)
+    _, push = jax.vjp(lambda cotangents: pull(cotangents)[0], [jnp.zeros_like(y) for y in ys])
+    return lambda tangents: push(tangents)[0]
+
+
+def linearize(point: Point) -> tuple[list, list, Callable[[list], list]]:
+    """y, aux, and the linear program of all differentiated leaves, with its residuals kept."""
+    xs = [point.leaves[p] for p in point.positions]
+
+    def g(xs: list) -> tuple[list, list]:
+        leaves = list(point.leaves)
+        for place, x in zip(point.positions, xs, strict=True):
+            leaves[place] = x
+        return point.program(point.consts, leaves)
+
+    y, lin, aux = jax.linearize(g, xs, has_aux=True)
+    return y, aux, lin
+
+
+def value(point: Point) -> tuple[list, list]:
+    """y and aux alone."""
+    return point.program(point.consts, point.leaves)
+
+
+def read_dependence(point: Point) -> Dependence:
+    """Which output leaves depend on which differentiated leaves: read off the linear program."""
+
+    def linear(consts: list, leaves: list, tangents: list) -> list:
+        return linearize(point._replace(consts=consts, leaves=leaves))[2](tangents)
+
+    xs = [point.leaves[p] for p in point.positions]
+    closed = jax.make_jaxpr(linear)(list(point.consts), list(point.leaves), xs)
+    known = [None if isinstance(c, Tracer) else c for c in point.consts] + [None] * len(point.leaves)
+    return dependence(closed.jaxpr, closed.consts, known, len(xs))

@@ -1,0 +1,121 @@
+"""Which way: rows by pullbacks or columns by pushforwards, how many at once, and why.
+
+Knows counts and bytes. Knows nothing of f, arrays or what is remembered.
+"""
+
+import os
+from typing import Any, NamedTuple
+
+from jacobia._errors import MaterializationError
+
+# Below this many bytes nobody asks how much memory is free: asking costs more than a small kernel.
+_SMALL = 1 << 26
+# The share of a device's free memory that one materialization may take by default.
+_SHARE = 0.5
+
+# Few widths, so that few kernels serve all row sets; up to the 4th exact, since small requests are common.
+_WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
+
+
+class Ways(NamedTuple):
+    """What a view allows: set by `mode`, by dtypes, and by the rules of f."""
+
+    rows: bool
+    columns: bool
+
+
+class Choice(NamedTuple):
+    way: str  # "rows", "columns" or "none"
+    why: str
+
+
+def choose(asked: str, missing_rows: int, missing_columns: int, ways: Ways) -> Choice:
+    """Choose between pullbacks for the missing rows and pushforwards for the missing columns.
+
+    Args:
+      asked: "rows" (some rows, all columns), "columns", "block" (some of both) or "all".
+      missing_rows: rows that would have to be computed if it is done by rows.
+      missing_columns: the same for columns.
+      ways: which of the two are possible at all.
+    """
+    if missing_rows == 0 or missing_columns == 0:
+        return Choice("none", "everything asked for is known")
+    if not ways.columns:
+        return Choice("rows", "only pullbacks are possible or allowed")
+    if not ways.rows:
+        return Choice("columns", "only pushforwards are possible or allowed")
+    if asked == "rows" and not _far_cheaper(missing_columns, missing_rows):
+        return Choice("rows", "rows are asked for")
+    if asked == "columns" and not _far_cheaper(missing_rows, missing_columns):
+        return Choice("columns", "columns are asked for")
+    if missing_rows < missing_columns:
+        return Choice("rows", f"{missing_rows} pullbacks are fewer than {missing_columns} pushforwards")
+    if missing_columns < missing_rows:
+        return Choice("columns", f"{missing_columns} pushforwards are fewer than {missing_rows} pullbacks")
+    return Choice("columns", "as many of both, and a pushforward keeps no residuals")
+
+
+def _far_cheaper(few: int, many: int) -> bool:
+    # Up to 64 seeds in one kernel cost about as much as one; beyond, a fourth of the passes is worth
+    # computing what was not asked for.
+    return many > 64 and 4 * few <= many
+
+
+def padded_width(count: int, most: int) -> int:
+    """The width of the kernel that serves `count` of `most` seeds."""
+    for width in _WIDTHS:
+        if count <= width:
+            return min(width, most)
+    width = _WIDTHS[-1]
+    while width < count:
+        width *= 4
+    return min(width, most)
+
+
+def chunk(num_seeds: int, per_seed: int, result: int, chunk_size: Any, limit: int | None) -> int | None:
+    """How many seeds run at once, or None for all of them."""
+    if chunk_size != "auto":
+        return None if chunk_size >= num_seeds else _balanced(num_seeds, chunk_size)
+    if limit is None or result + num_seeds * per_seed <= limit:
+        return None
+    return _balanced(num_seeds, max(1, (limit - result) // max(1, per_seed)))
+
+
+def _balanced(num_seeds: int, most: int) -> int:
+    # 10 seeds under a limit of 8 run as 5 + 5, not 8 + 2.
+    return -(-num_seeds // -(-num_seeds // most))
+
+
+def byte_limit(memory_limit: int | None, need: int, device: Any) -> int | None:
+    """The bytes that a result and its working set may take; None where `need` is surely small enough."""
+    if memory_limit is not None:
+        return memory_limit
+    return None if need < _SMALL else int(_SHARE * free_bytes(device))
+
+
+def check_result(what: str, result: int, limit: int | None, way_out: str) -> None:
+    if limit is not None and result > limit:
+        raise MaterializationError(
+            f"{what}: expected a result under memory_limit={_gib(limit)}, got one of {_gib(result)}. {way_out}"
+        )
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.3g} GiB" if n >= 2**20 else f"{n} bytes"
+
+
+def free_bytes(device: Any) -> int:
+    """Free memory of a device, or of this machine where the device does not tell."""
+    stats = device.memory_stats() if device is not None else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        with open("/proc/meminfo") as info:
+            for line in info:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 1 << 33

@@ -1,0 +1,354 @@
+"""One call of a transform: the point, its linearization, and how sweeps are run there.
+
+All views of a call share one `Linearized`. Knows nothing of keys or of what is remembered.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import tree_structure
+
+from jacobia._compat import Tracer, trace_state
+from jacobia._kernels import Kind, Spaces, Sweep, SettingsError, call, keep, residual_bytes, sweeps_at, sweeps_of
+from jacobia._linearize import Point, Program, linearize, pullback, pushforward, tracing, value
+from jacobia._plan import Ways, byte_limit
+from jacobia.program.cost import peak_bytes
+
+
+class Block(NamedTuple):
+    """One view of the tree: which output leaves (rows) and input leaves (columns), and its shapes."""
+
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+    row_shape: tuple[int, ...]
+    column_shape: tuple[int, ...]
+    dtype: Any
+    ways: Ways
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything about a call but its arrays: hashable, and equal for calls that could share a kernel."""
+
+    name: str  # "jacobian", for messages
+    program: Program
+    positions: tuple[int, ...]
+    spaces: Spaces
+    in_tree: Any
+    kept_leaves: tuple[bool, ...]  # of in_tree: is the leaf differentiated
+    out_tree: Any
+    aux_tree: Any
+    ravel: bool
+    holomorphic: bool
+    mode: str
+    chunk_size: Any
+    memory_limit: int | None
+    jit: bool
+    leaf_shapes: tuple[tuple[int, ...], ...]
+    const_shapes: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.program, self.positions, self.mode, self.ravel))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def single(self) -> bool:
+        """One view and no tree around it."""
+        return self.ravel or (tree_structure(0) == self.in_tree == self.out_tree and self.kept_leaves == (True,))
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Row by row of the tree of views: each output leaf with each input leaf."""
+        outs, ins = self.spaces
+        if self.ravel:
+            return (self._block(tuple(range(len(outs))), tuple(range(len(ins))), (outs.size,), (ins.size,)),)
+        return tuple(
+            self._block((i,), (j,), outs.shapes[i], ins.shapes[j]) for i in range(len(outs)) for j in range(len(ins))
+        )
+
+    def _block(self, outs: tuple, ins: tuple, row_shape: tuple, column_shape: tuple) -> Block:
+        y = [self.spaces.outputs.dtypes[i] for i in outs]
+        x = [self.spaces.inputs.dtypes[j] for j in ins]
+        dtype = jnp.result_type(*y, *x)
+        # A pullback answers in the dtype of the input and a pushforward in that of the output: where one
+        # of them is narrower than the result, it would round or overflow on the way, silently.
+        exact = Ways(all(d == dtype for d in x), all(d == dtype for d in y))
+        exact = exact if any(exact) else Ways(True, True)
+        asked = Ways(self.mode in ("auto", "rev"), self.mode in ("auto", "fwd"))
+        both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
+        return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact)
+
+    @cached_property
+    def per_seed(self) -> int:
+        """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
+        peak = peak_bytes(self.program.jaxpr) if self.program.jaxpr is not None else 0
+        return peak + sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in self.spaces)
+
+    def sweep(self, way: str, outs: tuple, ins: tuple, width: int | None, chunk: int | None) -> Sweep:
+        seeded, read = (outs, ins) if way == "rows" else (ins, outs)
+        y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
+        if self.ravel:
+            dtypes = (self.blocks[0].dtype,) * len(read)
+        elif way == "rows":
+            dtypes = tuple(jnp.result_type(y[outs[0]], x[j]) for j in read)
+        else:
+            dtypes = tuple(jnp.result_type(y[i], x[ins[0]]) for i in read)
+        return Sweep(way, seeded, read, width, chunk, dtypes, self.ravel)
+
+    @cached_property
+    def plans(self) -> dict:
+        """How all of a block was computed the last time, by its index."""
+        return {}
+
+    @cached_property
+    def kinds(self) -> dict:
+        """Names of the kernels used so far: their hashes are computed once."""
+        return {}
+
+
+@cache
+def _new_guard() -> Any:
+    with jax.ensure_compile_time_eval():
+        return jax.random.key(0, impl="threefry2x32").reshape(1)
+
+
+class Linearized:
+    """f linearized at one point. Shared by all views of a call; its leaves may be traced, or batched."""
+
+    # Until something else is said, an attribute has the value it has here: views are made often.
+    batch: tuple[int, ...] = ()  # axes in front of every leaf, as vmap or scan stack them
+    source: Any = None  # how to make this call again, for pickle
+    traced: bool = False  # whether any array is a tracer
+    reads = 0
+    _guard: Any = None
+    _kept: Any = None
+    _kept_in: Any = None
+    _value: Any = None
+
+    def __init__(self, blue: Blueprint, consts: Sequence, leaves: Sequence):
+        self.blue = blue
+        self.consts = consts
+        self.leaves = leaves
+        self.lock = threading.RLock()
+        self.stores: dict = {}
+
+    @staticmethod
+    def anywhere(blue: Blueprint, consts: Sequence, leaves: Sequence, batch: tuple = (), guard: Any = None) -> "Linearized":
+        """At leaves that may be traced or batched."""
+        self = Linearized(blue, consts, leaves)
+        self.batch, self._guard = batch, guard
+        self.traced = any(isinstance(a, Tracer) for a in (*leaves, *consts))
+        return self
+
+    def guard(self) -> Any:
+        """A leaf that makes arithmetic on the leaves of a view raise, and tells how they are batched."""
+        return _new_guard() if self._guard is None else self._guard
+
+    @property
+    def compiles(self) -> bool:
+        """Whether kernels are compiled and results remembered; otherwise they are part of a trace, or of Python."""
+        return self.blue.jit and not (jax.config.jax_disable_jit or tracing() or self.traced)
+
+    @property
+    def point(self) -> Point:
+        return Point(self.blue.program, self.blue.positions, self.consts, self.leaves)
+
+    @property
+    def device(self) -> Any:
+        for a in self.leaves:
+            if isinstance(a, jax.Array) and not isinstance(a, Tracer):
+                return next(iter(a.devices()))
+        return None
+
+    def again(self) -> "Linearized":
+        """The same point with nothing remembered."""
+        fresh = Linearized.anywhere(self.blue, self.consts, self.leaves, self.batch, self._guard)
+        fresh.source = self.source
+        return fresh
+
+    def limit(self, need: int) -> int | None:
+        return byte_limit(self.blue.memory_limit, need, None if self.traced else self.device)
+
+    # Running sweeps
+
+    def run(self, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[Any]]:
+        """Run sweeps: compiled for arrays, inline under a trace, by Python for jit=False."""
+        self.reads += 1
+        if not self.compiles:
+            # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
+            if not self.batch and (self.reads > 1 or not self.blue.jit):
+                return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
+            return self._fused(sweeps)(self.consts, self.leaves, ids)
+        try:
+            return self._compiled(sweeps, ids)
+        except Exception as error:
+            self._raise_if_deleted(error)
+            raise
+
+    def _compiled(self, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[Any]]:
+        blue = self.blue
+        if self._keeps(sweeps):
+            kept = self._kept_residuals()
+            spaces, tree = blue.spaces, kept.tree
+            kind = self._kind("kept", sweeps, ())
+            body = lambda residuals, ids: sweeps_of(jax.tree_util.tree_unflatten(tree, residuals), spaces, sweeps, ids)  # noqa: E731
+            return call(blue.program, kind, body, kept.residuals, list(ids))
+        return call(blue.program, *self.fused(sweeps), self.consts, self.leaves, tuple(ids))
+
+    def fused(self, sweeps: tuple[Sweep, ...]) -> tuple[Kind, Callable]:
+        """The kernel that linearizes and runs sweeps at once: its name and its body."""
+        return self._kind("fused", sweeps, self._const_axes()), self._fused(sweeps)
+
+    def run_fused(self, kind: Kind, body: Callable, ids: Sequence) -> list[list[Any]]:
+        self.reads += 1
+        try:
+            return call(self.blue.program, kind, body, self.consts, self.leaves, ids)
+        except Exception as error:
+            self._raise_if_deleted(error)
+            raise
+
+    def _kind(self, what: str, sweeps: tuple[Sweep, ...], axes: tuple) -> Kind:
+        name = (what, sweeps, len(self.batch), axes)
+        kinds = self.blue.kinds
+        if name not in kinds:
+            kinds[name] = Kind(what, self.blue.positions, self.blue.spaces, sweeps, len(self.batch), axes)
+        return kinds[name]
+
+    def _const_axes(self) -> tuple:
+        if not self.batch:
+            return ()
+        return tuple(None if jnp.shape(c) == s else 0 for c, s in zip(self.consts, self.blue.const_shapes, strict=True))
+
+    def _fused(self, sweeps: tuple[Sweep, ...]) -> Callable:
+        blue = self.blue
+
+        def body(consts: Sequence, leaves: Sequence, ids: Sequence) -> list:
+            return sweeps_at(Point(blue.program, blue.positions, consts, leaves), blue.spaces, sweeps, ids)
+
+        axes = list(self._const_axes())
+        for _ in self.batch:
+            body = jax.vmap(body, in_axes=(axes, 0, None))
+        return body
+
+    # The linear program, kept from the second read on (or from the first, where Python runs f)
+
+    def _keeps(self, sweeps: tuple[Sweep, ...]) -> bool:
+        if self.batch or any(s.width is None or s.width > 64 for s in sweeps):
+            return False
+        if self._kept is not None:
+            return True
+        if self.reads < 2:
+            return False
+        need = residual_bytes(self.point)
+        limit = self.limit(need)
+        return limit is None or need <= limit // 4
+
+    def _kept_residuals(self) -> Any:
+        if self._kept is None:
+            self._kept = keep(self.point)
+        return self._kept
+
+    def _linear_program(self) -> Callable:
+        # Residuals belong to the trace they were made in: another one makes its own.
+        state = trace_state()
+        if self._kept_in is None or self._kept_in[0] != state:
+            y, aux, lin = linearize(self.point)
+            self._kept_in = (state, lin, y, aux)
+        return self._kept_in[1]
+
+    # f(x) and aux
+
+    def value(self) -> tuple[list, list]:
+        """Leaves of y and of aux."""
+        with self.lock:
+            if self._value is not None:
+                return self._value
+            if not self.compiles:
+                if self.batch or self.blue.jit:
+                    return self._batched(value)(self.consts, self.leaves)
+                self._linear_program()
+                return self._kept_in[2], self._kept_in[3]
+            self._value = self._compiled_value()
+            return self._value
+
+    def _batched(self, of_point: Callable) -> Callable:
+        blue = self.blue
+
+        def body(consts: Sequence, leaves: Sequence) -> Any:
+            return of_point(Point(blue.program, blue.positions, consts, leaves))
+
+        for _ in self.batch:
+            body = jax.vmap(body, in_axes=(list(self._const_axes()), 0))
+        return body
+
+    def _compiled_value(self) -> tuple[list, list]:
+        try:
+            if not self.batch:
+                need = residual_bytes(self.point)
+                limit = self.limit(need)
+                if limit is None or need <= limit // 4:
+                    kept = self._kept_residuals()
+                    return kept.y, kept.aux
+            kind = self._kind("value", (), self._const_axes())
+            return call(self.blue.program, kind, self._batched(value), self.consts, self.leaves)
+        except Exception as error:
+            self._raise_if_deleted(error)
+            raise
+
+    # Products
+
+    def product(self, way: str, block: Block, vectors: list) -> list:
+        """One pullback ("rows") or pushforward ("columns") of given vectors, leaf by leaf."""
+        blue = self.blue
+
+        def body(consts: Sequence, leaves: Sequence, vectors: list) -> list:
+            point = Point(blue.program, blue.positions, consts, leaves)
+            apply = (pullback if way == "rows" else pushforward)(point, block.outs, block.ins)
+            return jax.vmap(apply)(vectors)
+
+        for _ in self.batch:
+            body = jax.vmap(body, in_axes=(list(self._const_axes()), 0, 0))
+        self.reads += 1
+        if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
+            return body(self.consts, self.leaves, vectors)
+        kind = self._kind("product " + way, (blue.sweep(way, block.outs, block.ins, None, None),), self._const_axes())
+        try:
+            return call(blue.program, kind, body, self.consts, self.leaves, vectors)
+        except Exception as error:
+            self._raise_if_deleted(error)
+            raise
+
+    def _raise_if_deleted(self, error: Exception) -> None:
+        for k, leaf in enumerate((*self.leaves, *self.consts)):
+            if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
+                what = f"input leaf {k}" if k < len(self.leaves) else "an array that f closes over"
+                raise ValueError(
+                    f"J[...]: expected the point at which the view was made, but {what} has been deleted or donated. "
+                    "Keep the arrays of a view alive for as long as you read new rows from it."
+                ) from error
+
+
+def another_way(error: Exception, blocks: Sequence[Block], program: Program, way: str) -> bool:
+    """Note that f has no such direction, and whether there is something else to try.
+
+    JAX says so by a TypeError (no pushforward through `custom_vjp`) or a ValueError (no pullback through a
+    `while_loop`) while the kernel is traced, before anything is computed.
+    """
+    if isinstance(error, SettingsError) or not isinstance(error, (TypeError, ValueError, NotImplementedError)):
+        return False
+    if way == "columns" and program.pushes == "jvp":
+        program.pushes = "transposed pullback"
+        return True
+    if way == "columns":
+        program.pushes = None
+        return program.pulls and all(b.ways.rows for b in blocks)
+    program.pulls = False
+    return program.pushes is not None and all(b.ways.columns for b in blocks)

@@ -1,0 +1,49 @@
+"""The leaves of a tree seen as one flat vector: sizes, offsets, names for messages, and slices of its basis.
+
+Knows shapes. Never makes a whole identity matrix: a seed is one element of the basis, told by its number.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Space:
+    """Leaves that are read as one flat vector of length `size`."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+    paths: tuple[str, ...] = field(compare=False)  # names of the leaves, as a caller would write them
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(math.prod(s) for s in self.shapes)
+
+    @cached_property
+    def size(self) -> int:
+        return sum(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def pick(self, which: Sequence[int]) -> "Space":
+        """The space of some of the leaves."""
+        return Space(*(tuple(field[k] for k in which) for field in (self.shapes, self.dtypes, self.paths)))
+
+    def basis(self, index: Any) -> list[jax.Array]:
+        """Element `index` of the standard basis, leaf by leaf. `index` may be traced."""
+        seeds, offset = [], 0
+        for shape, dtype, size in zip(self.shapes, self.dtypes, self.sizes, strict=True):
+            ids = jax.lax.iota(jnp.int32, size) + offset
+            seeds.append((ids == index).astype(dtype).reshape(shape))
+            offset += size
+        return seeds
+
+    def zeros(self) -> list[jax.Array]:
+        return [jnp.zeros(s, d) for s, d in zip(self.shapes, self.dtypes, strict=True)]

@@ -1,0 +1,129 @@
+"""When are two programs the same? A hashable key that is equal only if they compute the same.
+
+Structure and parameters are compared by value, arrays by content, variables by their order, and never by
+printed text. What cannot be compared by value (a Python function inside a parameter) is compared by
+identity, and the key says that it holds such a thing.
+"""
+
+import dataclasses
+import enum
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jacobia._compat import Literal, inner_consts, is_jaxpr
+
+# Content is compared up to this size; above, two arrays are the same only if they are one object.
+_CONTENT_BYTES = 1 << 20
+
+# Parameters that hold a user's derivative rules. A compiled kernel is never differentiated again,
+# so kernels may ignore them (the rules have been applied by then); a program of f may not.
+_RULES = {"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"}
+
+
+# JAX keeps one object for each value of these.
+_INTERNED = (jax.sharding.AbstractMesh, jax.sharding.Mesh, jax.sharding.Sharding)
+
+
+class Identity:
+    """An object compared by identity, and kept alive so that no other one takes its place."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any):
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and other.held is self.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+
+class Fingerprint(NamedTuple):
+    key: Any
+    opaque: bool  # the key holds a Python function: only a trace of the very same one is equal
+
+
+def fingerprint(jaxpr: Any, consts: list = (), *, rules: bool = True) -> Fingerprint:
+    """The key of a program. `rules=False` leaves derivative rules out: for programs that are only run."""
+    reader = _Reader(rules)
+    key = reader.program(jaxpr, [reader.value(c) for c in consts])
+    return Fingerprint(key, reader.opaque)
+
+
+class _Reader:
+    def __init__(self, rules: bool):
+        self.rules = rules
+        self.opaque = False
+        self.contexts: dict[int, Any] = {}
+
+    def program(self, jaxpr: Any, consts: list) -> tuple:
+        order: dict[Any, int] = {}
+
+        def name(var: Any) -> int:
+            return order.setdefault(var, len(order))
+
+        heads = tuple((name(v), v.aval) for v in (*jaxpr.constvars, *jaxpr.invars))
+        body = tuple(
+            (
+                eqn.primitive,
+                tuple(self.atom(a, name) for a in eqn.invars),
+                tuple((name(v), v.aval) for v in eqn.outvars),
+                tuple(
+                    (k, self.value(v))
+                    for k, v in sorted(eqn.params.items())
+                    if self.rules or not (k in _RULES and eqn.primitive.name.startswith("custom_"))
+                ),
+                self.context(eqn.ctx),
+            )
+            for eqn in jaxpr.eqns
+        )
+        return heads, body, tuple(self.atom(a, name) for a in jaxpr.outvars), tuple(consts)
+
+    def atom(self, atom: Any, name: Any) -> Any:
+        return (self.value(atom.val), atom.aval) if isinstance(atom, Literal) else name(atom)
+
+    def context(self, ctx: Any) -> Any:
+        # Contexts are few and shared by most equations; each is read once.
+        if id(ctx) not in self.contexts:
+            fields = [a for a in dir(ctx) if not a.startswith("_") and a != "manager"]
+            self.contexts[id(ctx)] = tuple((a, self.value(getattr(ctx, a, None))) for a in fields)
+        return self.contexts[id(ctx)]
+
+    def value(self, v: Any) -> Any:
+        if v is None or isinstance(v, (bool, int, str, bytes, enum.Enum, np.dtype, type)):
+            return type(v), v
+        if isinstance(v, _INTERNED):
+            return type(v), v
+        if isinstance(v, (float, complex, np.generic)):  # -0.0 is not 0.0, and a NaN is itself
+            return type(v), np.asarray(v).tobytes()
+        if is_jaxpr(v):
+            inner = v if hasattr(v, "constvars") else v.jaxpr
+            return self.program(inner, [self.value(c) for c in inner_consts(v)])
+        if isinstance(v, (np.ndarray, jax.Array)) or (hasattr(v, "__array__") and hasattr(v, "dtype")):
+            return self.array(v)
+        if isinstance(v, (tuple, list)):
+            return type(v), tuple(self.value(i) for i in v)
+        if isinstance(v, dict):
+            return dict, tuple(sorted(((repr(k), self.value(i)) for k, i in v.items()), key=lambda p: p[0]))
+        if dataclasses.is_dataclass(v):
+            return type(v), tuple((f.name, self.value(getattr(v, f.name))) for f in dataclasses.fields(v))
+        if not callable(v) and type(v).__eq__ is not object.__eq__:
+            try:
+                hash(v)
+            except TypeError:
+                pass
+            else:
+                return type(v), v
+        self.opaque = True
+        return Identity(v)
+
+    def array(self, v: Any) -> Any:
+        if getattr(v, "nbytes", 0) > _CONTENT_BYTES or isinstance(v, jax.core.Tracer):
+            return Identity(v)
+        if isinstance(v, jax.Array) and jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended):
+            return Identity(v)  # a typed PRNG key has no content that NumPy could read
+        a = np.asarray(v)
+        return "array", a.shape, str(a.dtype), bool(getattr(v, "weak_type", False)), a.tobytes()

@@ -1,0 +1,70 @@
+"""Run a program on other values: the interpreter that every reading uses.
+
+Knows the equations of a jaxpr and nothing of derivatives.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jacobia._compat import Literal, bind, inner_consts, is_jaxpr
+
+# jit, by its names in the supported versions. Its body can be read in place of the call.
+CALLS = ("jit", "pjit")
+
+
+def run(jaxpr: Any, consts: list, args: list, rule: Callable[[Any, list], list]) -> list:
+    """Interpret `jaxpr`: `rule(eqn, inputs)` gives the outputs of one equation."""
+    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        env.update(zip(eqn.outvars, rule(eqn, [read(atom) for atom in eqn.invars]), strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def subprograms(eqn: Any) -> Iterator[Any]:
+    """The programs among the parameters of one equation (branches and bodies)."""
+    for value in eqn.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if is_jaxpr(item):
+                yield item
+
+
+def _is_plain_call(eqn: Any) -> bool:
+    # A jit with shardings of its own means something; any other one only groups equations.
+    return eqn.primitive.name in CALLS and all(
+        type(s).__name__ == "UnspecifiedValue"
+        for key in ("in_shardings", "out_shardings")
+        for s in eqn.params[key]
+    )
+
+
+def nested_consts(jaxpr: Any) -> list:
+    """Arrays closed over by functions under an inner `jit`, in the order `run_hoisted` takes them."""
+    found = []
+    for eqn in jaxpr.eqns:
+        if _is_plain_call(eqn):
+            inner = eqn.params["jaxpr"]
+            found += inner_consts(inner) + nested_consts(inner.jaxpr)
+    return found
+
+
+def run_hoisted(jaxpr: Any, consts: list, nested: Iterator, args: list) -> list:
+    """Run `jaxpr` with the arrays of its inner `jit`s handed in, so that they are arguments and not constants."""
+
+    def rule(eqn: Any, values: list) -> list:
+        if not _is_plain_call(eqn):
+            return bind(eqn, *values)
+        inner = eqn.params["jaxpr"]
+        if not nested_consts_of_call(inner):
+            return bind(eqn, *values)
+        own = [next(nested) for _ in inner_consts(inner)]
+        return run_hoisted(inner.jaxpr, own, nested, values)
+
+    return run(jaxpr, consts, args, rule)
+
+
+def nested_consts_of_call(inner: Any) -> bool:
+    return bool(inner_consts(inner)) or bool(nested_consts(inner.jaxpr))

@@ -1,0 +1,39 @@
+"""Fixtures: 64-bit types by request, an empty kernel cache, a counter of JAX's own compilations."""
+
+import jax
+import pytest
+
+import jacobia
+
+jax.config.update("jax_platforms", "cpu")
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def empty_cache():
+    jacobia.cache_clear()
+    yield
+    jacobia.cache_clear()
+
+
+class CompileCounter:
+    """Counts what XLA compiles while the test runs."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, event, duration, **_):
+        self.count += "backend_compile" in event
+
+
+@pytest.fixture
+def compiles():
+    counter = CompileCounter()
+    jax.monitoring.register_event_duration_secs_listener(counter)
+    yield counter
+    jax.monitoring.unregister_event_duration_listener(counter)

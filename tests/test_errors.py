@@ -1,0 +1,476 @@
+"""Errors: raised at the call, of the promised type, naming the argument and the leaf, saying what to do.
+
+Form: `call(argument=...): expected X, got Y. Likely cause or next step.`
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import assert_close, central_differences
+
+import jacobia
+from jacobia import jacobian
+
+X = np.linspace(0.1, 1, 4, dtype=np.float32)
+REFUSALS = (TypeError, ValueError, RuntimeError)
+
+
+class Watched:
+    """A function that knows whether it was run, and whether it was differentiated."""
+
+    def __init__(self, body=lambda x, *_: x * 2):
+        self.runs, self.derivatives = 0, 0
+        probe = jax.custom_jvp(lambda x: x)
+
+        @probe.defjvp
+        def _(primals, tangents):
+            self.derivatives += 1
+            return primals[0], tangents[0]
+
+        self.probe, self.body = probe, body
+
+    def __call__(self, *args, **kwargs):
+        self.runs += 1
+        return self.body(*jax.tree.map(self.touch, args), **kwargs)
+
+    def touch(self, leaf):
+        return (
+            self.probe(leaf) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+        )
+
+
+def assert_helpful(caught, *words):
+    """The message has the form of the contract and names these words."""
+    message = str(caught.value)
+    assert re.search(r"\w+\(.+\).*: expected .+, got .+\. \S", message, re.DOTALL | re.IGNORECASE), message
+    for word in words:
+        assert word in message, (word, message)
+
+
+def test_the_error_types():
+    assert issubclass(jacobia.IndependenceError, ValueError)
+    assert issubclass(jacobia.BatchMixingError, ValueError)
+    assert issubclass(jacobia.MaterializationError, MemoryError)
+
+
+def test_the_watch_sees_a_derivative():
+    f = Watched()
+    assert_close(jacobian(f)(X)[1], 2 * np.eye(4)[1])
+    assert f.runs and f.derivatives
+
+
+# The function
+
+
+@pytest.mark.parametrize("f", [None, 3, "sin", [jnp.sin], np.ones(3)], ids=repr)
+def test_something_that_is_no_function(f):
+    with pytest.raises(TypeError) as caught:
+        jacobian(f)(X)
+    assert_helpful(caught, "jacobian", "callable")
+
+
+def test_a_function_that_raises_is_let_through():
+    class Mine(Exception):
+        pass
+
+    def f(x):
+        raise Mine("from f")
+
+    with pytest.raises(Mine, match="from f"):
+        jacobian(f)(X)
+    with pytest.raises(Mine, match="from f"):
+        jacobian(f, jit=False)(X)
+
+
+def test_a_function_that_raises_once_works_afterwards():
+    broken = [True]
+
+    def f(x):
+        if broken.pop() if broken else False:
+            raise KeyError("once")
+        return x**2
+
+    with pytest.raises(KeyError, match="once"):
+        jacobian(f)(X)
+    assert_close(jacobian(f)(X)[...], np.diag(2 * X))
+
+
+NO_ARRAYS = {
+    "None": lambda x: None,
+    "a string": lambda x: "text",
+    "a set": lambda x: {1, 2},
+    "a function": lambda x: jnp.sin,
+    "an object": lambda x: object(),
+}
+
+
+@pytest.mark.parametrize("f", NO_ARRAYS.values(), ids=NO_ARRAYS.keys())
+def test_a_function_that_returns_no_array(f):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(f)(X)
+    assert_helpful(caught, "jacobian")
+
+
+def test_a_leaf_of_the_output_that_is_no_array_is_named():
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(lambda x: {"good": x, "label": "text"})(X)
+    assert_helpful(caught, "label", "str")
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.uint8])
+def test_integer_and_boolean_outputs(dtype, lazy):
+    def f(x):
+        return {"good": x, "count": (x > 0).astype(dtype)}
+
+    with pytest.raises(TypeError) as caught:
+        jacobian(f, lazy=lazy)(X)
+    assert_helpful(caught, "count", jnp.dtype(dtype).name)
+
+
+def test_python_control_flow_names_the_two_ways_out():
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda x: x if x[0] > 0 else -x)(X)
+    assert "jax.lax.cond" in str(caught.value) and "jit=False" in str(caught.value)
+
+
+def test_has_aux_without_a_pair():
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(lambda x: x * 2, has_aux=True)(X)
+    assert "has_aux" in str(caught.value)
+
+
+# The inputs; nothing of f runs
+
+
+BAD_INPUTS = {
+    "int": (np.arange(4), "int"),
+    "python int": (3, "int"),
+    "bool": (np.array([True, False]), "bool"),
+    "python bool": (True, "bool"),
+    "string": ("text", "str"),
+    "callable": (jnp.sin, ""),
+}
+
+
+@pytest.mark.parametrize("bad, word", BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
+def test_inputs_that_cannot_be_differentiated(bad, word):
+    f = Watched(lambda params: params["weight"] * 2)
+    with pytest.raises(TypeError) as caught:
+        jacobian(f)({"weight": X, "steps": bad})
+    assert f.derivatives == 0
+    assert_helpful(caught, "steps", word)
+
+
+def test_an_input_leaf_is_named_with_its_argument():
+    f = Watched(lambda x, model: x)
+    with pytest.raises(TypeError) as caught:
+        jacobian(f, (0, 1))(X, {"layers": [X, np.arange(3)]})
+    assert f.derivatives == 0
+    assert_helpful(caught, "layers", "1", "int")
+    assert "where" in str(caught.value)
+
+
+def test_a_typed_prng_key_among_the_differentiated_inputs():
+    f = Watched(lambda params: params["weight"])
+    with pytest.raises(TypeError) as caught:
+        jacobian(f)({"weight": X, "noise": jax.random.key(0)})
+    assert f.derivatives == 0
+    assert_helpful(caught, "noise", "key")
+
+
+def test_a_typed_prng_key_among_the_others_passes():
+    J = jacobian(lambda x, key: x * jax.random.normal(key, (4,)))(X, jax.random.key(0))
+    assert_close(J[...], np.diag(jax.random.normal(jax.random.key(0), (4,))))
+
+
+@pytest.mark.parametrize("argnums", [1, -2, 5, (0, 1), (-3,)], ids=repr)
+def test_argnums_out_of_range(argnums):
+    f = Watched()
+    with pytest.raises(ValueError) as caught:
+        jacobian(f, argnums)(X)
+    assert f.runs == 0
+    assert_helpful(caught, "argnums")
+
+
+@pytest.mark.parametrize("argnums", [(0, 0), (0, -2), (1, 0, 1)], ids=repr)
+def test_argnums_repeated(argnums):
+    f = Watched()
+    with pytest.raises(ValueError) as caught:
+        jacobian(f, argnums)(X, X)
+    assert f.runs == 0
+    assert_helpful(caught, "argnums")
+
+
+@pytest.mark.parametrize("argnums", [0.0, "x", None, (0, "y"), [1.5]], ids=repr)
+def test_argnums_of_another_type(argnums):
+    f = Watched()
+    with pytest.raises(TypeError) as caught:
+        jacobian(f, argnums)(X, X)
+    assert f.runs == 0
+    assert_helpful(caught, "argnums")
+
+
+def test_no_positional_argument():
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(lambda x: x)(x=X)
+    assert "argnums" in str(caught.value)
+
+
+def test_a_static_argument_cannot_be_differentiated():
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(lambda x, n: x * n, argnums=1, static_argnums=1)(X, 2.0)
+    assert "static_argnums" in str(caught.value)
+
+
+def test_a_static_argument_must_be_hashable():
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(lambda x, n: x * n[0], static_argnums=1)(X, [2.0])
+    assert "hash" in str(caught.value)
+
+
+def test_where_of_another_structure():
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(lambda p: p["a"], where={"b": True})({"a": X})
+    assert "where" in str(caught.value)
+
+
+def test_where_that_leaves_nothing():
+    try:
+        J = jacobian(lambda p: p["a"] * 2, where=lambda leaf: False)({"a": X})
+    except ValueError as error:
+        assert "where" in str(error)
+    else:
+        assert J == {"a": None}
+
+
+# Complex numbers
+
+
+@pytest.mark.parametrize(
+    "f, x, leaf",
+    [
+        (lambda p: p["z"] * 2, {"z": np.ones(2, np.complex64)}, "z"),
+        (lambda p: {"w": p["z"] * 1j}, {"z": np.ones(2, np.float32)}, "w"),
+    ],
+    ids=["input", "output"],
+)
+def test_complex_needs_holomorphic(f, x, leaf):
+    with pytest.raises(TypeError) as caught:
+        jacobian(f)(x)
+    assert_helpful(caught, leaf, "complex64", "holomorphic")
+
+
+def test_holomorphic_needs_complex():
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda x: x * 2, holomorphic=True)(X)
+    assert_helpful(caught, "holomorphic", "float32")
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda z: jnp.real(z), holomorphic=True)(np.ones(2, np.complex64))
+    assert "holomorphic" in str(caught.value)
+
+
+NOT_HOLOMORPHIC = {
+    "conj": lambda z: jnp.conj(z) * 2,
+    "real": lambda z: jnp.real(z) + 0j,
+    "imag": lambda z: jnp.imag(z) * 1j,
+    "abs": lambda z: jnp.abs(z) * z,
+    "conj inside": lambda z: jax.jit(lambda v: jnp.sin(v) * jnp.conj(v))(z),
+    "abs squared": lambda z: (z * jnp.conj(z)).astype(z.dtype),
+    "conj in a scan": lambda z: jax.lax.scan(lambda c, _: (jnp.conj(c), None), z, None, length=3)[0],
+}
+
+
+@pytest.mark.parametrize("f", NOT_HOLOMORPHIC.values(), ids=NOT_HOLOMORPHIC.keys())
+def test_functions_that_are_not_holomorphic(f):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        jacobian(f, holomorphic=True)(np.array([1 + 2j, 3 - 1j], np.complex64))
+    assert "holomorphic" in str(caught.value)
+
+
+def test_conj_away_from_x_is_no_matter():
+    w = np.array([1 + 2j, 3 - 1j], np.complex64)
+    J = jacobian(lambda z: z * jnp.conj(w) * jnp.abs(w), holomorphic=True)(w)
+    assert_close(J[0], np.diag(np.conj(w) * np.abs(w))[0])
+    assert_close(J[:, 1], np.diag(np.conj(w) * np.abs(w))[:, 1])
+
+
+# Options
+
+
+@pytest.mark.parametrize("option, value", [("batch_axis", 0), ("sparsity", "dense"), ("mesh", object())])
+def test_options_that_are_not_there_yet(option, value):
+    f = Watched()
+    with pytest.raises(NotImplementedError, match=option):
+        jacobian(f, **{option: value})(X)
+    assert f.runs == 0
+
+
+def test_their_defaults_pass():
+    J = jacobian(jnp.sin, batch_axis=None, sparsity="auto", mesh=None)(X)
+    assert_close(J[...], np.diag(np.cos(X)))
+
+
+BAD_OPTIONS = {
+    "mode word": ({"mode": "backward"}, ValueError),
+    "mode number": ({"mode": 1}, (TypeError, ValueError)),
+    "chunk 0": ({"chunk_size": 0}, ValueError),
+    "chunk -1": ({"chunk_size": -1}, ValueError),
+    "chunk 2.5": ({"chunk_size": 2.5}, (TypeError, ValueError)),
+    "chunk x": ({"chunk_size": "x"}, (TypeError, ValueError)),
+    "chunk None": ({"chunk_size": None}, (TypeError, ValueError)),
+    "memory -1": ({"memory_limit": -1}, ValueError),
+    "memory word": ({"memory_limit": "1 GB"}, TypeError),
+    "where": ({"where": 3}, TypeError),
+    "static_argnums": ({"static_argnums": 9}, ValueError),
+    "static_argnames": ({"static_argnames": 3}, TypeError),
+}
+
+
+@pytest.mark.parametrize("options, error", BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+def test_values_of_options(options, error):
+    f = Watched()
+    with pytest.raises(error) as caught:
+        jacobian(f, **options)(X)
+    assert f.derivatives == 0
+    assert_helpful(caught, *options)
+
+
+def test_an_unknown_option():
+    with pytest.raises(TypeError, match="chunks"):
+        jacobian(jnp.sin, chunks=3)
+
+
+def test_a_key_word_that_f_does_not_take():
+    with pytest.raises(TypeError, match="scale"):
+        jacobian(lambda x: x)(X, scale=2.0)
+
+
+def test_a_dense_result_beyond_the_memory_limit():
+    J = jacobian(lambda x: jnp.outer(x, x).reshape(-1), memory_limit=1_000_000)(np.ones(100, np.float32))
+    assert J.shape == (10_000, 100)
+    with pytest.raises(jacobia.MaterializationError) as caught:
+        J[...]
+    message = str(caught.value)
+    assert re.search(r"4(\.0+)?\s?MB|3\.8\d?\s?MiB|4[,_ ]?000[,_ ]?000", message), message
+    assert "memory_limit" in message
+    assert (J.stats.pullbacks, J.stats.pushforwards) == (0, 0)
+    with pytest.raises(MemoryError):
+        np.asarray(J)
+    expected = np.zeros(100, np.float32)
+    expected[0] = 2
+    assert_close(J[0], expected)
+
+
+@pytest.mark.parametrize("mode, name", [("fwd", "custom_vjp"), ("rev", "while_loop")])
+def test_a_mode_that_the_program_does_not_allow(mode, name):
+    def while_loop(x):
+        return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x))[1]
+
+    @jax.custom_vjp
+    def custom_vjp(x):
+        return x**2
+
+    custom_vjp.defvjp(lambda x: (x**2, x), lambda x, u: (2 * x * u,))
+    f = {"custom_vjp": custom_vjp, "while_loop": while_loop}[name]
+    with pytest.raises((TypeError, ValueError)):
+        jacobian(f, mode=mode)(X)[...]
+    J = jacobian(f)(X)
+    reference = central_differences(f, X)
+    assert_close(J[1], reference[1])
+    assert_close(J[:, 1], reference[:, 1])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda J: J.mv(np.ones(3, np.float32)),
+        lambda J: J.vm(np.ones(3, np.float32)),
+        lambda J: J.mv("text"),
+    ],
+    ids=["mv", "vm", "text"],
+)
+def test_products_with_something_that_does_not_fit(call):
+    J = jacobian(jnp.sin)(X)
+    with pytest.raises((TypeError, ValueError)):
+        call(J)
+    assert J.stats.pullbacks == J.stats.pushforwards == 0
+
+
+# Unusual values that are no errors
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision(dtype):
+    x = jnp.asarray(X, dtype)
+    J = jacobian(lambda x: jnp.sin(x) * x[0])(x)
+    expected = central_differences(lambda x: jnp.sin(x) * x[0], np.asarray(x, np.float32))
+    assert J.dtype == dtype and J[0].dtype == dtype and J[:, 0].dtype == dtype and J[...].dtype == dtype
+    for key in (0, (slice(None), 0), ...):
+        assert_close(J[key], expected[key])
+
+
+@pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
+def test_mixed_dtypes_are_never_narrowed(mode):
+    def f(p):
+        return {"half": p["half"] * 2, "wide": p["half"].astype(jnp.float32) * 1e5 * p["wide"]}
+
+    p = {"half": np.ones(2, np.float16), "wide": np.ones(2, np.float32)}
+    J = jacobian(f, mode=mode)(p)
+    dtypes = {out: {name: view.dtype for name, view in row.items()} for out, row in J.items()}
+    assert dtypes["half"] == {"half": jnp.float16, "wide": jnp.float32}
+    assert dtypes["wide"] == {"half": jnp.float32, "wide": jnp.float32}
+    # 1e5 is beyond float16: a pullback in the dtype of the input gives inf.
+    for key in (0, (slice(None), 0), ...):
+        block = J["wide"]["half"][key]
+        assert block.dtype == jnp.float32
+        assert_close(block, (1e5 * np.eye(2))[key], tolerance=1e-2)
+
+
+def test_float64_output_of_a_float32_input(x64):
+    J = jacobian(lambda x: x.astype(jnp.float64) * 1e200)(X)
+    for key in (0, (slice(None), 0), ...):
+        assert J[key].dtype == jnp.float64
+        assert_close(J[key], (1e200 * np.eye(4))[key])
+
+
+def test_nan_and_infinity_are_those_of_a_pullback_or_a_pushforward():
+    def f(x):
+        return jnp.stack([x[0] ** 2, x[1] * x[0], x[2] ** 2, x[1] ** 2])
+
+    x, basis = np.array([np.nan, 1.0, np.inf], np.float32), np.eye(4, dtype=np.float32)
+    rows = np.stack([jax.vjp(f, x)[1](u)[0] for u in basis])
+    columns = np.stack([jax.jvp(f, (x,), (v,))[1] for v in basis[:3, :3]], axis=1)
+    assert np.isnan(rows).any() and np.isfinite(rows[3]).any()
+    np.testing.assert_array_equal(np.asarray(jacobian(f, mode="rev")(x)), rows)
+    np.testing.assert_array_equal(np.asarray(jacobian(f, mode="fwd")(x)), columns)
+    J = jacobian(f)(x)
+    np.testing.assert_array_equal(np.asarray(J[[3, 0]]), rows[[3, 0]])
+    np.testing.assert_array_equal(np.asarray(J[:, 1]), columns[:, 1])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 0), (1, 1)])
+def test_small_shapes(shape):
+    x = np.ones(shape, np.float32)
+    J = jacobian(lambda x: x * 3)(x)
+    expected = 3 * np.eye(x.size).reshape(shape + shape)
+    assert J.shape == expected.shape
+    assert_close(J[...], expected)
+    assert_close(J.matrix[...], expected.reshape(x.size, x.size))
+
+
+def test_python_floats_and_lists_of_them():
+    J = jacobian(lambda p: p[0] * p[1])([2.0, 3.0])
+    assert [float(view) for view in J] == [3.0, 2.0]
+
+
+def test_an_empty_tree_of_inputs():
+    try:
+        J = jacobian(lambda p, x: x, 0)({}, X)
+    except (TypeError, ValueError) as error:
+        assert "argnums" in str(error) or "args" in str(error)
+    else:
+        assert J == {}

@@ -1,0 +1,130 @@
+"""A file of the package imports only files above it in this list."""
+
+import ast
+import graphlib
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jacobia"
+# The order of the rooms. Files of one folder are one room: they may import each other, but not in a circle.
+ROOMS = """
+_errors _compat _space program _arguments _linearize _plan _kernels _reading
+_store _indexing _products _display _array _fulfil _jacobian _transform _demo __init__ __main__
+""".split()
+ALLOWED_ANYWHERE = {"jax", "jaxlib", "numpy", "jacobia"} | set(sys.stdlib_module_names)
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)  # jacobia.__init__, jacobia.program.walk
+
+
+MODULES = {module_of(path) for path in FILES}
+
+
+def imports(tree, module):
+    """Absolute names of what a module imports, with the nodes: (node, name)."""
+    package = module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join(base + ([node.module] if node.module else []))
+            yield from ((node, f"{base}.{alias.name}") for alias in node.names)
+
+
+def file_of(name):
+    """The module of this package that an imported name belongs to, or None."""
+    parts = name.split(".")
+    if parts[0] != "jacobia":
+        return None
+    for length in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:length])
+        for module in (prefix, f"{prefix}.__init__"):
+            if module in MODULES:
+                return module
+    raise AssertionError(f"{name}: no such file")
+
+
+def room(module):
+    return ROOMS.index(module.split(".")[1])
+
+
+def graph(files=FILES):
+    return {
+        module_of(path): {file_of(name) for _, name in imports(parse(path), module_of(path))} - {None}
+        for path in files
+    }
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def in_functions(tree):
+    return {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(node)
+    }
+
+
+def optional_imports(tree, module):
+    inside = in_functions(tree)
+    return [
+        name
+        for node, name in imports(tree, module)
+        if id(node) not in inside and name.split(".")[0] not in ALLOWED_ANYWHERE
+    ]
+
+
+def private_jax(tree, module):
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "_src"]
+    names = [name for _, name in imports(tree, module) if f"{name}.".startswith("jax._src.")]
+    return names + [ast.unparse(node) for node in attributes]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_point_upwards(path):
+    module = module_of(path)
+    assert module.split(".")[1] in ROOMS, f"{module} has no place in the list of rooms"
+    for target in graph([path])[module]:
+        same_folder = module.count(".") == 2 and target.rpartition(".")[0] == module.rpartition(".")[0]
+        assert room(target) < room(module) or same_folder, f"{module} imports {target}"
+
+
+def test_no_circle():
+    edges = {module: targets - {module} for module, targets in graph().items()}
+    list(graphlib.TopologicalSorter(edges).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_optional_packages_are_imported_inside_functions(path):
+    assert optional_imports(parse(path), module_of(path)) == []
+
+
+@pytest.mark.parametrize("folder", ["jacobia", "tests", "benchmarks"])
+def test_nothing_imports_private_jax(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        assert private_jax(parse(path), module_of(path)) == [], path
+
+
+def test_the_checks_can_fail():
+    def names(source, module):
+        return [name for _, name in imports(ast.parse(source), module)]
+
+    assert names("from . import _plan", "jacobia._store") == ["jacobia._plan"]
+    assert names("from .._space import Space", "jacobia.program.walk") == ["jacobia._space.Space"]
+    assert names("from jacobia._jacobian import x", "jacobia._plan") == ["jacobia._jacobian.x"]
+    assert file_of("jacobia._demo.run") == "jacobia._demo"
+    assert file_of("jacobia.jacobian") == "jacobia.__init__" and file_of("jax.numpy") is None
+    assert room("jacobia._plan") < room("jacobia._jacobian")
+    source = "import tqdm\ndef f():\n    import matplotlib.figure"
+    assert optional_imports(ast.parse(source), "jacobia._demo") == ["tqdm"]
+    for source in ("import jax._src", "from jax._src.core import x", "from jax import _src", "jax._src.core"):
+        assert private_jax(ast.parse(source), "jacobia._x"), source

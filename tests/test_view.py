@@ -1,0 +1,539 @@
+"""The view: what never computes, how it behaves as an array, what it forgets and what it keeps."""
+
+import copy
+import operator
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, MODEL, PARAMS, is_float, network
+from reference import assert_close, central_differences, dense, is_block, is_view, views
+
+import jacobia
+from jacobia import Jacobian, jacobian
+
+W = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+X = np.linspace(-1, 1, 4, dtype=np.float32)
+X2 = np.linspace(-1, 2, 2, dtype=np.float32)
+
+
+def layer(x):
+    return jnp.tanh(W @ x)
+
+
+DENSE = (1 - np.tanh(W @ X.astype(np.float64)) ** 2)[:, None] * W
+
+
+@pytest.fixture
+def J():
+    return jacobian(layer)(X)
+
+
+def passes(view):
+    return view.stats.pullbacks + view.stats.pushforwards
+
+
+# Metadata
+
+
+METADATA = {
+    "shape": lambda J: J.shape,
+    "dtype": lambda J: J.dtype,
+    "ndim": lambda J: J.ndim,
+    "size": lambda J: J.size,
+    "len": len,
+    "nbytes": lambda J: J.nbytes,
+    "repr": repr,
+    "str": str,
+    "hasattr": lambda J: hasattr(J, "no_such_attribute"),
+    "T": lambda J: J.T.shape,
+    "matrix": lambda J: J.matrix.shape,
+    "T.matrix": lambda J: J.matrix.T.shape,
+    "stats": lambda J: J.stats,
+    "isinstance": lambda J: isinstance(J, Jacobian),
+}
+
+
+@pytest.mark.parametrize("ask", METADATA.values(), ids=METADATA.keys())
+def test_metadata_never_computes(ask, compiles):
+    J = jacobian(lambda x: jnp.cos(W @ x))(X)
+    before = compiles.count
+    ask(J)
+    assert compiles.count == before
+    stats = J.stats
+    assert (stats.pullbacks, stats.pushforwards, stats.seeds_run, stats.kernel_calls, stats.nbytes) == (
+        0,
+    ) * 5
+
+
+def test_metadata_is_that_of_the_array(J):
+    array = np.asarray(J)
+    assert (J.shape, J.ndim, J.size, len(J), J.nbytes) == ((5, 4), 2, 20, 5, array.nbytes)
+    assert J.dtype == array.dtype == jnp.float32
+    assert J.T.shape == (4, 5)
+    assert not hasattr(J, "no_such_attribute")
+    assert "(5, 4)" in repr(J) and "float32" in repr(J)
+
+
+def test_len_of_a_0d_view_raises_as_that_of_an_array():
+    with pytest.raises(TypeError):
+        len(jacobian(jnp.sin)(1.0))
+
+
+def test_a_view_of_many_axes():
+    J = jacobian(lambda x: jnp.stack([x.T] * 4) ** 2)(np.ones((2, 3), np.float32))
+    assert (J.shape, J.T.shape, J.matrix.shape) == ((4, 3, 2, 2, 3), (3, 2, 2, 3, 4), (24, 6))
+    assert_close(J.T[...], np.asarray(J).T)
+    assert_close(J.matrix[...], np.asarray(J).reshape(24, 6))
+    assert passes(J) == 6
+
+
+# Value and auxiliary output
+
+
+def test_value_is_the_function_and_no_derivative(J):
+    assert_close(J.value, np.tanh(W @ X))
+    assert passes(J) == 0
+    J[0]
+    assert_close(J.value, np.tanh(W @ X))
+
+
+def test_aux_is_returned_and_remembered():
+    J, aux = jacobian(lambda x: (x**2, {"mean": jnp.mean(x)}), has_aux=True)(X)
+    assert_close(aux, {"mean": np.mean(X)})
+    assert_close(J.aux, {"mean": np.mean(X)})
+    assert passes(J) == 0
+    assert_close(J[...], np.diag(2 * X))
+
+
+def test_aux_of_a_tree_stands_beside_the_tree():
+    J, aux = jacobian(lambda p: (p["w"] @ X2, p["b"] + 1), has_aux=True)(PARAMS)
+    assert J["w"].shape == (3, 3, 2)
+    assert_close(aux, np.asarray(PARAMS["b"] + 1, np.float32))
+
+
+# As an array
+
+
+BINARY = [
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.floordiv,
+    operator.mod,
+    operator.eq,
+    operator.ne,
+    operator.lt,
+    operator.le,
+    operator.gt,
+    operator.ge,
+]
+OTHERS = {
+    "scalar": 0.5,
+    "numpy scalar": np.float32(0.5),
+    "numpy": np.full((5, 4), 0.5, np.float32),
+    "jax": jnp.full((4,), 0.5, jnp.float32),
+}
+
+
+@pytest.mark.parametrize("op", BINARY, ids=lambda op: op.__name__)
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
+def test_arithmetic_and_comparison_on_both_sides(J, op, other):
+    array = np.asarray(J)
+    same = np.asarray(other) if isinstance(other, jax.Array) else other
+    for result, expected in ((op(J, other), op(array, same)), (op(other, J), op(same, array))):
+        assert isinstance(result, (jax.Array, np.ndarray))
+        assert (result.shape, result.dtype) == ((5, 4), expected.dtype)
+        assert_close(result, expected)
+
+
+@pytest.mark.parametrize("op", BINARY, ids=lambda op: op.__name__)
+def test_two_views_meet_elementwise(J, op):
+    K = jacobian(lambda x: 2 * layer(x))(X)
+    assert_close(op(J, K), op(np.asarray(J), np.asarray(K)))
+    assert np.asarray(J == J).all() and not np.asarray(J != J).any()
+
+
+def test_powers_signs_and_products(J):
+    assert_close(-J, -DENSE)
+    assert_close(+J, DENSE)
+    assert_close(abs(J), abs(DENSE))
+    assert_close(J**2, DENSE**2)
+    assert_close(2.0**J, 2.0**DENSE)
+    assert_close(J @ X, DENSE @ X)
+    assert_close(np.ones(5, np.float32) @ J, np.ones(5) @ DENSE)
+    assert_close(jnp.ones(5) @ J, np.ones(5) @ DENSE)
+    assert_close(J.T @ jnp.ones(5), DENSE.T @ np.ones(5))
+    assert_close(J @ J.T, DENSE @ DENSE.T)
+
+
+def test_jnp_functions_take_a_view(J):
+    assert_close(jnp.asarray(J), DENSE)
+    assert_close(jnp.sin(J), np.sin(DENSE))
+    assert_close(jnp.sum(J, axis=0), DENSE.sum(0))
+    assert_close(jnp.dot(J, X), DENSE @ X)
+    assert_close(jnp.where(J > 0, J, 0), np.where(DENSE > 0, DENSE, 0))
+    assert_close(np.sin(J), np.sin(DENSE))
+
+
+def test_a_view_is_iterated_by_rows(J):
+    assert_close([jnp.asarray(row) for row in J], list(DENSE.astype(np.float32)))
+
+
+def test_a_scalar_view_is_a_number():
+    J = jacobian(jnp.sin)(0.5)
+    assert float(J) == pytest.approx(np.cos(0.5), rel=1e-5)
+
+
+def test_numpy_takes_dtype_and_copy(J):
+    assert np.asarray(J, dtype=np.float64).dtype == np.float64
+    copied = np.array(J, copy=True)
+    copied[...] = 7
+    assert_close(J[...], DENSE)
+    assert np.array(J, dtype=np.float16).dtype == np.float16
+
+
+def test_a_returned_row_that_is_written_to_leaves_the_view_alone(J):
+    for key in (1, slice(0, 3), (slice(None), 2), ...):
+        row = np.array(J[key])
+        row[...] = np.nan
+        shared = np.asarray(J[key])
+        if shared.flags.writeable:
+            shared[...] = np.nan
+        assert_close(J[key], DENSE[key])
+
+
+def test_products_of_any_shape():
+    f, x = lambda x: jnp.stack([x.T] * 2) ** 2, np.arange(6, dtype=np.float32).reshape(2, 3)
+    J, array = jacobian(f)(x), central_differences(f, x)
+    v, u = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3), np.ones((2, 3, 2), np.float32)
+    assert_close(J.mv(v), np.tensordot(array, v, 2))
+    assert_close(J.vm(u), np.tensordot(u, array, 3))
+    assert J.stats.rows_computed == J.stats.columns_computed == 0
+
+
+@pytest.mark.parametrize(
+    "call", [lambda J: J.mv(np.ones(5)), lambda J: J.vm(np.ones(4)), lambda J: J @ np.ones(5)]
+)
+def test_a_vector_of_another_shape_raises(J, call):
+    with pytest.raises((ValueError, TypeError)):
+        call(J)
+
+
+# Immutable
+
+
+def test_nothing_can_be_assigned(J):
+    with pytest.raises((TypeError, AttributeError)):
+        J[0] = 1.0
+    with pytest.raises((TypeError, AttributeError)):
+        J.shape = (4, 5)
+    with pytest.raises((TypeError, AttributeError)):
+        J.note = "mine"
+    with pytest.raises((TypeError, AttributeError)):
+        del J[0]
+    J += 1  # makes an array, as for any immutable
+    assert not is_view(J)
+
+
+def test_numpy_input_may_change_after_the_view_was_made():
+    x = X.copy()
+    params = {"x": x}
+    J, K = jacobian(layer)(x), jacobian(lambda p: layer(p["x"]))(params)["x"]
+    J[0]
+    x[...] = 100
+    assert_close(J[...], DENSE)
+    assert_close(K[...], DENSE)
+    assert_close(J.value, np.tanh(W @ X))
+
+
+# Memory
+
+
+def test_clear_forgets(J):
+    J[1:3]
+    assert J.stats.nbytes >= 2 * 4 * 4
+    J.clear()
+    assert J.stats.nbytes == 0
+    before = passes(J)
+    assert_close(J[1:3], DENSE[1:3])
+    assert passes(J) - before == 2
+
+
+def test_stats_grow_with_the_work(J):
+    J[0]
+    one = J.stats.nbytes
+    J[1]
+    assert one == 4 * 4 and J.stats.nbytes == 2 * one
+    assert J.stats.rows_computed == 2 and J.stats.kernel_calls == 2
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda J: pickle.loads(pickle.dumps(J))])
+def test_copies_read_the_same(J, duplicate):
+    J[1]
+    K = duplicate(J)
+    assert (K.shape, K.dtype) == (J.shape, J.dtype)
+    assert_close(K[...], DENSE)
+    assert_close(K.T[2], DENSE[:, 2])
+    assert_close(duplicate(J.T)[...], DENSE.T)
+    assert_close(J[...], DENSE)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tree: pickle.loads(pickle.dumps(tree))])
+def test_a_tree_of_views_is_copied(duplicate):
+    x = np.ones(2, np.float32)
+    J = duplicate(jacobian(network)(PARAMS, x))
+    assert_close(dense(J), central_differences(network, PARAMS, x), tolerance=1e-3)
+
+
+def test_what_cannot_be_pickled_says_so():
+    J = jacobian(lambda x: x * 2)(X)
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        pickle.dumps(J)
+    assert_close(J[...], 2 * np.eye(4))
+
+
+# Trees
+
+
+def test_materialize_reads_a_key_of_all_leaves_in_one_call():
+    J = jacobian(lambda p: jnp.tanh(p["w"] @ X2 + p["b"]))(PARAMS)
+    assert set(J) == {"w", "b"}
+    rows = jacobia.materialize(J, slice(0, 2))
+    expected = central_differences(lambda p: jnp.tanh(p["w"] @ X2 + p["b"]), PARAMS)
+    assert_close(rows, jax.tree.map(lambda block: block[0:2], expected))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(rows))
+    assert max(view.stats.kernel_calls for view in views(J)) == 1
+    before = [passes(view) for view in views(J)]
+    assert_close(J["b"][1], expected["b"][1])
+    assert_close(J["w"][0:2], expected["w"][0:2])
+    assert [passes(view) for view in views(J)] == before
+
+
+def test_materialize_reads_all_of_every_leaf():
+    x = np.ones(2, np.float32)
+    J = jacobia.materialize(jacobian(network, (0, 1))(PARAMS, x), ...)
+    assert_close(J, central_differences(network, PARAMS, x, argnums=(0, 1)), tolerance=1e-3)
+
+
+def test_materialize_takes_a_single_view_and_passes_none_through():
+    assert_close(jacobia.materialize(jacobian(layer)(X), 2), DENSE[2])
+    J = jacobia.materialize(jacobian(lambda m: m["scale"] ** 2, where=is_float)(MODEL), ...)
+    assert J["index"] is None
+    assert_close(J["scale"], np.diag(2 * MODEL["scale"]).astype(np.float32))
+
+
+def test_only_the_leaf_that_is_read_is_computed():
+    J = jacobian(lambda p: jnp.tanh(p["w"] @ X2 + p["b"]))(PARAMS)
+    J["b"][0:2]
+    assert J["b"].stats.rows_computed == 2
+    assert J["w"].stats.rows_computed == 0 and J["w"].stats.nbytes == 0
+
+
+def test_every_leaf_has_its_own_value():
+    J = jacobian(lambda x: {"sin": jnp.sin(x), "sum": jnp.sum(x)})(X)
+    assert_close({name: view.value for name, view in J.items()}, {"sin": np.sin(X), "sum": np.sum(X)})
+
+
+# Options
+
+
+def test_where_leaves_the_others_out():
+    J = jacobian(lambda m: m["scale"] * m["table"][m["index"]], where=is_float)(MODEL)
+    assert J["index"] is None
+    assert J["scale"].shape == (3, 2, 2) and J["table"].shape == (3, 2, 4, 2)
+    reference = central_differences(lambda m: m["scale"] * m["table"][m["index"]], MODEL, where=is_float)
+    assert_close(dense(J), reference, tolerance=1e-3)
+
+
+def test_where_takes_a_tree_of_booleans():
+    flags = {"scale": True, "table": False, "index": False}
+    J = jacobian(lambda m: m["scale"] * m["table"][m["index"]], where=flags)(MODEL)
+    assert J["index"] is None and J["table"] is None
+    expected = np.einsum("ij,jk->ijk", MODEL["table"][MODEL["index"]], np.eye(2))
+    assert_close(J["scale"][...], expected.astype(np.float32))
+
+
+def test_where_passes_a_prng_key_through():
+    model = {"w": X, "key": jax.random.key(0)}
+    J = jacobian(lambda m: m["w"] * jax.random.normal(m["key"], (4,)), where=is_float)(model)
+    assert J["key"] is None
+    assert_close(J["w"][...], np.diag(jax.random.normal(jax.random.key(0), (4,))))
+
+
+def power_tower(x, times, kind="sin"):
+    for _ in range(times):
+        x = getattr(jnp, kind)(x)
+    return x
+
+
+def test_static_arguments_are_part_of_the_program():
+    expected = np.diag(np.cos(np.sin(X.astype(np.float64))) * np.cos(X))
+    assert_close(jacobian(power_tower, static_argnums=1)(X, 2)[...], expected)
+    assert_close(jacobian(power_tower, static_argnums=(1,))(X, 2)[...], expected)
+    assert_close(jacobian(power_tower, static_argnames="times")(X, times=2)[...], expected)
+    assert_close(jacobian(power_tower, static_argnums=1)(X, 1)[...], np.diag(np.cos(X)))
+    assert_close(jacobian(power_tower, static_argnums=1)(X, 1, kind="cos")[...], np.diag(-np.sin(X)))
+
+
+def test_strings_callables_none_and_booleans_are_static_by_themselves():
+    def f(x, name, activation, nothing, flag, *, double):
+        assert nothing is None
+        y = activation(x) if name == "on" and flag else x
+        return 2 * y if double else y
+
+    assert_close(jacobian(f)(X, "on", jnp.sin, None, True, double=False)[...], np.diag(np.cos(X)))
+    assert_close(jacobian(f)(X, "on", jnp.cos, None, True, double=True)[...], np.diag(-2 * np.sin(X)))
+    assert_close(jacobian(f)(X, "off", jnp.sin, None, True, double=False)[...], np.eye(4))
+    assert_close(jacobian(f)(X, "on", jnp.sin, None, False, double=False)[...], np.eye(4))
+
+
+def test_numbers_that_are_not_differentiated_are_traced():
+    seen = []
+
+    def f(x, n):
+        seen.append(n)
+        return x * n
+
+    assert_close(jacobian(f)(X, 3)[...], 3 * np.eye(4))
+    assert all(isinstance(n, jax.core.Tracer) for n in seen)
+
+
+def test_ravel_makes_one_matrix():
+    x = np.linspace(0, 1, 2, dtype=np.float32)
+    J = jacobian(network, (0, 1), ravel=True)(PARAMS, x)
+    blocks = central_differences(network, PARAMS, x, argnums=(0, 1))
+    sizes = {"hidden": 3, "norm": 1, "pair": 2}
+    rows = []
+    for name in sizes:
+        outputs = blocks[name] if name == "pair" else [blocks[name]]
+        for arguments in outputs:
+            leaves = jax.tree.leaves(arguments)
+            # b, w, x: trees are flattened in order of their keys
+            num_rows = leaves[0].size // 3
+            rows.append(np.concatenate([leaf.reshape(num_rows, -1) for leaf in leaves], axis=1))
+    expected = np.concatenate(rows)
+    assert is_view(J) and J.shape == expected.shape == (7, 11)
+    assert_close(J[...], expected, tolerance=1e-3)
+    K = jacobian(network, (0, 1), ravel=True)(PARAMS, x)
+    assert_close(K[4:6], expected[4:6], tolerance=1e-3)
+    assert (K.stats.pullbacks, K.stats.kernel_calls) == (2, 1)
+
+
+def test_lazy_false_gives_plain_arrays_nested_as_jacrev_does():
+    x = np.ones(2, np.float32)
+    J = jacobian(network, (0, 1), lazy=False)(PARAMS, x)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(J))
+    assert_close(J, central_differences(network, PARAMS, x, argnums=(0, 1)), tolerance=1e-3)
+    assert_close(jax.tree.map(lambda a: a + 1, J)["norm"][1], np.asarray(J["norm"][1]) + 1)
+    value, aux = jacobian(lambda x: (x**2, 1.0), has_aux=True, lazy=False)(X)
+    assert_close(value, np.diag(2 * X))
+    assert float(aux) == 1.0
+
+
+def by_sign(x):
+    return x**2 if x[0] > 0 else -x[::-1]
+
+
+def test_jit_false_runs_python_control_flow():
+    J, K = (
+        jacobian(by_sign, jit=False)(jnp.array([1.0, 2])),
+        jacobian(by_sign, jit=False)(jnp.array([-1.0, 2])),
+    )
+    assert_close(J[1], np.array([0.0, 4]))
+    assert_close(J[...], np.diag([2.0, 4]))
+    assert_close(K[:, 0], np.array([0.0, -1]))
+    assert_close(K[...], -np.eye(2)[::-1])
+
+
+@pytest.mark.parametrize("argnums", [0, 1, -1, -2, (0,), (-1,), (0, 1), (1, 0), [0, 1], (-2, 1)], ids=repr)
+def test_argnums_as_in_jacrev(argnums):
+    def f(x, y):
+        return jnp.outer(x, y[0]) * y[1]
+
+    args = X, (X2, np.float32(3))
+    numbers = argnums if isinstance(argnums, int) else tuple(argnums)
+    J, jax_J = jacobian(f, argnums)(*args), jax.jacrev(f, numbers)(*args)
+    assert_close(dense(J), dense(jax_J))
+
+
+def test_keyword_arguments_are_passed_on():
+    J = jacobian(lambda x, *, scale, shift=0.0: scale["a"] * x**2 + shift)(X, scale={"a": 3.0}, shift=X)
+    assert_close(J[...], np.diag(6 * X))
+
+
+def test_chunks_change_the_calls_and_not_the_numbers():
+    for chunk, calls in ((1, 3), (2, 2), (3, 1), (100, 1)):
+        J = jacobian(layer, chunk_size=chunk)(X)
+        assert_close(J[1:4], DENSE[1:4])
+        assert (J.stats.pullbacks, J.stats.kernel_calls) == (3, calls)
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_a_mode_decides_the_direction_of_all_of_it(mode):
+    J = jacobian(layer, mode=mode)(X)
+    assert_close(J[...], DENSE)
+    done = (J.stats.pullbacks, J.stats.pushforwards)
+    assert done == ((5, 0) if mode == "rev" else (0, 4))
+
+
+def stretched(x):
+    return jnp.tanh(jnp.outer(x, jnp.ones(200)).reshape(-1))
+
+
+def test_a_memory_limit_above_the_result_leaves_the_numbers_alone():
+    x = np.linspace(0, 1, 10, dtype=np.float32)
+    # Room for four dense results; all 2000 cotangents at once would take 200 of them.
+    J = jacobian(stretched, mode="rev", memory_limit=4 * 2000 * 10 * 4)(x)
+    assert_close(J[...], central_differences(stretched, x))
+    assert J.stats.rows_computed == 2000
+
+
+# Strict
+
+
+def test_strict_names_both_leaves():
+    def f(params):
+        return {"height": params["near"] * params["far"], "width": params["near"] * 3}
+
+    with pytest.raises(jacobia.IndependenceError) as caught:
+        jacobian(f, strict=True)({"near": X, "far": X})
+    assert "width" in str(caught.value) and "far" in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+INDEPENDENT = {
+    "constant": lambda x: jnp.ones(3),
+    "zero times x": lambda x: 0 * x,
+    "zero times x, in floats": lambda x: 0.0 * jnp.sin(x),
+    "stop_gradient": jax.lax.stop_gradient,
+    "floor": jnp.floor,
+    "numpy": lambda x: np.ones(2, np.float32),
+}
+
+
+@pytest.mark.parametrize("f", INDEPENDENT.values(), ids=INDEPENDENT.keys())
+def test_strict_sees_that_an_output_does_not_depend_on_x(f):
+    with pytest.raises(jacobia.IndependenceError):
+        jacobian(f, strict=True)(X)
+    assert_close(jacobian(f)(X)[...], np.zeros(np.shape(f(X)) + (4,)))
+
+
+SOME_LEAVES_DO_NOT = ("no outputs", "no inputs", "pytrees", "pytrees, two arguments")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in SOME_LEAVES_DO_NOT], ids=str)
+def test_strict_is_silent_where_every_leaf_matters(case):
+    J = case.jacobian(strict=True)(*case.args_as(np.float32), **case.kwargs)
+    assert views(J)
+    assert all(passes(view) == 0 for view in views(J))
+
+
+def test_a_tree_without_its_views_is_that_of_jacrev():
+    x = np.ones(2, np.float32)
+    J, K = jacobian(network, (0, 1))(PARAMS, x), jax.jacrev(network, (0, 1))(PARAMS, x)
+    assert jax.tree.structure(J, is_leaf=is_block) == jax.tree.structure(K)
+    assert jax.tree.map(jnp.shape, K) == jax.tree.map(lambda view: view.shape, J, is_leaf=is_block)
