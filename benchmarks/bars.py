@@ -441,11 +441,9 @@ def many_functions(library: str, quick: bool) -> list[Result]:
     bar = FLAT if library == "jacobia" and not quick else None
     results = [Result(f"{what}: rise of resident memory over the last half", rise, "MiB", bar, note=note)]
     if library == "jacobia":
-        info = jacobia.cache_info()
-        names = ("limit", "max_kernels", "maxsize")
-        # Without a published limit, the number held must at least have stopped growing.
-        limit = next((getattr(info, n) for n in names if hasattr(info, n)), max(held[: count * 9 // 10]))
-        results.append(Result(f"{what}: kernels held, at most", max(held), "kernels", limit))
+        results.append(
+            Result(f"{what}: kernels held, at most", max(held), "kernels", jacobia.cache_info().limit)
+        )
     return results
 
 

@@ -57,8 +57,14 @@ def take_apart(
     name: str, args: tuple, kwargs: dict, static_argnums: tuple[int, ...], static_argnames: tuple[str, ...]
 ) -> Call:
     """Split a call. NumPy arrays are copied; Python numbers become weakly typed arrays, as in `jax.jit`."""
-    places = sorted({k + len(args) if k < 0 else k for k in static_argnums})
-    static_args = tuple((k, _checked(name, f"args[{k}]", args[k])) for k in places if k < len(args))
+    for k in static_argnums:
+        if not -len(args) <= k < len(args):
+            raise ValueError(
+                f"{name}(static_argnums=...): expected numbers from {-len(args)} to {len(args) - 1}, got {k}. "
+                f"f was called with {len(args)} positional arguments; keyword arguments are named by static_argnames."
+            )
+    places = sorted({k % len(args) for k in static_argnums})
+    static_args = tuple((k, _checked(name, f"args[{k}]", args[k])) for k in places)
     static_kwargs = tuple((k, _checked(name, k, kwargs[k])) for k in static_argnames if k in kwargs)
     if places or static_kwargs:
         args = tuple(a for k, a in enumerate(args) if k not in places)
@@ -84,7 +90,7 @@ def take_apart(
             path = leaf_path(treedef, place)
             raise TypeError(
                 f"{name}({path}=...): expected an array, a number, a string, a callable, a boolean or None, "
-                f"got {type(leaf).__name__}. Name a value that is part of the program in static_argnums or static_argnames."
+                f"got {type(leaf).__name__}. What is part of the program is named in static_argnums or static_argnames."
             )
     return Call(leaves, treedef, tuple(fixed), static_args, static_kwargs)
 
@@ -123,11 +129,9 @@ def differentiated(
       drops the tuple level); and for each leaf of that tree whether it is differentiated.
     """
     fixed = {place for place, _ in call.fixed}
-    numbers, traced = [], 0
-    for place in range(call.treedef.num_leaves):
-        numbers.append(("fixed" if place in fixed else traced, place))
-        traced += place not in fixed
-    args, _ = tree_unflatten(call.treedef, numbers_as_leaves(numbers))
+    traced = iter(range(len(call.leaves)))
+    numbers = [_Number(None if k in fixed else next(traced), k) for k in range(call.treedef.num_leaves)]
+    args, _ = tree_unflatten(call.treedef, numbers)
     args = list(args)
     for place, _item in call.static_args:
         args.insert(place, None)
@@ -156,42 +160,41 @@ def differentiated(
         if not kept:
             continue
         path = leaf_path(call.treedef, number.place)
-        if number.index is None:
+        if number.leaf is None:
             value = dict(call.fixed)[number.place].value
             raise TypeError(
                 f"{name}({path}=...): expected a float array to differentiate, got {type(value).__name__}. "
                 "Leave it out with where=, or name the argument in static_argnums."
             )
-        positions.append(number.index)
+        positions.append(number.leaf)
         paths.append(path)
     return tuple(positions), tuple(paths), in_tree, tuple(keep)
 
 
 class _Number(NamedTuple):
-    index: int | None  # in call.leaves; None: part of the program
+    leaf: int | None  # in call.leaves; None: part of the program
     place: int  # among all leaves
-
-
-def numbers_as_leaves(numbers: list) -> list:
-    return [_Number(None if index == "fixed" else index, place) for index, place in numbers]
 
 
 def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[bool]:
     if where is None:
         return [True] * len(flat)
     values = {place: item.value for place, item in call.fixed}
-    leaves = [values[n.place] if n.index is None else call.leaves[n.index] for n in flat]
+    leaves = [values[n.place] if n.leaf is None else call.leaves[n.leaf] for n in flat]
     if callable(where):
-        keep = [bool(where(leaf)) for leaf in leaves]
-    else:
-        tree, structure = tree_flatten(where)
-        if structure != in_tree or not all(isinstance(b, (bool, np.bool_)) for b in tree):
-            raise ValueError(
-                f"{name}(where=...): expected a function of a leaf or a tree of booleans like the differentiated "
-                f"arguments, {in_tree}, got {structure}."
-            )
-        keep = [bool(b) for b in tree]
-    return keep
+        return [bool(where(leaf)) for leaf in leaves]
+    tree, structure = tree_flatten(where)
+    if not all(isinstance(b, (bool, np.bool_)) for b in tree):
+        raise TypeError(
+            f"{name}(where=...): expected a function of a leaf, or a tree of booleans, got {where!r}. "
+            "True stands for a leaf that is differentiated."
+        )
+    if structure != in_tree:
+        raise ValueError(
+            f"{name}(where=...): expected a tree of booleans like the differentiated arguments, {in_tree}, got "
+            f"{structure}. A function of a leaf fits every tree."
+        )
+    return [bool(b) for b in tree]
 
 
 def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
@@ -215,7 +218,8 @@ def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str
     else:
         kind = str(dtype)
     hint = (
-        "Convert it to float, or leave it out with where=." if what == "input" else "Convert it to float, or return it as aux."
+        "Convert it to float, or leave it out with where=."
+        if what == "input"
+        else "Convert it to float, or return it as aux."
     )
     raise TypeError(f"{name}({path}): expected a float {what} to differentiate, got {kind}. {hint}")
-

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -27,7 +28,6 @@ class ArrayLike:
     """Arithmetic, comparison and conversion through `self[...]`. Comparison is elementwise, so views have no hash."""
 
     __slots__ = ()
-    __array_ufunc__ = None  # NumPy then leaves `array + J` and `array @ J` to the methods below
     __hash__ = None  # type: ignore[assignment]
 
     def __getitem__(self, key: Any) -> jax.Array:
@@ -38,6 +38,19 @@ class ArrayLike:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...]).__array__(dtype) if copy is not True else np.array(self[...], dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        # A NumPy array on the left of an operator comes here; a product stays one without the matrix.
+        if ufunc is np.matmul and method == "__call__" and len(inputs) == 2 and not kwargs and inputs[1] is self:
+            return self.__rmatmul__(inputs[0])
+        arrays = [i[...] if isinstance(i, ArrayLike) else i for i in inputs]
+        twin = getattr(jnp, ufunc.__name__, None)
+        if method == "__call__" and twin is not None and not kwargs:
+            return twin(*(jnp.asarray(a) for a in arrays))
+        return getattr(ufunc, method)(*(np.asarray(a) for a in arrays), **kwargs)
+
+    def __rmatmul__(self, other: Any) -> jax.Array:
+        return jnp.asarray(other) @ self[...]
 
     __neg__ = _unary(operator.neg)
     __pos__ = _unary(operator.pos)
@@ -65,12 +78,16 @@ class ArrayLike:
         raise AttributeError(f"J.{name} = ...: expected no assignment, views are immutable. Work on the array J[...].")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"del J.{name}: expected no deletion, views are immutable. J.clear() forgets what is known.")
+        raise AttributeError(
+            f"del J.{name}: expected no deletion, views are immutable. J.clear() forgets what is known."
+        )
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError("J[...] = ...: expected no assignment, views are immutable. Write J[...].at[...].set(...).")
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(jax.Array, name):
-            raise AttributeError(f"J.{name}: expected an attribute of a lazy view, got one of arrays. Write J[...].{name}.")
+            raise AttributeError(
+                f"J.{name}: expected an attribute of a lazy view, got one of arrays. Write J[...].{name}."
+            )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -11,9 +11,19 @@ from jax.core import Tracer, eval_context, eval_jaxpr
 from jax.extend.core import Literal, get_opaque_trace_state
 
 __all__ = [
-    "Array", "Literal", "Tracer", "bind", "config_values", "eval_context", "eval_jaxpr", "inner_consts", "is_jaxpr",
-    "scan_split", "trace_state",
-]  # fmt: skip
+    "Array",
+    "Literal",
+    "Tracer",
+    "bind",
+    "config_values",
+    "eval_context",
+    "eval_jaxpr",
+    "inner_consts",
+    "is_jaxpr",
+    "jit_disabled",
+    "scan_split",
+    "trace_state",
+]
 
 # The one type of arrays that are computed and not traced; asking for it is faster than isinstance.
 with jax.ensure_compile_time_eval():
@@ -49,6 +59,11 @@ def bind(eqn: Any, *args: Any) -> list:
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def jit_disabled() -> bool:
+    """Whether `jax.disable_jit()` is on: kernels are then run by Python, one operation at a time."""
+    return jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def config_values() -> dict[str, Any]:

@@ -14,14 +14,14 @@ import numpy as np
 from jacobia import _plan
 from jacobia._compat import Tracer
 from jacobia._kernels import Sweep
-from jacobia._reading import Block, Linearized, another_way
+from jacobia._reading import Block, Linearized, another_way, no_way
 from jacobia._store import Lines, Store
 
 
 class Want(NamedTuple):
     """Lines of one block: numbers (sorted and different, or traced), or None for all."""
 
-    index: int
+    block: int  # its number
     rows: Any
     columns: Any
 
@@ -45,17 +45,23 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     """Compute what is missing of some blocks of one call, in one kernel call, and remember it."""
     missing, asked = [], []
     for want in wants:
-        store = store_of(origin, want.index)
+        store = store_of(origin, want.block)
         if store.whole() is None:
             rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
             if rows.size and columns.size:
-                missing.append(Want(want.index, _none_if_all(rows, store.rows), _none_if_all(columns, store.columns)))
-                asked.append(Want(want.index, _none_if_all(want.rows, store.rows), _none_if_all(want.columns, store.columns)))
+                missing.append(Want(want.block, _none_if_all(rows, store.rows), _none_if_all(columns, store.columns)))
+                asked.append(
+                    Want(
+                        want.block,
+                        _none_if_all(want.rows, store.rows),
+                        _none_if_all(want.columns, store.columns),
+                    )
+                )
     if not missing:
         return []
     done = compute(origin, missing, asked)
     for want, result in zip(missing, done, strict=True):
-        store = store_of(origin, want.index)
+        store = store_of(origin, want.block)
         if result.numbers is None:
             store.set_whole(result.array)
         else:
@@ -74,23 +80,25 @@ def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] |
       missing: what has to be computed.
       asked: what was asked for, which says what the caller would rather have: rows or columns.
     """
-    blocks = [origin.blue.blocks[w.index] for w in missing]
-    first_error: Exception | None = None
+    blocks = [origin.blue.blocks[w.block] for w in missing]
+    program = origin.blue.program
+    before, first_error = (program.pulls, program.pushes), None
     while True:
         ways = _ways(origin, blocks, missing, asked or missing)
         sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
         try:
             out = origin.run(sweeps, ids)
         except Exception as error:
-            first_error = first_error or error
-            if not another_way(error, blocks, origin.blue.program, ways[0]):
-                raise first_error from None
+            first_error = first_error or no_way(error, origin.blue, ways[0])
+            if not another_way(error, blocks, program, ways[0]):
+                program.pulls, program.pushes = before  # it was something else
+                raise first_error from (None if first_error is error else error)
             continue
         done = [Done(way, a.numbers, out[a.sweep][a.place]) for way, a in zip(ways, answers, strict=True)]
         for want, block, answer, result in zip(missing, blocks, answers, done, strict=True):
             _count(origin, want, block, sweeps[answer.sweep], result)
-        if len(done) == 1 and done[0].numbers is None:
-            _remember_way(origin, missing[0].index, ways[0], blocks[0], sweeps)
+        if len(done) == 1 and not any(isinstance(i, Tracer) for i in ids):
+            _remember_way(origin, missing[0].block, done[0], blocks[0], sweeps)
         return done
 
 
@@ -98,7 +106,7 @@ def _count(origin: Linearized, want: Want, block: Block, sweep: Sweep, done: Don
     lines = math.prod(block.row_shape if done.way == "rows" else block.column_shape)
     seeds = lines if done.numbers is None else len(done.numbers)
     run = seeds if sweep.width is None else sweep.width
-    store_of(origin, want.index).count(done.way, seeds, seeds, run)
+    store_of(origin, want.block).count(done.way, seeds, seeds, run)
 
 
 def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], asked: Sequence[Want]) -> list[str]:
@@ -110,15 +118,23 @@ def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], aske
         {(b.outs, _key(w.rows)): _count_of(w.rows, b.row_shape) for b, w in zip(blocks, missing, strict=True)}.values()
     )
     columns = sum(
-        {(b.ins, _key(w.columns)): _count_of(w.columns, b.column_shape) for b, w in zip(blocks, missing, strict=True)}.values()
+        {
+            (b.ins, _key(w.columns)): _count_of(w.columns, b.column_shape) for b, w in zip(blocks, missing, strict=True)
+        }.values()
     )
     joint = _plan.Ways(all(p.rows for p in possible), all(p.columns for p in possible))
     if any(joint):
-        return [_plan.choose(_asked(asked[0]), rows, columns, joint).way] * len(blocks)
+        one = _plan.choose(_asked(asked[0]), rows, columns, joint, lambda: origin.blue.cheaper(_joined(blocks)))
+        return [one.way] * len(blocks)
     return [
         _plan.choose(_asked(a), _count_of(m.rows, b.row_shape), _count_of(m.columns, b.column_shape), p).way
         for a, m, b, p in zip(asked, missing, blocks, possible, strict=True)
     ]
+
+
+def _joined(blocks: list[Block]) -> Block:
+    outs = tuple(sorted({i for b in blocks for i in b.outs}))
+    return blocks[0]._replace(outs=outs, ins=tuple(sorted({j for b in blocks for j in b.ins})))
 
 
 def _asked(want: Want) -> str:
@@ -137,36 +153,48 @@ def _key(numbers: Any) -> Any:
     return id(numbers) if isinstance(numbers, Tracer) else numbers.tobytes()
 
 
-class _WholePlan(NamedTuple):
+class _Plan(NamedTuple):
+    # How a fresh view was read the last time: the next one of its kind need not think again.
     way: str
     lines: int
     kernel: tuple[Any, Any]  # its kind and its body
 
 
-def _remember_way(origin: Linearized, index: int, way: str, block: Block, sweeps: tuple[Sweep, ...]) -> None:
-    # All of a block, where no memory has to be watched: the next view of this kind need not think again.
+def _remember_way(origin: Linearized, index: int, done: Done, block: Block, sweeps: tuple[Sweep, ...]) -> None:
+    # Only what is read often and is small: all of a block, or as many rows as a kernel is wide.
     need = 2 * block.dtype.itemsize * math.prod(block.row_shape) * math.prod(block.column_shape)
-    if origin.compiles and not origin.batch and origin.limit(need) is None:
-        origin.blue.plans[index] = _WholePlan(way, _most(block, way), origin.fused(sweeps))
+    if not origin.compiles or origin.batch or origin.limit(need) is not None:
+        return
+    if done.numbers is None:
+        origin.blue.plans[index, None] = _Plan(done.way, _most(block, done.way), origin.fused(sweeps))
+    elif done.way == "rows" and sweeps[0].width == len(done.numbers):
+        origin.blue.plans[index, sweeps[0].width] = _Plan(done.way, len(done.numbers), origin.fused(sweeps))
 
 
-def whole_at_once(origin: Linearized, index: int) -> Any:
-    """All of a block of which nothing is known yet, as for the view before it; None where that says nothing."""
-    plan = origin.blue.plans.get(index)
+def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
+    """Some rows or (None) all of a block of which nothing is known yet, read as in the view before it.
+
+    Returns:
+      `(R, *x.shape)`, or `y.shape + x.shape` for all; None where there was no such view.
+    """
+    plan = origin.blue.plans.get((index, None if numbers is None else len(numbers)))
     if plan is None or index in origin.stores or origin.batch or origin.traced:
         return None
     with origin.lock:
+        if index in origin.stores:
+            return None  # another thread was faster
+        ids = None if numbers is None else np.arange(numbers.start, numbers.stop, numbers.step, dtype=np.int32)
+        kind, body = plan.kernel
+        ((lines,),) = origin.run_fused(kind, body, (ids,))
+        if isinstance(lines, Tracer):  # read under a trace: what is computed there is not remembered
+            return lines
         store = store_of(origin, index)
-        if store.full is None:
-            ((full,),) = origin.run_fused(*plan.kernel, _NO_NUMBERS)
-            if isinstance(full, Tracer):  # read under a trace: what is computed there is not remembered
-                return full
-            store.full = full
-            store.count(plan.way, plan.lines, plan.lines, plan.lines)
-        return store.full
-
-
-_NO_NUMBERS = (None,)
+        if ids is None:
+            store.full = lines
+        else:
+            store.rows.put(ids, lines)
+        store.count(plan.way, plan.lines, plan.lines, plan.lines)
+        return lines
 
 
 class _Answer(NamedTuple):
@@ -211,9 +239,13 @@ def _padded(origin: Linearized, numbers: Any, most: int) -> Any:
 
 
 def _sized(origin: Linearized, way: str, outs: tuple, ins: tuple, ids: Any) -> Sweep:
-    # How many seeds run at once is the last thing to decide: it depends on all of the above.
+    # How many seeds run at once is the last thing to decide: it depends on all of the above. Where no
+    # memory has to be watched it is always the same.
     blue = origin.blue
     width = None if ids is None else ids.shape[0]
+    name = (way, outs, ins, width, origin.batch)
+    if name in blue.small_sweeps:
+        return blue.small_sweeps[name]
     seeded, read = (blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins))
     if way == "columns":
         seeded, read = read, seeded
@@ -228,7 +260,10 @@ def _sized(origin: Linearized, way: str, outs: tuple, ins: tuple, ids: Any) -> S
         limit,
         "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
     )
-    return blue.sweep(way, outs, ins, width, _plan.chunk(seeds, per_seed, result, blue.chunk_size, limit))
+    sweep = blue.sweep(way, outs, ins, width, _plan.chunk(seeds, per_seed, result, blue.chunk_size, limit))
+    if limit is None:
+        blue.small_sweeps[name] = sweep
+    return sweep
 
 
 # Taking: from what is known to one array

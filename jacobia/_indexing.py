@@ -45,11 +45,12 @@ def shape_of(parts: Sequence[Part]) -> tuple[int, ...]:
     return sum((p.shape for p in parts), ())
 
 
-def is_all(key: Any) -> bool:
-    """Whether a key is `...` or `:`, or a tuple of them."""
-    if type(key) is tuple:
-        return all(is_all(k) for k in key) and sum(k is Ellipsis for k in key) <= 1
-    return key is Ellipsis or (type(key) is slice and key.start is None and key.stop is None and key.step is None)
+def is_all(key: Any, ndim: int) -> bool:
+    """Whether a key is `...` or `:`, or a tuple of them that fits `ndim` axes."""
+    keys = key if type(key) is tuple else (key,)
+    dots = [k is Ellipsis for k in keys]
+    full = all(d or (type(k) is slice and k == slice(None)) for k, d in zip(keys, dots, strict=True))
+    return full and sum(dots) <= 1 and len(keys) - sum(dots) <= ndim
 
 
 def pick(key: Any, parts: Sequence[Part]) -> Pick:
@@ -72,7 +73,12 @@ def pick(key: Any, parts: Sequence[Part]) -> Pick:
     entries = _per_axis(items, len(shape))
     if _separable(entries, parts):
         split = _by_part(entries, parts)
-        return Pick(tuple(_sub(p, own) for p, own in split), tuple(_is_whole(own) for _, own in split), True, out_shape)
+        return Pick(
+            tuple(_sub(p, own) for p, own in split),
+            tuple(_is_whole(own) for _, own in split),
+            True,
+            out_shape,
+        )
     # Any key at all: ask every axis for its own coordinate at each place of the result.
     key = tuple(items)
     ids, axis = [], 0
@@ -93,7 +99,13 @@ def _item(k: Any) -> Any:
         return np.asarray(k)
     if isinstance(k, (list, range, np.ndarray, jax.Array)):
         a = np.asarray(k)
-        return a.astype(int) if a.size == 0 and isinstance(k, (list, range)) else a if a.ndim or a.dtype.kind == "b" else _index(a)
+        return (
+            a.astype(int)
+            if a.size == 0 and isinstance(k, (list, range))
+            else a
+            if a.ndim or a.dtype.kind == "b"
+            else _index(a)
+        )
     return _index(k)
 
 
@@ -102,8 +114,8 @@ def _index(k: Any) -> int:
         return k.__index__()
     except (AttributeError, TypeError):
         raise IndexError(
-            f"J[{_show(k)}]: expected integers, slices, `...`, None, integer or boolean arrays, got {type(k).__name__}. "
-            "Convert it to an integer or an array."
+            f"J[{_show(k)}]: expected integers, slices, `...`, None, integer or boolean arrays, got "
+            f"{type(k).__name__}. Convert it to an integer or an array."
         ) from None
 
 
@@ -157,7 +169,9 @@ def _separable(entries: list, parts: Sequence[Part]) -> bool:
         return False
     if not any(map(_is_array, entries)):
         return True
-    owners = [n for n, (_, own) in enumerate(_by_part(entries, parts)) if any(_is_array(k) or isinstance(k, int) for k in own)]
+    owners = [
+        n for n, (_, own) in enumerate(_by_part(entries, parts)) if any(_is_array(k) or isinstance(k, int) for k in own)
+    ]
     if len(owners) > 1:
         return False
     if owners[0] == 0:

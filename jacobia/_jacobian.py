@@ -17,10 +17,21 @@ from jacobia import _plan
 from jacobia._array import ArrayLike
 from jacobia._compat import Tracer
 from jacobia._display import describe, known_lines
-from jacobia._fulfil import Done, Want, array_module, as_array, complete, compute, fulfil, known_cube, store_of, whole_at_once
+from jacobia._fulfil import (
+    Done,
+    Want,
+    array_module,
+    as_array,
+    at_once,
+    complete,
+    compute,
+    fulfil,
+    known_cube,
+    store_of,
+)
 from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
-from jacobia._products import mv, vm
-from jacobia._reading import Block, Blueprint, Linearized
+from jacobia._products import checked, mv, vm
+from jacobia._reading import Block, Blueprint, Linearized, another_way
 from jacobia._store import Stats
 from jacobia.program.fingerprint import Identity
 
@@ -127,8 +138,12 @@ class Jacobian(ArrayLike):
 
     @property
     def value(self) -> Any:
-        """f(x), as f returns it, from the same linearization."""
-        return tree_unflatten(self._origin.blue.out_tree, self._origin.value()[0])
+        """f(x), from the same linearization: the output leaf that the rows belong to (flattened with `ravel`)."""
+        y = [self._origin.value()[0][i] for i in self._layout.block.outs]
+        if not self._origin.blue.ravel:
+            return y[0]
+        lead = len(self._layout.batch)
+        return jnp.concatenate([a.reshape(a.shape[:lead] + (-1,)) for a in y], axis=-1)
 
     @property
     def aux(self) -> Any:
@@ -139,13 +154,43 @@ class Jacobian(ArrayLike):
 
     def __getitem__(self, key: Any) -> jax.Array:
         layout = self._layout
-        if type(key) is int:
-            full = self._known()
-            if full is not None and layout.rowwise and -layout.shape[0] <= key < layout.shape[0]:
-                return _row_of(full, key if key >= 0 else key + layout.shape[0])
-        elif key is Ellipsis or is_all(key):
+        if key is Ellipsis or is_all(key, len(layout.shape)):
             return self._whole()
+        if layout.rowwise:  # what is read most, without the whole machinery
+            out = self._some_rows(key)
+            if out is not None:
+                return out
         return self._read(pick(key, layout.parts))
+
+    def _some_rows(self, key: Any) -> jax.Array | None:
+        origin, index, m = self._origin, self._index, self._layout.shape[0]
+        if type(key) is int and -m <= key < m:
+            return self._row(key + m if key < 0 else key)
+        if type(key) is slice and index not in origin.stores:
+            numbers = range(m)[key]
+            if numbers.step > 0 and 0 < len(numbers) < m:
+                return at_once(origin, index, numbers)
+        return None
+
+    def _row(self, k: int) -> jax.Array | None:
+        origin, index = self._origin, self._index
+        full = self._known()
+        if full is not None:
+            return _row_of(full, k)
+        if not origin.compiles:
+            return None
+        with origin.lock:
+            first = at_once(origin, index, range(k, k + 1))
+            if first is not None:
+                return _row_of(first, 0)
+            rows = store_of(origin, index).rows
+            if rows.missing(np.array([k])).size:
+                fulfil(origin, [Want(index, np.array([k]), None)])
+                self._shrink()
+            if rows.missing(np.array([k])).size:
+                return None  # it was done by columns, or by all of it
+            ((array, (place,), _),) = rows.take(np.array([k]))
+            return _row_of(array, int(place))
 
     def _read(self, choice: Pick) -> jax.Array:
         if 0 in choice.shape:
@@ -201,7 +246,7 @@ class Jacobian(ArrayLike):
         origin, layout = self._origin, self._layout
         full = self._known()
         if full is None:
-            full = whole_at_once(origin, self._index)
+            full = at_once(origin, self._index, None)
         if full is None:
             if 0 in layout.shape:
                 return jnp.zeros(layout.shape, self.dtype)
@@ -254,7 +299,7 @@ class Jacobian(ArrayLike):
         Returns:
           `y.shape`, or `(*y.shape, k)`; a batched view has its batch axes in front of both.
         """
-        return mv(self._origin, self._layout.block, v, self._known())
+        return self._product(mv, v, "columns")
 
     def vm(self, u: Any) -> jax.Array:
         """`u @ J` without the matrix: one pullback.
@@ -265,7 +310,22 @@ class Jacobian(ArrayLike):
         Returns:
           `x.shape`, or `(k, *x.shape)`; a batched view has its batch axes in front of both.
         """
-        return vm(self._origin, self._layout.block, u, self._known())
+        return self._product(vm, u, "rows")
+
+    def _product(self, product: Any, vector: Any, way: str) -> jax.Array:
+        block, program = self._layout.block, self._origin.blue.program
+        before = program.pulls, program.pushes
+        vector = checked(vector, way, self._origin.batch, block)
+        known = self._known()
+        while True:
+            if known is None and not (program.pulls if way == "rows" else program.pushes):
+                known = view(self._origin, self._index, Layout(block, self._layout.batch, False, False))[...]
+            try:
+                return product(self._origin, block, vector, known)
+            except Exception as error:
+                if known is not None or not another_way(error, [block], program, way):
+                    program.pulls, program.pushes = before
+                    raise
 
     def __matmul__(self, other: Any) -> jax.Array:
         v = jnp.asarray(other)
@@ -312,7 +372,10 @@ class Jacobian(ArrayLike):
 
 def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: int) -> None:
     if shape[axis] != size:
-        raise ValueError(f"{what}: expected {name} of length {size} along axis {axis}, got shape {shape}. J.mv and J.vm take vectors of any shape.")
+        raise ValueError(
+            f"{what}: expected {name} of length {size} along axis {axis}, got shape {shape}. "
+            "J.mv and J.vm take vectors of the shapes of x and y."
+        )
 
 
 def _unpickle(transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, transposed: bool) -> Jacobian:
@@ -355,7 +418,7 @@ def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
 
 class _Form(NamedTuple):
     blue: Blueprint
-    index: int
+    block: int  # its number
     matrix: bool
     transposed: bool
     held: tuple[Any, ...]  # concrete arrays that f closes over, by identity; None where it is a leaf
@@ -379,7 +442,7 @@ def _unflatten(form: _Form, leaves: Sequence) -> Jacobian:
     rest = iter(moving)
     consts = [next(rest) if h is None else h.held for h in form.held]
     origin = Linearized.anywhere(blue, consts, list(rest), batch, guard)
-    return view(origin, form.index, Layout(blue.blocks[form.index], batch, form.matrix, form.transposed))
+    return view(origin, form.block, Layout(blue.blocks[form.block], batch, form.matrix, form.transposed))
 
 
 def _batch(leaves: Sequence, guard: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

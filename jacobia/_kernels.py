@@ -207,8 +207,8 @@ def _jitted(made_under: dict, body: Callable) -> Callable:
     return jax.jit(kernel)
 
 
-class SettingsError(ValueError):
-    """A view is read under settings that could change its numbers."""
+class ReadError(ValueError):
+    """A view cannot be read any more: under other settings, or at a point that is gone."""
 
 
 def _check_settings(made_under: dict) -> None:
@@ -216,7 +216,7 @@ def _check_settings(made_under: dict) -> None:
     changed = sorted(k for k in now | made_under if now.get(k) != made_under.get(k))
     if changed:
         told = ", ".join(f"{k} was {made_under.get(k)!r} and is {now.get(k)!r}" for k in changed)
-        raise SettingsError(
+        raise ReadError(
             f"J[...]: expected the settings under which the view was made, got others: {told}. "
             "Read it under its own settings, or make the view again."
         )
@@ -254,6 +254,8 @@ def call(program: Program, kind: Kind, body: Callable, *args: Any) -> Any:
 
 class _Twin:
     # A kernel of an opaque program, by its own traced program; closed-over arrays are arguments.
+    tree: Any  # of the answer
+
     def __init__(self, program: Program, body: Callable, example: tuple):
         def flat(*args: Any) -> list:
             out, self.tree = jax.tree_util.tree_flatten(body(*args))
@@ -266,7 +268,8 @@ class _Twin:
     def __call__(self, *args: Any) -> Any:
         jaxpr = self.jaxpr
         kernel = _cache.get(
-            self.key, lambda: _jitted(self.settings, lambda consts, leaves: eval_jaxpr(jaxpr, consts, *leaves))
+            self.key,
+            lambda: _jitted(self.settings, lambda consts, leaves: eval_jaxpr(jaxpr, consts, *leaves)),
         )
         return jax.tree_util.tree_unflatten(self.tree, kernel(self.consts, jax.tree_util.tree_leaves(args)))
 
@@ -294,6 +297,10 @@ def keep(point: Point) -> Kept:
 
 class _KeepForm:
     # How to linearize a program: traced once, to see which residuals are inputs. A kernel would copy those.
+    num_y: int
+    num_aux: int
+    tree: Any  # of the linear program
+
     def __init__(self, point: Point):
         def flat(consts: list, leaves: list) -> list:
             y, aux, lin = linearize(point._replace(consts=consts, leaves=leaves))

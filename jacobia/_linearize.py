@@ -108,7 +108,7 @@ def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Trace
         args, kwargs = call.rebuild(list(leaves))
         out = f(*args, **kwargs)
         y, aux = _split_aux(name, out, has_aux)
-        pairs, found["out_tree"] = jax.tree_util.tree_flatten_with_path(y)
+        pairs, found["out_tree"] = jax.tree_util.tree_flatten_with_path(y, is_leaf=_is_array_like)
         found["paths"] = tuple(f"output{jax.tree_util.keystr(p)}" for p, _ in pairs)
         ys = [_checked_output(name, p, leaf) for p, (_, leaf) in zip(found["paths"], pairs, strict=True)]
         if not ys:
@@ -142,11 +142,11 @@ def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Trace
         jaxpr, consts = outer.jaxpr, consts + [_constant(c) for c in nested]
         consts = [_constant(c) for c in outer.consts] + consts
     avals = [v.aval for v in jaxpr.outvars[: found["num_y"]]]
-    program = _interned(jaxpr, len(consts), found["num_y"], any(isinstance(c, Tracer) for c in consts))
+    program = _interned(jaxpr, len(consts), found["num_y"])
     return Traced(program, consts, found["out_tree"], avals, found["paths"], found["aux_tree"])
 
 
-def _interned(jaxpr: Any, num_consts: int, num_y: int, traced: bool) -> Program:
+def _interned(jaxpr: Any, num_consts: int, num_y: int) -> Program:
     head = len(jaxpr.constvars)
 
     def run(consts: Sequence, leaves: Sequence) -> list:
@@ -154,8 +154,6 @@ def _interned(jaxpr: Any, num_consts: int, num_y: int, traced: bool) -> Program:
 
     print_ = fingerprint(jaxpr)
     fresh = Program(run, num_y, jaxpr, print_.opaque)
-    if print_.opaque or traced or tracing():
-        return fresh
     key = (print_.key, num_consts, num_y, settings_key(fresh.settings))
     return _programs.setdefault(key, fresh)
 
@@ -178,6 +176,11 @@ def _split_aux(name: str, out: Any, has_aux: bool) -> tuple[Any, Any]:
     return out[0], out[1]
 
 
+def _is_array_like(leaf: Any) -> bool:
+    # A lazy view is a tree to JAX and an array to whoever returns it.
+    return hasattr(leaf, "__jax_array__") and not isinstance(leaf, jax.Array)
+
+
 def _checked_output(name: str, path: str, leaf: Any) -> Any:
     if isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)) and not isinstance(leaf, bool):
         try:
@@ -186,8 +189,8 @@ def _checked_output(name: str, path: str, leaf: Any) -> Any:
             pass
     if isinstance(leaf, bool):
         return jnp.asarray(leaf)
-    if hasattr(leaf, "__jax_array__"):
-        return leaf.__jax_array__()
+    if _is_array_like(leaf):
+        return jnp.asarray(leaf)
     raise TypeError(
         f"{name}({path}): expected f to return arrays, got {type(leaf).__name__}. "
         "Return other things as aux, with has_aux=True."

@@ -4,6 +4,7 @@ Knows counts and bytes. Knows nothing of f, arrays or what is remembered.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jacobia._errors import MaterializationError
@@ -15,6 +16,10 @@ _SHARE = 0.5
 
 # Few widths, so that few kernels serve all row sets; up to the 4th exact, since small requests are common.
 _WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
+
+
+# So few seeds that it hardly matters how many.
+_FEW = 64
 
 
 class Ways(NamedTuple):
@@ -29,7 +34,13 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(asked: str, missing_rows: int, missing_columns: int, ways: Ways) -> Choice:
+def choose(
+    asked: str,
+    missing_rows: int,
+    missing_columns: int,
+    ways: Ways,
+    cheaper: Callable[[], str] = lambda: "columns",
+) -> Choice:
     """Choose between pullbacks for the missing rows and pushforwards for the missing columns.
 
     Args:
@@ -37,6 +48,7 @@ def choose(asked: str, missing_rows: int, missing_columns: int, ways: Ways) -> C
       missing_rows: rows that would have to be computed if it is done by rows.
       missing_columns: the same for columns.
       ways: which of the two are possible at all.
+      cheaper: which one costs less per pass; asked only where the numbers of passes do not decide.
     """
     if missing_rows == 0 or missing_columns == 0:
         return Choice("none", "everything asked for is known")
@@ -52,13 +64,15 @@ def choose(asked: str, missing_rows: int, missing_columns: int, ways: Ways) -> C
         return Choice("rows", f"{missing_rows} pullbacks are fewer than {missing_columns} pushforwards")
     if missing_columns < missing_rows:
         return Choice("columns", f"{missing_columns} pushforwards are fewer than {missing_rows} pullbacks")
-    return Choice("columns", "as many of both, and a pushforward keeps no residuals")
+    if missing_rows <= _FEW:
+        return Choice("columns", "as many of both, and few of them")
+    return Choice(cheaper(), "as many of both, and these cost less each")
 
 
 def _far_cheaper(few: int, many: int) -> bool:
-    # Up to 64 seeds in one kernel cost about as much as one; beyond, a fourth of the passes is worth
-    # computing what was not asked for.
-    return many > 64 and 4 * few <= many
+    # A few seeds in one kernel cost about as much as one; beyond, a fourth of the passes is worth computing
+    # what was not asked for.
+    return many > _FEW and 4 * few <= many
 
 
 def padded_width(count: int, most: int) -> int:
@@ -96,12 +110,16 @@ def byte_limit(memory_limit: int | None, need: int, device: Any) -> int | None:
 def check_result(what: str, result: int, limit: int | None, way_out: str) -> None:
     if limit is not None and result > limit:
         raise MaterializationError(
-            f"{what}: expected a result under memory_limit={_gib(limit)}, got one of {_gib(result)}. {way_out}"
+            f"{what}: expected a result under memory_limit={readable(limit)}, got one of {readable(result)}. {way_out}"
         )
 
 
-def _gib(n: int) -> str:
-    return f"{n / 2**30:.3g} GiB" if n >= 2**20 else f"{n} bytes"
+def readable(nbytes: int) -> str:
+    """A number of bytes for people."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes} bytes"
 
 
 def free_bytes(device: Any) -> int:

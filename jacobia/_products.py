@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jacobia._reading import Block, Linearized
 
 
-def mv(origin: Linearized, block: Block, v: Any, known: Any) -> jax.Array:
-    """`J v` for `v` of shape `x.shape`, or several at once, `(*x.shape, k)`."""
+def mv(origin: Linearized, block: Block, v: jax.Array, known: Any) -> jax.Array:
+    """`J v` for `v` of shape `x.shape`, or several at once, `(*x.shape, k)`; by the matrix where that is known."""
     b, x, y = origin.batch, block.column_shape, block.row_shape
-    v, several = _checked("J.mv", "v", v, b, x, len(b) + len(x))
+    several = v.ndim > len(b) + len(x)
     if known is not None:
         flat = v.reshape(*b, math.prod(x), -1)
         out = known.reshape(*b, math.prod(y), math.prod(x)) @ flat.astype(block.dtype)
@@ -22,10 +22,10 @@ def mv(origin: Linearized, block: Block, v: Any, known: Any) -> jax.Array:
     return jnp.moveaxis(out, len(b), -1) if several else jnp.squeeze(out, len(b))
 
 
-def vm(origin: Linearized, block: Block, u: Any, known: Any) -> jax.Array:
-    """`u J` for `u` of shape `y.shape`, or several at once, `(k, *y.shape)`."""
+def vm(origin: Linearized, block: Block, u: jax.Array, known: Any) -> jax.Array:
+    """`u J` for `u` of shape `y.shape`, or several at once, `(k, *y.shape)`; by the matrix where that is known."""
     b, x, y = origin.batch, block.column_shape, block.row_shape
-    u, several = _checked("J.vm", "u", u, b, y, len(b))
+    several = u.ndim > len(b) + len(y)
     if known is not None:
         flat = u.reshape(*b, -1, math.prod(y))
         out = flat.astype(block.dtype) @ known.reshape(*b, math.prod(y), math.prod(x))
@@ -34,17 +34,17 @@ def vm(origin: Linearized, block: Block, u: Any, known: Any) -> jax.Array:
     return out if several else jnp.squeeze(out, len(b))
 
 
-def _checked(what: str, name: str, v: Any, batch: tuple, shape: tuple, extra_axis: int) -> tuple[jax.Array, bool]:
-    v = jnp.asarray(v)
-    one = batch + shape
-    if v.shape == one:
-        return v, False
-    if v.ndim == len(one) + 1 and v.shape[:extra_axis] + v.shape[extra_axis + 1 :] == one:
-        return v, True
-    several = one[:extra_axis] + ("k",) + one[extra_axis:]
+def checked(vector: Any, way: str, batch: tuple[int, ...], block: Block) -> jax.Array:
+    """The argument of a product as an array, if it has one of the shapes that fit."""
+    columns = way == "columns"
+    call, shape = ("J.mv(v=...)", block.column_shape) if columns else ("J.vm(u=...)", block.row_shape)
+    v = jnp.asarray(vector)
+    one, axis = batch + shape, len(batch) + (len(shape) if columns else 0)
+    if v.shape == one or (v.ndim == len(one) + 1 and v.shape[:axis] + v.shape[axis + 1 :] == one):
+        return v
+    several = ", ".join(map(str, one[:axis] + ("k",) + one[axis:]))
     raise ValueError(
-        f"{what}({name}=...): expected shape {one}, or ({', '.join(map(str, several))}) for k of them, got {v.shape}. "
-        "J.matrix @ v takes flat vectors."
+        f"{call}: expected shape {one}, or ({several}) for k of them, got {v.shape}. J.matrix @ v takes flat vectors."
     )
 
 

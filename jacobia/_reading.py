@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_structure
 
-from jacobia._compat import Tracer, trace_state
-from jacobia._kernels import Kind, Spaces, Sweep, SettingsError, call, keep, residual_bytes, sweeps_at, sweeps_of
+from jacobia._compat import Tracer, jit_disabled, trace_state
+from jacobia._kernels import Kind, ReadError, Spaces, Sweep, call, keep, residual_bytes, sweeps_at, sweeps_of
 from jacobia._linearize import Point, Program, linearize, pullback, pushforward, tracing, value
 from jacobia._plan import Ways, byte_limit
-from jacobia.program.cost import peak_bytes
+from jacobia.program.cost import peak_bytes, seed_cost
 
 
 class Block(NamedTuple):
@@ -86,6 +86,38 @@ class Blueprint:
         both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
         return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact)
 
+    def cheaper(self, block: Block) -> str:
+        """Where both ways take as many passes: the one whose passes cost less, read off their programs."""
+        key = block.outs, block.ins
+        if key not in self.ties:
+            self.ties[key] = self._cheaper(*key) if self.program.jaxpr is not None else "columns"
+        return self.ties[key]
+
+    def _cheaper(self, outs: tuple, ins: tuple) -> str:
+        jaxpr, skip = self.program.jaxpr, len(self.const_shapes)
+        args = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in (*jaxpr.constvars, *jaxpr.invars)]
+
+        def one(apply: Callable) -> Callable:
+            def run(args: list, seeds: list) -> list:
+                return apply(Point(self.program, self.positions, args[:skip], args[skip:]), outs, ins)(seeds)
+
+            return run
+
+        def seeds(space: Any) -> list:
+            return [jax.ShapeDtypeStruct(s, d) for s, d in zip(space.shapes, space.dtypes, strict=True)]
+
+        ys, xs = seeds(self.spaces.outputs.pick(outs)), seeds(self.spaces.inputs.pick(ins))
+        try:
+            rows = seed_cost(jax.make_jaxpr(one(pullback))(args, ys).jaxpr, len(ys), False)
+            columns = seed_cost(jax.make_jaxpr(one(pushforward))(args, xs).jaxpr, len(xs), True)
+        except (TypeError, ValueError, NotImplementedError):
+            return "columns"  # one of them is not there; whoever runs it will find out
+        return "rows" if rows < columns else "columns"
+
+    @cached_property
+    def ties(self) -> dict:
+        return {}
+
     @cached_property
     def per_seed(self) -> int:
         """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
@@ -105,7 +137,12 @@ class Blueprint:
 
     @cached_property
     def plans(self) -> dict:
-        """How all of a block was computed the last time, by its index."""
+        """How fresh views were read the last time, by the index of the block and the number of rows."""
+        return {}
+
+    @cached_property
+    def small_sweeps(self) -> dict:
+        """Sweeps that are too small for memory to matter."""
         return {}
 
     @cached_property
@@ -141,7 +178,9 @@ class Linearized:
         self.stores: dict = {}
 
     @staticmethod
-    def anywhere(blue: Blueprint, consts: Sequence, leaves: Sequence, batch: tuple = (), guard: Any = None) -> "Linearized":
+    def anywhere(
+        blue: Blueprint, consts: Sequence, leaves: Sequence, batch: tuple = (), guard: Any = None
+    ) -> "Linearized":
         """At leaves that may be traced or batched."""
         self = Linearized(blue, consts, leaves)
         self.batch, self._guard = batch, guard
@@ -155,7 +194,7 @@ class Linearized:
     @property
     def compiles(self) -> bool:
         """Whether kernels are compiled and results remembered; otherwise they are part of a trace, or of Python."""
-        return self.blue.jit and not (jax.config.jax_disable_jit or tracing() or self.traced)
+        return self.blue.jit and not (jit_disabled() or tracing() or self.traced)
 
     @property
     def point(self) -> Point:
@@ -330,7 +369,7 @@ class Linearized:
         for k, leaf in enumerate((*self.leaves, *self.consts)):
             if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
                 what = f"input leaf {k}" if k < len(self.leaves) else "an array that f closes over"
-                raise ValueError(
+                raise ReadError(
                     f"J[...]: expected the point at which the view was made, but {what} has been deleted or donated. "
                     "Keep the arrays of a view alive for as long as you read new rows from it."
                 ) from error
@@ -339,10 +378,10 @@ class Linearized:
 def another_way(error: Exception, blocks: Sequence[Block], program: Program, way: str) -> bool:
     """Note that f has no such direction, and whether there is something else to try.
 
-    JAX says so by a TypeError (no pushforward through `custom_vjp`) or a ValueError (no pullback through a
-    `while_loop`) while the kernel is traced, before anything is computed.
+    JAX says so by a TypeError (no pushforward through `custom_vjp`), a ValueError (no pullback through a
+    `while_loop`) or a NotImplementedError while the kernel is traced, before anything is computed.
     """
-    if isinstance(error, SettingsError) or not isinstance(error, (TypeError, ValueError, NotImplementedError)):
+    if isinstance(error, ReadError) or not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return False
     if way == "columns" and program.pushes == "jvp":
         program.pushes = "transposed pullback"
@@ -352,3 +391,16 @@ def another_way(error: Exception, blocks: Sequence[Block], program: Program, way
         return program.pulls and all(b.ways.rows for b in blocks)
     program.pulls = False
     return program.pushes is not None and all(b.ways.columns for b in blocks)
+
+
+def no_way(error: Exception, blueprint: Blueprint, way: str) -> Exception:
+    """What to raise where f has neither direction, or not the one that `mode` demands."""
+    if isinstance(error, ReadError) or blueprint.mode == "auto":
+        return error
+    if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
+        return error
+    told = "pullbacks" if way == "rows" else "pushforwards"
+    return type(error)(
+        f"{blueprint.name}(mode={blueprint.mode!r}): expected an f with {told}, got one for which JAX says: {error} "
+        "Set mode='auto' to use whichever direction f has."
+    )

@@ -34,7 +34,11 @@ class Space:
 
     def pick(self, which: Sequence[int]) -> "Space":
         """The space of some of the leaves."""
-        return Space(*(tuple(field[k] for k in which) for field in (self.shapes, self.dtypes, self.paths)))
+        return Space(
+            tuple(self.shapes[k] for k in which),
+            tuple(self.dtypes[k] for k in which),
+            tuple(self.paths[k] for k in which),
+        )
 
     def basis(self, index: Any) -> list[jax.Array]:
         """Element `index` of the standard basis, leaf by leaf. `index` may be traced."""

@@ -36,40 +36,51 @@ class Lines:
         self.pieces: dict[int, _Piece] = {}  # in order of use: the first is the least recently used
         self.nbytes = 0
         self._next = 0
-        self._owner: np.ndarray | None = None  # line → piece, or -1
-        self._place: np.ndarray | None = None  # line → place in its piece
+        self._unindexed: list[int] = []
+        self._owner: Any = None  # line → piece, or -1
+        self._place: Any = None  # line → place in its piece
 
     def missing(self, numbers: np.ndarray | None) -> np.ndarray:
         """Which of the (sorted) numbers are not known; None stands for all lines."""
         for key in [k for k, piece in self.pieces.items() if piece.array.is_deleted()]:
             self._drop(key)
-        if self._owner is None:
+        if not self.pieces:
             return np.arange(self.count) if numbers is None else numbers
-        owners = self._owner if numbers is None else self._owner[numbers]
+        owner = self._index()[0]
+        owners = owner if numbers is None else owner[numbers]
         unknown = np.flatnonzero(owners < 0)
         return unknown if numbers is None else numbers[unknown]
 
     def put(self, numbers: np.ndarray, array: Any) -> None:
-        if self._owner is None:
-            self._owner = np.full(self.count, -1, np.int32)
-            self._place = np.zeros(self.count, np.int32)
-        self._owner[numbers] = self._next
-        self._place[numbers] = np.arange(len(numbers))
         self.pieces[self._next] = _Piece(numbers, array)
+        self._unindexed.append(self._next)
         self.nbytes += array.nbytes
         self._next += 1
 
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        # Made when it is first looked into: most views are read once.
+        if self._owner is None:
+            self._owner = np.full(self.count, -1, np.int32)
+            self._place = np.zeros(self.count, np.int32)
+        for key in self._unindexed:
+            numbers = self.pieces[key].numbers
+            self._owner[numbers] = key
+            self._place[numbers] = np.arange(len(numbers))
+        self._unindexed.clear()
+        return self._owner, self._place
+
     def take(self, numbers: np.ndarray) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
         """For known numbers: (array of a piece, places in it, places among `numbers`)."""
-        owners = self._owner[numbers]
+        owner, place = self._index()
+        owners = owner[numbers]
         for key in np.unique(owners):
             here = np.flatnonzero(owners == key)
             piece = self.pieces[int(key)] = self.pieces.pop(int(key))  # used last
-            yield piece.array, self._place[numbers[here]], here
+            yield piece.array, place[numbers[here]], here
 
     def known(self) -> tuple[int, int]:
         """How many lines are known, of how many."""
-        return (0 if self._owner is None else int(np.count_nonzero(self._owner >= 0))), self.count
+        return int(np.count_nonzero(self._index()[0] >= 0)) if self.pieces else 0, self.count
 
     def shrink(self, limit: int) -> None:
         """Forget the least recently used pieces until the rest fits."""
@@ -77,9 +88,9 @@ class Lines:
             self._drop(next(iter(self.pieces)))
 
     def _drop(self, key: int) -> None:
+        owner, _ = self._index()
         piece = self.pieces.pop(key)
-        mine = piece.numbers[self._owner[piece.numbers] == key]
-        self._owner[mine] = -1
+        owner[piece.numbers[owner[piece.numbers] == key]] = -1
         self.nbytes -= piece.array.nbytes
 
 
@@ -137,4 +148,5 @@ class Store:
         return self.rows.nbytes + self.columns.nbytes + (0 if self.full is None else self.full.nbytes)
 
     def stats(self) -> Stats:
-        return Stats(*self.counts, self.nbytes)
+        rows, columns, pullbacks, pushforwards, seeds, calls = self.counts
+        return Stats(rows, columns, pullbacks, pushforwards, seeds, calls, self.nbytes)

@@ -13,7 +13,7 @@ from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflat
 
 from jacobia._arguments import Call, check_inexact, differentiated, take_apart
 from jacobia._compat import Array as ARRAY
-from jacobia._compat import Tracer, eval_context
+from jacobia._compat import Tracer, eval_context, jit_disabled
 from jacobia._errors import IndependenceError
 from jacobia._jacobian import Jacobian, Layout, read_together, view
 from jacobia._kernels import Spaces
@@ -110,7 +110,7 @@ def jacobian(
     for name, given in later.items():
         if given is not _LATER[name] and given != _LATER[name]:
             raise NotImplementedError(
-                f"jacobian({name}=...): expected {_LATER[name]!r}, the only value that this version takes, got {given!r}. "
+                f"jacobian({name}=...): expected {_LATER[name]!r}, all that this version takes, got {given!r}. "
                 + ("Write jax.vmap(jacobian(f))(X) for a batch." if name == "batch_axis" else "Leave it out.")
             )
     return _make(
@@ -121,7 +121,9 @@ def jacobian(
 
 def _make(name: str, f: Any, where: Any, *rest: Any) -> "_Transform":
     if not callable(f):
-        raise TypeError(f"{name}(f=...): expected a callable, got {type(f).__name__}. Pass the function, not its result.")
+        raise TypeError(
+            f"{name}(f=...): expected a callable, got {type(f).__name__}. Pass the function, not its result."
+        )
     try:
         options = _options(name, *rest)
     except TypeError:  # a list cannot be looked up; what is wrong otherwise is told by the same checks
@@ -135,12 +137,21 @@ def _options(
     strict: Any, lazy: Any, jit: Any, mode: Any, chunk_size: Any, memory_limit: Any,
 ) -> Options:  # fmt: skip
     # Checked once for each combination: transforms are often made anew at each call.
-    flags = {"has_aux": has_aux, "holomorphic": holomorphic, "ravel": ravel, "strict": strict, "lazy": lazy, "jit": jit}
+    flags = {
+        "has_aux": has_aux,
+        "holomorphic": holomorphic,
+        "ravel": ravel,
+        "strict": strict,
+        "lazy": lazy,
+        "jit": jit,
+    }
     for flag, given in flags.items():
         if given is not True and given is not False:
             raise TypeError(f"{name}({flag}=...): expected True or False, got {given!r}. Flags are booleans.")
     if not isinstance(mode, str) or mode not in ("auto", "fwd", "rev"):
-        raise ValueError(f"{name}(mode=...): expected 'auto', 'fwd' or 'rev', got {mode!r}. 'auto' chooses what is cheaper.")
+        raise ValueError(
+            f"{name}(mode=...): expected 'auto', 'fwd' or 'rev', got {mode!r}. 'auto' chooses what is cheaper."
+        )
     if chunk_size != "auto":
         _check_count(name, "chunk_size", chunk_size, "a positive int or 'auto'")
     if memory_limit is not None:
@@ -164,7 +175,9 @@ def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
         return given.__index__() if keep_int else (given.__index__(),)
     if isinstance(given, (tuple, list)) and all(hasattr(k, "__index__") and not isinstance(k, bool) for k in given):
         if keep_int and not given:
-            raise ValueError(f"{name}({what}=...): expected at least one argument number, got {given!r}. Write 0 or (0,).")
+            raise ValueError(
+                f"{name}({what}=...): expected at least one argument number, got {given!r}. Write 0 or (0,)."
+            )
         return tuple(k.__index__() for k in given)
     raise TypeError(
         f"{name}({what}=...): expected an int or a sequence of ints, got {given!r}. Arguments are numbered from 0."
@@ -230,7 +243,7 @@ class _Transform:
         return self._linearized(args, kwargs)[0]
 
     def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, list[Layout]]:
-        if self._plain and not jax.config.jax_disable_jit:
+        if self._plain and not jit_disabled():
             leaves, treedef = tree_flatten((args, kwargs))
             if all(type(a) is ARRAY for a in leaves):
                 entry = self._entries.get((treedef, settings_token(), *[a.aval for a in leaves]))
@@ -247,8 +260,8 @@ class _Transform:
 
     def _entry(self, call: Call) -> Entry:
         avals = [jax.typeof(a) for a in call.leaves]
-        form = call.treedef if not any(call.form[1:]) else call.form
-        jit = self._options.jit and not jax.config.jax_disable_jit
+        form = call.treedef if not any(call[2:]) else call.form
+        jit = self._options.jit and not jit_disabled()
         with eval_context():  # the settings of this moment, and no equation in the caller's program
             key = (form, settings_token(), *avals)
         entry = self._entries.get(key) if jit else None
@@ -267,9 +280,7 @@ def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> 
     traced = trace(name, f, call, options.has_aux, jit)
     for aval, path in zip(traced.out_avals, traced.out_paths, strict=True):
         check_inexact(name, path, aval.dtype, options.holomorphic, "output")
-    ins = Space(
-        tuple(call.leaves[p].shape for p in positions), tuple(call.leaves[p].dtype for p in positions), paths
-    )
+    ins = Space(tuple(call.leaves[p].shape for p in positions), tuple(call.leaves[p].dtype for p in positions), paths)
     outs = Space(tuple(a.shape for a in traced.out_avals), tuple(a.dtype for a in traced.out_avals), traced.out_paths)
     blue = Blueprint(
         name, traced.program, positions, Spaces(outs, ins), in_tree, kept, traced.out_tree, traced.aux_tree,
@@ -285,9 +296,9 @@ def _check_program(options: Options, blue: Blueprint, point: Point) -> None:
     found = read_dependence(point)
     if options.holomorphic and found.real_linear:
         raise TypeError(
-            f"{options.name}(holomorphic=True): expected a holomorphic f, got {', '.join(found.real_linear)} on the way "
-            "from an input to an output, whose rows and columns would disagree. Differentiate with respect to real and "
-            "imaginary parts."
+            f"{options.name}(holomorphic=True): expected a holomorphic f, got {', '.join(found.real_linear)} on the "
+            "way from an input to an output, whose rows and columns would disagree. Differentiate with respect to real "
+            "and imaginary parts."
         )
     if options.strict:
         outs, ins = blue.spaces

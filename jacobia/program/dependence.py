@@ -101,7 +101,11 @@ def _body(inner: Any, values: list, seen: list[str]) -> list:
 def _loop(inner: Any, values: list, num_consts: int, num_carry: int, seen: list[str]) -> list:
     # What is known at the first step need not be at the next: only sources go around, until nothing grows.
     values = [_Tangent(_sources(v)) for v in values]
-    consts, carry, xs = values[:num_consts], values[num_consts : num_consts + num_carry], values[num_consts + num_carry :]
+    consts, carry, xs = (
+        values[:num_consts],
+        values[num_consts : num_consts + num_carry],
+        values[num_consts + num_carry :],
+    )
     while True:
         outs = _body(inner, consts + carry + xs, seen)
         grown = [_Tangent(_sources(c) | _sources(o)) for c, o in zip(carry, outs, strict=False)]

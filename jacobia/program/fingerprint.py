@@ -7,12 +7,14 @@ identity, and the key says that it holds such a thing.
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jacobia._compat import Literal, inner_consts, is_jaxpr
+from jacobia._compat import Literal, Tracer, inner_consts, is_jaxpr
 
 # Content is compared up to this size; above, two arrays are the same only if they are one object.
 _CONTENT_BYTES = 1 << 20
@@ -46,7 +48,7 @@ class Fingerprint(NamedTuple):
     opaque: bool  # the key holds a Python function: only a trace of the very same one is equal
 
 
-def fingerprint(jaxpr: Any, consts: list = (), *, rules: bool = True) -> Fingerprint:
+def fingerprint(jaxpr: Any, consts: Sequence = (), *, rules: bool = True) -> Fingerprint:
     """The key of a program. `rules=False` leaves derivative rules out: for programs that are only run."""
     reader = _Reader(rules)
     key = reader.program(jaxpr, [reader.value(c) for c in consts])
@@ -72,9 +74,9 @@ class _Reader:
                 tuple(self.atom(a, name) for a in eqn.invars),
                 tuple((name(v), v.aval) for v in eqn.outvars),
                 tuple(
-                    (k, self.value(v))
+                    (k, self.identity(v) if k in _RULES else self.value(v))
                     for k, v in sorted(eqn.params.items())
-                    if self.rules or not (k in _RULES and eqn.primitive.name.startswith("custom_"))
+                    if self.rules or k not in _RULES
                 ),
                 self.context(eqn.ctx),
             )
@@ -110,20 +112,22 @@ class _Reader:
             return dict, tuple(sorted(((repr(k), self.value(i)) for k, i in v.items()), key=lambda p: p[0]))
         if dataclasses.is_dataclass(v):
             return type(v), tuple((f.name, self.value(getattr(v, f.name))) for f in dataclasses.fields(v))
-        if not callable(v) and type(v).__eq__ is not object.__eq__:
-            try:
-                hash(v)
-            except TypeError:
-                pass
-            else:
-                return type(v), v
+        if callable(v) or type(v).__eq__ is object.__eq__ or type(v).__name__ == "WrappedFun":
+            return self.identity(v)
+        try:
+            hash(v)
+        except TypeError:
+            return self.identity(v)
+        return type(v), v
+
+    def identity(self, v: Any) -> Identity:
         self.opaque = True
         return Identity(v)
 
     def array(self, v: Any) -> Any:
-        if getattr(v, "nbytes", 0) > _CONTENT_BYTES or isinstance(v, jax.core.Tracer):
+        if getattr(v, "nbytes", 0) > _CONTENT_BYTES or isinstance(v, Tracer):
             return Identity(v)
-        if isinstance(v, jax.Array) and jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended):
+        if isinstance(v, jax.Array) and jnp.issubdtype(v.dtype, jax.dtypes.extended):
             return Identity(v)  # a typed PRNG key has no content that NumPy could read
         a = np.asarray(v)
         return "array", a.shape, str(a.dtype), bool(getattr(v, "weak_type", False)), a.tobytes()

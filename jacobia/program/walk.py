@@ -35,9 +35,7 @@ def subprograms(eqn: Any) -> Iterator[Any]:
 def _is_plain_call(eqn: Any) -> bool:
     # A jit with shardings of its own means something; any other one only groups equations.
     return eqn.primitive.name in CALLS and all(
-        type(s).__name__ == "UnspecifiedValue"
-        for key in ("in_shardings", "out_shardings")
-        for s in eqn.params[key]
+        type(s).__name__ == "UnspecifiedValue" for key in ("in_shardings", "out_shardings") for s in eqn.params[key]
     )
 
 
