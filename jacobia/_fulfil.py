@@ -85,6 +85,8 @@ def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] |
     before, first_error = (program.pulls, program.pushes), None
     while True:
         ways = _ways(origin, blocks, missing, asked or missing)
+        for block, want, way in zip(blocks, missing, ways, strict=True):
+            _check_width(origin, block, want, way)
         sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
         try:
             out = origin.run(sweeps, ids)
@@ -109,11 +111,49 @@ def _count(origin: Linearized, want: Want, block: Block, sweep: Sweep, done: Don
     store_of(origin, want.block).count(done.way, seeds, seeds, run)
 
 
-def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], asked: Sequence[Want]) -> list[str]:
+def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None:
+    # Where a pullback would round (see Blueprint.blocks), rows come from columns: right, and dear for many inputs.
+    forced = origin.blue.mode != "fwd" and not block.ways.rows and way == "columns" and want.rows is not None
+    passes = _count_of(want.columns, block.column_shape)
+    if forced and passes > 4096 and passes > 64 * len(want.rows):
+        outs, ins = origin.blue.spaces
+        x, y = ins.dtypes[block.ins[0]], outs.dtypes[block.outs[0]]
+        raise TypeError(
+            f"J[...]: expected inputs as wide as the outputs for {len(want.rows)} rows, got {x} and {y}. A pullback would "
+            f"round to {x}, and without it they take {passes} pushforwards. Convert the output of f to {x} for a Jacobian "
+            f"of that precision, or the inputs to {y}."
+        )
+
+
+class Plan(NamedTuple):
+    """What a read would do now."""
+
+    way: str  # "rows" (pullbacks), "columns" (pushforwards), or "none": all of it is known
+    passes: int
+    instead: int  # passes of the other way
+    why: str
+
+
+def plan(origin: Linearized, want: Want) -> Plan:
+    """What `fulfil` would do for one block; nothing is computed."""
+    block, store = origin.blue.blocks[want.block], store_of(origin, want.block)
+    if store.whole() is not None:
+        return Plan("none", 0, 0, "all of it is known")
+    rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
+    asked = Want(want.block, _none_if_all(want.rows, store.rows), _none_if_all(want.columns, store.columns))
+    ways = _possible(origin, block)
+    choice = _plan.choose(_asked(asked), rows.size, columns.size, ways, lambda: origin.blue.cheaper(block))
+    passes, instead = (rows.size, columns.size) if choice.way == "rows" else (columns.size, rows.size)
+    return Plan(choice.way, 0 if choice.way == "none" else passes, instead, choice.why)
+
+
+def _possible(origin: Linearized, block: Block) -> _plan.Ways:
     program = origin.blue.program
-    possible = [
-        _plan.Ways(b.ways.rows and program.pulls, b.ways.columns and program.pushes is not None) for b in blocks
-    ]
+    return _plan.Ways(block.ways.rows and program.pulls, block.ways.columns and program.pushes is not None)
+
+
+def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], asked: Sequence[Want]) -> list[str]:
+    possible = [_possible(origin, b) for b in blocks]
     rows = sum(
         {(b.outs, _key(w.rows)): _count_of(w.rows, b.row_shape) for b, w in zip(blocks, missing, strict=True)}.values()
     )
@@ -153,7 +193,7 @@ def _key(numbers: Any) -> Any:
     return id(numbers) if isinstance(numbers, Tracer) else numbers.tobytes()
 
 
-class _Plan(NamedTuple):
+class _Recipe(NamedTuple):
     # How a fresh view was read the last time: the next one of its kind need not think again.
     way: str
     lines: int
@@ -166,9 +206,9 @@ def _remember_way(origin: Linearized, index: int, done: Done, block: Block, swee
     if not origin.compiles or origin.batch or origin.limit(need) is not None:
         return
     if done.numbers is None:
-        origin.blue.plans[index, None] = _Plan(done.way, _most(block, done.way), origin.fused(sweeps))
+        origin.blue.recipes[index, None] = _Recipe(done.way, _most(block, done.way), origin.fused(sweeps))
     elif done.way == "rows" and sweeps[0].width == len(done.numbers):
-        origin.blue.plans[index, sweeps[0].width] = _Plan(done.way, len(done.numbers), origin.fused(sweeps))
+        origin.blue.recipes[index, sweeps[0].width] = _Recipe(done.way, len(done.numbers), origin.fused(sweeps))
 
 
 def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
@@ -177,14 +217,14 @@ def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
     Returns:
       `(R, *x.shape)`, or `y.shape + x.shape` for all; None where there was no such view.
     """
-    plan = origin.blue.plans.get((index, None if numbers is None else len(numbers)))
-    if plan is None or index in origin.stores or origin.batch or origin.traced:
+    recipe = origin.blue.recipes.get((index, None if numbers is None else len(numbers)))
+    if recipe is None or index in origin.stores or origin.batch or origin.traced:
         return None
     with origin.lock:
         if index in origin.stores:
             return None  # another thread was faster
         ids = None if numbers is None else np.arange(numbers.start, numbers.stop, numbers.step, dtype=np.int32)
-        kind, body = plan.kernel
+        kind, body = recipe.kernel
         ((lines,),) = origin.run_fused(kind, body, (ids,))
         if isinstance(lines, Tracer):  # read under a trace: what is computed there is not remembered
             return lines
@@ -193,7 +233,7 @@ def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
             store.full = lines
         else:
             store.rows.put(ids, lines)
-        store.count(plan.way, plan.lines, plan.lines, plan.lines)
+        store.count(recipe.way, recipe.lines, recipe.lines, recipe.lines)
         return lines
 
 

@@ -16,9 +16,10 @@ from jax.tree_util import tree_unflatten
 from jacobia import _plan
 from jacobia._array import ArrayLike
 from jacobia._compat import Tracer
-from jacobia._display import describe, known_lines
+from jacobia._display import describe, explanation, known_lines
 from jacobia._fulfil import (
     Done,
+    Plan,
     Want,
     array_module,
     as_array,
@@ -27,6 +28,7 @@ from jacobia._fulfil import (
     compute,
     fulfil,
     known_cube,
+    plan,
     store_of,
 )
 from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
@@ -149,6 +151,21 @@ class Jacobian(ArrayLike):
     def aux(self) -> Any:
         """The auxiliary output of f, or None."""
         return tree_unflatten(self._origin.blue.aux_tree, self._origin.value()[1])
+
+    # Plans
+
+    @property
+    def plan(self) -> Plan:
+        """What `J[...]` would do now: the way, how many passes, and why."""
+        return plan(self._origin, Want(self._index, None, None))
+
+    def explain(self, key: Any = ...) -> str:
+        """What `J[key]` would do now, in words. Nothing is computed."""
+        choice = pick(key, self._layout.parts)
+        blue = self._origin.blue
+        return explanation(
+            repr(self), choice.shape, plan(self._origin, self._want(choice)), blue.jit, blue.program.pushes
+        )
 
     # Reading
 

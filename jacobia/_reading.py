@@ -136,7 +136,7 @@ class Blueprint:
         return Sweep(way, seeded, read, width, chunk, dtypes, self.ravel)
 
     @cached_property
-    def plans(self) -> dict:
+    def recipes(self) -> dict:
         """How fresh views were read the last time, by the index of the block and the number of rows."""
         return {}
 

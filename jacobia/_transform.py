@@ -22,7 +22,7 @@ from jacobia._reading import Blueprint, Linearized
 from jacobia._space import Space
 from jacobia.program.fingerprint import Identity
 
-# Abstract inputs remembered per function, and functions remembered: least recently used go first.
+# Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
 _INPUTS, _FUNCTIONS = 64, 1024
 
 _LATER = {"batch_axis": None, "sparsity": "auto", "mesh": None}
@@ -255,7 +255,7 @@ class _Transform:
         call = take_apart(options.name, args, kwargs, options.static_argnums, options.static_argnames)
         entry = self._entry(call)
         origin = Linearized.anywhere(entry.blue, entry.consts, call.leaves)
-        origin.source = None if origin.traced else (self, args, kwargs)
+        origin.source = None if origin.traced else (self, *call.rebuild(call.leaves))
         return origin, entry.layouts
 
     def _entry(self, call: Call) -> Entry:
@@ -345,7 +345,7 @@ def materialize(tree: Any, key: Any = ...) -> Any:
 
 
 class _Entries:
-    """Abstract inputs → what is known of f there; bounded, least recently used go first."""
+    """Abstract inputs → what is known of f there; bounded, the oldest go first."""
 
     def __init__(self) -> None:
         self.known: OrderedDict[Hashable, Entry] = OrderedDict()
