@@ -113,15 +113,16 @@ def _count(origin: Linearized, want: Want, block: Block, sweep: Sweep, done: Don
 
 def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None:
     # Where a pullback would round (see Blueprint.blocks), rows come from columns: right, and dear for many inputs.
-    forced = origin.blue.mode != "fwd" and not block.ways.rows and way == "columns" and want.rows is not None
-    passes = _count_of(want.columns, block.column_shape)
-    if forced and passes > 4096 and passes > 64 * len(want.rows):
+    if origin.blue.mode == "fwd" or block.ways.rows or way == "rows" or want.rows is None:
+        return
+    rows, passes = len(want.rows), _count_of(want.columns, block.column_shape)
+    if passes > 4096 and passes > 64 * rows:
         outs, ins = origin.blue.spaces
         x, y = ins.dtypes[block.ins[0]], outs.dtypes[block.outs[0]]
         raise TypeError(
-            f"J[...]: expected inputs as wide as the outputs for {len(want.rows)} rows, got {x} and {y}. A pullback would "
-            f"round to {x}, and without it they take {passes} pushforwards. Convert the output of f to {x} for a Jacobian "
-            f"of that precision, or the inputs to {y}."
+            f"J[...]: expected inputs as wide as the outputs for {rows} rows, got {x} and {y}. A pullback "
+            f"would round to {x}, and without it they take {passes} pushforwards. Convert the output of f to {x} for a "
+            f"Jacobian of that precision, or the inputs to {y}."
         )
 
 
