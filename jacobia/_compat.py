@@ -21,6 +21,7 @@ __all__ = [
     "inner_consts",
     "is_jaxpr",
     "jit_disabled",
+    "opened",
     "scan_split",
     "trace_state",
 ]
@@ -43,6 +44,12 @@ def is_jaxpr(value: Any) -> bool:
 def inner_consts(value: Any) -> list:
     """The arrays that a program carries with it; an open program (before JAX 0.12) carries none."""
     return list(getattr(value, "consts", ()))
+
+
+def opened(closed: Any) -> tuple[Any, list]:
+    """A traced program and the arrays it closes over, which become its first inputs: it holds no arrays then."""
+    jaxpr = closed.jaxpr
+    return jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars]), list(closed.consts)
 
 
 def scan_split(params: dict) -> tuple[int, int]:

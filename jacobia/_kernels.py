@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jacobia._compat import Literal, eval_jaxpr
+from jacobia._compat import Literal, eval_jaxpr, opened
 from jacobia._linearize import Point, Program, linearize, pullback, pushforward, settings, settings_key
 from jacobia._space import Space
 from jacobia.program.fingerprint import fingerprint
@@ -261,15 +261,15 @@ class _Twin:
             out, self.tree = jax.tree_util.tree_flatten(body(*args))
             return out
 
-        closed = jax.make_jaxpr(flat)(*example)
-        self.jaxpr, self.consts, self.settings = closed.jaxpr, list(closed.consts), program.settings
+        self.jaxpr, self.consts = opened(jax.make_jaxpr(flat)(*example))
+        self.settings = program.settings
         self.key = Kind(fingerprint(self.jaxpr, rules=False).key, settings_key(program.settings))
 
     def __call__(self, *args: Any) -> Any:
         jaxpr = self.jaxpr
         kernel = _cache.get(
             self.key,
-            lambda: _jitted(self.settings, lambda consts, leaves: eval_jaxpr(jaxpr, consts, *leaves)),
+            lambda: _jitted(self.settings, lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves)),
         )
         return jax.tree_util.tree_unflatten(self.tree, kernel(self.consts, jax.tree_util.tree_leaves(args)))
 
@@ -309,8 +309,9 @@ class _KeepForm:
             return [*y, *aux, *residuals]
 
         closed = jax.make_jaxpr(flat)(list(point.consts), list(point.leaves))
-        places = {v: k for k, v in enumerate(closed.jaxpr.invars)}
-        outs = closed.jaxpr.outvars[self.num_y + self.num_aux :]
+        jaxpr, own = opened(closed)
+        places = {v: k - len(own) for k, v in enumerate(jaxpr.invars) if k >= len(own)}
+        outs = jaxpr.outvars[self.num_y + self.num_aux :]
         self.sources = [None if isinstance(v, Literal) else places.get(v) for v in outs]
         self.nbytes = sum(
             v.aval.size * v.aval.dtype.itemsize for v, s in zip(outs, self.sources, strict=True) if s is None
@@ -318,7 +319,7 @@ class _KeepForm:
         head, sources = self.num_y + self.num_aux, self.sources
 
         def body(consts: list, leaves: list) -> list:
-            out = eval_jaxpr(closed.jaxpr, closed.consts, *consts, *leaves)
+            out = eval_jaxpr(jaxpr, (), *own, *consts, *leaves)
             return out[:head] + [r for r, s in zip(out[head:], sources, strict=True) if s is None]
 
         self.body = body

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._arguments import Call
-from jacobia._compat import Tracer, config_values, eval_jaxpr, trace_state
+from jacobia._compat import Tracer, config_values, eval_jaxpr, opened, trace_state
 from jacobia.program.dependence import Dependence, dependence
 from jacobia.program.fingerprint import fingerprint
 from jacobia.program.walk import nested_consts, run_hoisted
@@ -135,25 +135,21 @@ def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Trace
             "to run f by Python."
         ) from error
     _check_effects(name, f, closed)
-    jaxpr, consts = closed.jaxpr, [_constant(c) for c in closed.consts]
-    nested = nested_consts(jaxpr)
-    if nested:
-        outer = jax.make_jaxpr(lambda cs, ns, xs: run_hoisted(jaxpr, cs, iter(ns), xs))(consts, nested, call.leaves)
-        jaxpr, consts = outer.jaxpr, consts + [_constant(c) for c in nested]
-        consts = [_constant(c) for c in outer.consts] + consts
+    jaxpr, consts = opened(closed)
+    consts = [_constant(c) for c in consts]
+    nested = [_constant(c) for c in nested_consts(jaxpr)]
+    if nested:  # arrays under an inner jit become arguments too
+        again = jax.make_jaxpr(lambda cs, ns, xs: run_hoisted(jaxpr, [], iter(ns), [*cs, *xs]))
+        jaxpr, more = opened(again(consts, nested, call.leaves))
+        consts = [*more, *consts, *nested]
     avals = [v.aval for v in jaxpr.outvars[: found["num_y"]]]
     program = _interned(jaxpr, len(consts), found["num_y"])
     return Traced(program, consts, found["out_tree"], avals, found["paths"], found["aux_tree"])
 
 
 def _interned(jaxpr: Any, num_consts: int, num_y: int) -> Program:
-    head = len(jaxpr.constvars)
-
-    def run(consts: Sequence, leaves: Sequence) -> list:
-        return eval_jaxpr(jaxpr, list(consts[:head]), *consts[head:], *leaves)
-
     print_ = fingerprint(jaxpr)
-    fresh = Program(run, num_y, jaxpr, print_.opaque)
+    fresh = Program(lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves), num_y, jaxpr, print_.opaque)
     key = (print_.key, num_consts, num_y, settings_key(fresh.settings))
     return _programs.setdefault(key, fresh)
 

@@ -95,7 +95,7 @@ class Blueprint:
 
     def _cheaper(self, outs: tuple, ins: tuple) -> str:
         jaxpr, skip = self.program.jaxpr, len(self.const_shapes)
-        args = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in (*jaxpr.constvars, *jaxpr.invars)]
+        args = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
 
         def one(apply: Callable) -> Callable:
             def run(args: list, seeds: list) -> list:

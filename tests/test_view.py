@@ -465,11 +465,12 @@ def test_keyword_arguments_are_passed_on():
     assert_close(J[...], np.diag(6 * X))
 
 
-def test_chunks_change_the_calls_and_not_the_numbers():
-    for chunk, calls in ((1, 3), (2, 2), (3, 1), (100, 1)):
-        J = jacobian(layer, chunk_size=chunk)(X)
-        assert_close(J[1:4], DENSE[1:4])
-        assert (J.stats.pullbacks, J.stats.kernel_calls) == (3, calls)
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_chunks_change_neither_the_numbers_nor_what_is_computed(chunk):
+    J = jacobian(layer, chunk_size=chunk)(X)
+    assert_close(J[1:4], DENSE[1:4])
+    assert (J.stats.pullbacks, J.stats.kernel_calls) == (3, 1)  # a chunk is a pass of a loop inside the kernel
+    assert_close(J[...], DENSE)
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])

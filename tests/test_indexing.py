@@ -1,0 +1,277 @@
+"""Keys taken apart and put together again, beside NumPy, on numbers alone: no derivative is computed.
+
+Shapes: b samples, m rows, n columns; a cube (b, m, n) of different numbers stands for the Jacobian.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jacobia._indexing import Part, gather, is_all, pick, places, shape_of, wanted
+
+ROLES = ("batch", "rows", "columns")
+
+
+class Layout:
+    """The axes of a view, and the array it stands for."""
+
+    def __init__(self, batch, rows, columns, reverse=False):
+        shapes = [batch, rows, columns]
+        parts = [Part(role, shape, reverse) for role, shape in zip(ROLES, shapes, strict=True)]
+        self.parts = parts[::-1] if reverse else parts
+        self.order = tuple(p.role for p in self.parts)
+        self.cube = np.arange(np.prod([p.size for p in parts], dtype=int)).reshape([p.size for p in parts])
+        self.array = self.cube.reshape(batch + rows + columns)
+        self.array = self.array.T if reverse else self.array
+
+    def __str__(self):
+        return "x".join(map(str, self.array.shape)) + ("T" if self.parts[0].reverse else "") + f"-{self.order[0]}"
+
+
+def read(layout, key, xp=np, shuffle=False):
+    """What a view does with a key: only the lines that are wanted are at hand, in sorted order."""
+    choice = pick(key, layout.parts)
+    ids = dict(zip(layout.order, choice.ids, strict=True))
+    whole = dict(zip(layout.order, choice.whole, strict=True))
+    cube, found = layout.cube, {"batch": ids["batch"]}
+    for axis, role in ((1, "rows"), (2, "columns")):
+        numbers = wanted(ids[role], whole[role])
+        if numbers is not None:
+            cube = cube.take(np.asarray(numbers), axis=axis)
+        found[role] = places(ids[role], numbers)
+    return choice, gather(xp, xp.asarray(cube), found, layout.order, choice)
+
+
+LAYOUTS = [
+    Layout((), (5,), (4,)),
+    Layout((), (4,), (), reverse=True),
+    Layout((), (), ()),
+    Layout((), (), (4,)),
+    Layout((), (3, 2), (4,)),
+    Layout((), (3, 2), (2, 3)),
+    Layout((), (3, 2), (2, 3), reverse=True),
+    Layout((), (6,), (6,), reverse=True),
+    Layout((3,), (4,), (2,)),
+    Layout((2, 2), (3,), (2,)),
+    Layout((3,), (4,), (2,), reverse=True),
+    Layout((2,), (2, 3), (2,), reverse=True),
+    Layout((), (0,), (3,)),
+    Layout((), (1,), (1,)),
+]
+
+i0, i1 = np.array([1, 0]), np.array([[1], [0]])
+KEYS = [
+    (),
+    ...,
+    0,
+    -1,
+    slice(None),
+    slice(1, None),
+    slice(None, None, -1),
+    slice(3, 0, -2),
+    slice(5, 2),
+    None,
+    (None, 0),
+    (0, None),
+    (..., None),
+    (..., 0),
+    (..., -1),
+    (0, ..., 1),
+    (slice(1, 2), ..., slice(None, None, -1)),
+    [1, 0, 1],
+    [],
+    i1,
+    (..., [1, 1, 0]),
+    (i0, i0),
+    (i0, ..., i1),
+    (i0, slice(None), i0),
+    (slice(None), i0),
+    (slice(None), 1, i0),
+    (slice(None), i0, 0),
+    (0, slice(None), i0),
+    (i1, 0),
+    (i0, None, i0),
+    (None, i0, None),
+    (1, 0),
+    (1, None, slice(None), None),
+    (np.array([True, False]),),
+    True,
+    False,
+    (True, 0),
+    (slice(None), True),
+    np.int64(1),
+    np.array(1),
+    (np.array(1), i0),
+    (0, 0, 0),
+    (i0, i0, i0),
+    (slice(None), slice(None), i0),
+    (slice(None), slice(None), None, 0),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_every_key_on_every_layout_as_numpy(layout):
+    indexed = refused = 0
+    for key in KEYS:
+        try:
+            expected = layout.array[key]
+        except IndexError:
+            with pytest.raises(IndexError):
+                pick(key, layout.parts)
+            refused += 1
+            continue
+        choice, got = read(layout, key)
+        assert choice.shape == expected.shape, key
+        assert np.array_equal(got, expected), key
+        indexed += 1
+    assert indexed >= 6 and indexed + refused == len(KEYS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:-2], ids=str)
+def test_masks_of_every_number_of_axes_as_numpy(layout):
+    rng = np.random.default_rng(0)
+    shape = layout.array.shape
+    for first in range(len(shape)):
+        for last in range(first + 1, len(shape) + 1):
+            mask = rng.random(shape[first:last]) < 0.5
+            key = (slice(None),) * first + (mask,)
+            assert np.array_equal(read(layout, key)[1], layout.array[key])
+    assert np.array_equal(read(layout, np.ones(shape, bool))[1], layout.array[np.ones(shape, bool)])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_random_keys_as_numpy(layout):
+    rng = np.random.default_rng(len(layout.array.shape))
+
+    def item(n):
+        kind = rng.integers(6)
+        if kind == 0 and n:
+            return int(rng.integers(-n, n))
+        if kind == 1:
+            bounds = [None if rng.random() < 0.3 else int(rng.integers(-n - 2, n + 3)) for _ in range(2)]
+            return slice(*bounds, int(rng.choice([-2, -1, 1, 2, 3])))
+        if kind == 2 and n:
+            return rng.integers(-n, n, size=[(2,), (1,), (3, 2), (2, 1)][rng.integers(4)])
+        if kind == 3:
+            return None
+        if kind == 4:
+            return rng.random(n) < 0.5
+        return slice(None)
+
+    tried = 0
+    for _ in range(150):
+        key, axis, dotted = [], 0, rng.random() < 0.3
+        stop = rng.integers(0, layout.array.ndim + 1)
+        while axis < stop:
+            key.append(item(layout.array.shape[axis]))
+            axis += key[-1] is not None
+        if dotted:
+            key.append(...)
+        key = tuple(key)
+        try:
+            expected = layout.array[key]
+        except IndexError:
+            with pytest.raises(IndexError):
+                pick(key, layout.parts)
+            continue
+        choice, got = read(layout, key)
+        assert choice.shape == expected.shape and np.array_equal(got, expected), key
+        tried += 1
+    assert tried >= 75
+
+
+def test_what_is_wanted_is_sorted_and_different():
+    choice = pick([3, 0, 3, -1], Layout((), (5,), (4,)).parts)
+    assert choice.outer and choice.shape == (4, 4)
+    assert wanted(choice.ids[1], choice.whole[1]).tolist() == [0, 3, 4]
+    assert wanted(choice.ids[2], choice.whole[2]) is None
+    assert places(choice.ids[1], np.array([0, 3, 4])).tolist() == [1, 0, 1, 2]
+    assert places(None, np.array([0])) is None and places(choice.ids[1], None) is choice.ids[1]
+
+
+def test_a_slice_wants_only_what_it_names():
+    matrix = Layout((), (5,), (4,)).parts
+    assert pick((slice(1, 3), slice(None)), matrix).whole == (True, False, True)
+    assert pick((slice(None), 2), matrix).whole == (True, True, False)
+    assert pick((slice(0, 5), slice(0, 4)), matrix).ids[1].tolist() == [0, 1, 2, 3, 4]
+    # A transpose of two axes is asked for in another order, but for all of it.
+    turned = Layout((), (3, 2), (4,), reverse=True).parts
+    assert pick(slice(None), turned).whole == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "ndim", "expected"),
+    [
+        (..., 0, True),
+        ((), 2, True),
+        (slice(None), 2, True),
+        (slice(None), 0, False),
+        ((slice(None), ...), 1, True),
+        ((slice(None),) * 3, 2, False),
+        ((..., ...), 2, False),
+        (slice(0, None), 2, False),
+        (0, 2, False),
+        (None, 2, False),
+        ([], 2, False),
+    ],
+    ids=str,
+)
+def test_is_all(key, ndim, expected):
+    assert is_all(key, ndim) is expected
+
+
+@pytest.mark.parametrize(
+    "key", [5, -6, (0, 4), (0, 0, 0), 1.0, "a", (..., ...), np.array([5]), [0.5], np.ones(4, bool), np.float32(1)], ids=str
+)
+def test_a_key_that_numpy_refuses_names_itself(key):
+    with pytest.raises(IndexError, match=r"^J\[.*expected"):
+        pick(key, Layout((), (5,), (4,)).parts)
+
+
+def test_a_long_key_is_cut_in_the_message():
+    with pytest.raises(IndexError) as error:
+        pick(np.full(1000, 7), Layout((), (5,), (4,)).parts)
+    assert len(str(error.value)) < 300
+
+
+def test_parts_of_a_transpose_count_from_the_natural_order():
+    part = Part("rows", (3, 2), reverse=True)
+    assert part.shape == (2, 3) and part.size == 6
+    assert part.numbers.tolist() == [[0, 2, 4], [1, 3, 5]]
+    assert shape_of([part, Part("columns", (4,))]) == (2, 3, 4)
+
+
+TRACED = [
+    ("i", lambda i: i),
+    (":, i", lambda i: (slice(None), i)),
+    ("i, ...", lambda i: (i, ...)),
+    ("..., i", lambda i: (..., i)),
+    ("[i, 0]", lambda i: jnp.stack([i, 0 * i])),
+    (":, [[i], [i]]", lambda i: (slice(None), jnp.stack([i, i])[:, None])),
+    ("i, 1:", lambda i: (i, slice(1, None))),
+    ("None, i", lambda i: (None, i)),
+    ("i, ::-1", lambda i: (i, slice(None, None, -1))),
+]
+
+
+@pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[5], LAYOUTS[6], LAYOUTS[8], LAYOUTS[10]], ids=str)
+@pytest.mark.parametrize("make", [make for _, make in TRACED], ids=[name for name, _ in TRACED])
+def test_traced_integers_wrap_and_clamp_as_jnp(layout, make):
+    @jax.jit
+    def numbers(i):
+        choice = pick(make(i), layout.parts)
+        found = {r: None if k is None else jnp.asarray(k) for r, k in zip(layout.order, choice.ids, strict=True)}
+        return gather(jnp, jnp.asarray(layout.cube), found, layout.order, choice)
+
+    expected = jax.jit(lambda i: jnp.asarray(layout.array)[make(i)])
+    for i in (0, 1, -1, 50, -50):
+        assert np.array_equal(numbers(i), expected(i)), i
+
+
+def test_traced_masks_and_traced_arrays_on_both_sides_raise():
+    parts = Layout((), (5,), (4,)).parts
+    with pytest.raises(IndexError, match="Masks must be concrete"):
+        jax.eval_shape(lambda mask: pick(mask, parts).ids, np.ones(5, bool))
+    with pytest.raises(IndexError, match="one side"):
+        jax.eval_shape(lambda i: pick((i, i), parts).ids, np.arange(2))

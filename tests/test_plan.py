@@ -1,0 +1,151 @@
+"""The choice of a direction, widths, chunks and byte limits: counts alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jacobia import MaterializationError, _plan
+from jacobia._plan import Ways, byte_limit, check_result, choose, chunk, padded_width, readable
+
+BOTH, ROWS, COLUMNS = Ways(True, True), Ways(True, False), Ways(False, True)
+
+
+def never():
+    raise AssertionError("asked for a comparison of costs that does not matter")
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "columns", "ways", "way"),
+    [
+        ("all", 5, 4, BOTH, "columns"),
+        ("all", 4, 5, BOTH, "rows"),
+        ("all", 64, 64, BOTH, "columns"),
+        ("all", 4, 5, COLUMNS, "columns"),
+        ("all", 5, 4, ROWS, "rows"),
+        ("all", 0, 4, BOTH, "none"),
+        ("rows", 4, 0, ROWS, "none"),
+        # Some rows stay rows, unless columns would take a fourth of very many passes.
+        ("rows", 5, 4, BOTH, "rows"),
+        ("rows", 64, 1, BOTH, "rows"),
+        ("rows", 65, 17, BOTH, "rows"),
+        ("rows", 68, 17, BOTH, "columns"),
+        ("rows", 68, 17, ROWS, "rows"),
+        ("columns", 4, 5, BOTH, "columns"),
+        ("columns", 1, 64, BOTH, "columns"),
+        ("columns", 17, 68, BOTH, "rows"),
+        ("columns", 17, 68, COLUMNS, "columns"),
+        ("block", 2, 3, BOTH, "rows"),
+        ("block", 3, 2, BOTH, "columns"),
+        ("block", 3, 3, BOTH, "columns"),
+    ],
+)
+def test_the_way(asked, rows, columns, ways, way):
+    assert choose(asked, rows, columns, ways, never).way == way
+
+
+@pytest.mark.parametrize("answer", ["rows", "columns"])
+def test_costs_decide_where_many_passes_are_as_many_both_ways(answer):
+    assert choose("all", 65, 65, BOTH, lambda: answer).way == answer
+    assert choose("all", 65, 65, BOTH).way == "columns"
+    assert choose("all", 65, 65, ROWS, never).way == "rows"
+
+
+def test_every_choice_says_why_and_takes_a_way_that_is_possible():
+    reasons = set()
+    for asked, rows, columns, ways in itertools.product(
+        ("rows", "columns", "block", "all"), (0, 1, 64, 65, 300), (0, 1, 64, 65, 300), (BOTH, ROWS, COLUMNS)
+    ):
+        choice = choose(asked, rows, columns, ways)
+        assert choice.why
+        reasons.add(choice.why)
+        assert (choice.way == "none") == (rows == 0 or columns == 0)
+        if choice.way != "none":
+            assert getattr(ways, choice.way)
+        if asked in ("block", "all") and ways == BOTH and rows and columns:
+            assert {"rows": rows, "columns": columns}[choice.way] == min(rows, columns)
+    assert len(reasons) > 5
+
+
+def test_widths_are_few_grow_with_the_count_and_never_pass_the_most():
+    for most in (1, 3, 7, 64, 70, 1000, 5000):
+        widths = [padded_width(count, most) for count in range(1, most + 1)]
+        assert all(count <= width <= most for count, width in enumerate(widths, 1))
+        assert widths == sorted(widths)
+        assert len(set(widths)) <= 11
+    assert [padded_width(k, 10**6) for k in (1, 2, 3, 4, 5, 8, 9, 17, 65, 256, 257, 1025)] == [
+        1, 2, 3, 4, 8, 8, 16, 64, 256, 256, 1024, 4096,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seeds", "size", "expected"),
+    [(10, 8, 5), (10, 10, None), (10, 11, None), (10, 1, 1), (10, 3, 3), (7, 6, 4), (100, 33, 25), (1, 1, None)],
+)
+def test_chunks_that_are_asked_for_are_balanced(seeds, size, expected):
+    assert chunk(seeds, 1, 0, size, 1) == expected
+    assert expected is None or expected <= size
+
+
+def test_a_chunk_keeps_the_working_set_under_the_limit():
+    assert chunk(100, 10, 500, "auto", None) is None
+    assert chunk(100, 10, 500, "auto", 1500) is None
+    assert chunk(100, 10, 500, "auto", 1499) == 50  # 99 fit: 50 + 50
+    assert chunk(100, 10, 500, "auto", 600) == 10
+    assert chunk(100, 10, 500, "auto", 505) == 1  # one at least
+    assert chunk(100, 10, 500, "auto", 100) == 1
+    assert chunk(100, 0, 500, "auto", 400) == 1
+    for seeds, limit in itertools.product((1, 7, 64, 100), range(10, 1500, 37)):
+        size = chunk(seeds, 10, 0, "auto", limit)
+        assert (seeds if size is None else size) * 10 <= limit
+
+
+def test_no_limit_is_asked_for_where_little_is_needed(monkeypatch):
+    monkeypatch.setattr(_plan, "free_bytes", lambda device: 1000)
+    assert byte_limit(None, (1 << 26) - 1, None) is None
+    assert byte_limit(None, 1 << 26, None) == 500
+    assert byte_limit(7, 1, None) == 7 and byte_limit(7, 1 << 40, None) == 7
+
+
+class Device:
+    def __init__(self, stats):
+        self.stats = stats
+
+    def memory_stats(self):
+        return self.stats
+
+
+def test_free_bytes_of_a_device_that_tells_and_of_this_machine():
+    assert _plan.free_bytes(Device({"bytes_limit": 100, "bytes_in_use": 30})) == 70
+    assert _plan.free_bytes(Device({"bytes_limit": 100})) == 100
+    here = _plan.free_bytes(None)
+    assert isinstance(here, int) and here > 1 << 24
+    for stats in (None, {}, {"bytes_in_use": 3}):
+        assert _plan.free_bytes(Device(stats)) == pytest.approx(here, rel=0.5)
+
+
+def test_free_bytes_where_there_is_no_meminfo(monkeypatch):
+    def missing(*_):
+        raise OSError
+
+    monkeypatch.setattr("builtins.open", missing)
+    assert _plan.free_bytes(None) > 1 << 20
+    monkeypatch.setattr(_plan.os, "sysconf_names", {})
+    assert _plan.free_bytes(None) == 1 << 33
+
+
+def test_a_result_beyond_the_limit_raises_with_both_sizes_and_a_way_out():
+    check_result("J[...]", 10**9, None, "")
+    check_result("J[...]", 100, 100, "")
+    with pytest.raises(MaterializationError) as error:
+        check_result("J[...]", 3 * 2**20, 2**20, "Read less.")
+    assert str(error.value) == (
+        "J[...]: expected a result under memory_limit=1.0 MiB, got one of 3.0 MiB. Read less."
+    )
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"), [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (2**20, "1.0 MiB"), (2**31, "2.0 GiB")]
+)
+def test_bytes_for_people(nbytes, text):
+    assert readable(nbytes) == text and readable(np.int64(nbytes)) == text
