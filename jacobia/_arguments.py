@@ -3,7 +3,7 @@
 Knows trees and types. Knows nothing of f.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,16 +15,26 @@ _SCALARS = (int, float, complex)
 _STATIC = (str, bytes, bool)
 
 
-class Static(NamedTuple):
+class Static:
     """A value that is part of the program. 1, 1.0 and True are three values, and so are 0.0 and -0.0."""
 
-    type: type
-    text: str
-    value: Hashable
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: Any):
+        self.value = value
+        self.key = _typed(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
 
-def static(value: Any) -> Static:
-    return Static(type(value), repr(value) if isinstance(value, (float, complex)) else "", value)
+def _typed(value: Any) -> Hashable:
+    if isinstance(value, (tuple, frozenset)):
+        return type(value), type(value)(_typed(v) for v in value) if type(value) in (tuple, frozenset) else value
+    return type(value), repr(value) if isinstance(value, (float, complex)) else value
 
 
 class Call(NamedTuple):
@@ -75,7 +85,7 @@ def take_apart(
         if isinstance(leaf, jax.Array):
             leaves.append(leaf)
         elif isinstance(leaf, _STATIC):
-            fixed.append((place, static(leaf)))
+            fixed.append((place, Static(leaf)))
         elif isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind not in "OSUMmV":
             leaves.append(_copied(leaf))
         elif isinstance(leaf, (np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -85,9 +95,9 @@ def take_apart(
         elif hasattr(leaf, "__jax_array__"):
             leaves.append(jnp.asarray(leaf))
         elif callable(leaf):
-            fixed.append((place, _checked(name, leaf_path(treedef, place), leaf)))
+            fixed.append((place, _checked(name, leaf_path(treedef, places, place), leaf)))
         else:
-            path = leaf_path(treedef, place)
+            path = leaf_path(treedef, places, place)
             raise TypeError(
                 f"{name}({path}=...): expected an array, a number, a string, a callable, a boolean or None, "
                 f"got {type(leaf).__name__}. What is part of the program is named in static_argnums or static_argnames."
@@ -108,15 +118,19 @@ def _checked(name: str, path: str, value: Any) -> Static:
             f"{name}({path}=...): expected a hashable static argument, got {type(value).__name__}. "
             "Static arguments are part of the program; pass arrays without naming them static."
         ) from None
-    return static(value)
+    return Static(value)
 
 
-def leaf_path(treedef: Any, place: int) -> str:
-    """The name of a leaf of (args, kwargs), as a caller would write it."""
+def leaf_path(treedef: Any, static_places: Sequence[int], place: int) -> str:
+    """The name of a leaf of (args, kwargs) without static arguments, as a caller would write it."""
     paths = tree_flatten_with_path(tree_unflatten(treedef, range(treedef.num_leaves)))[0]
     (_, top, *rest), _ = paths[place]
-    head = f"args[{top.idx}]" if hasattr(top, "idx") else str(top.key)
-    return head + keystr(tuple(rest))
+    if not hasattr(top, "idx"):
+        return str(top.key) + keystr(tuple(rest))
+    number = top.idx
+    for k in sorted(static_places):
+        number += k <= number
+    return f"args[{number}]" + keystr(tuple(rest))
 
 
 def differentiated(
@@ -159,7 +173,7 @@ def differentiated(
     for number, kept in zip(flat, keep, strict=True):
         if not kept:
             continue
-        path = leaf_path(call.treedef, number.place)
+        path = leaf_path(call.treedef, [k for k, _ in call.static_args], number.place)
         if number.leaf is None:
             value = dict(call.fixed)[number.place].value
             raise TypeError(

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer, eval_context, eval_jaxpr
+from jax import api_util
+from jax.core import Tracer, eval_jaxpr
+from jax.extend import linear_util
 from jax.extend.core import Literal, get_opaque_trace_state
 
 __all__ = [
@@ -16,13 +18,13 @@ __all__ = [
     "Tracer",
     "bind",
     "config_values",
-    "eval_context",
     "eval_jaxpr",
     "inner_consts",
     "is_jaxpr",
     "jit_disabled",
     "opened",
     "scan_split",
+    "settings_token",
     "trace_state",
 ]
 
@@ -44,6 +46,25 @@ def is_jaxpr(value: Any) -> bool:
 def inner_consts(value: Any) -> list:
     """The arrays that a program carries with it; an open program (before JAX 0.12) carries none."""
     return list(getattr(value, "consts", ()))
+
+
+def _nothing() -> None: ...
+
+
+_NOTHING = linear_util.wrap_init(_nothing, debug_info=api_util.debug_info("settings", _nothing, (), {}))
+
+
+@linear_util.cache
+def _token(_: Any) -> object:
+    return object()
+
+
+def settings_token() -> object:
+    """An object that is the same for as long as no setting changes for which JAX would trace again.
+
+    JAX's own cache of traces decides; it is asked about a function that does nothing.
+    """
+    return _token(_NOTHING)
 
 
 def opened(closed: Any) -> tuple[Any, list]:

@@ -198,7 +198,8 @@ class _Recipe(NamedTuple):
     # How a fresh view was read the last time: the next one of its kind need not think again.
     way: str
     lines: int
-    kernel: tuple[Any, Any]  # its kind and its body
+    kind: Any  # of its kernel
+    body: Any
 
 
 def _remember_way(origin: Linearized, index: int, done: Done, block: Block, sweeps: tuple[Sweep, ...]) -> None:
@@ -207,9 +208,9 @@ def _remember_way(origin: Linearized, index: int, done: Done, block: Block, swee
     if not origin.compiles or origin.batch or origin.limit(need) is not None:
         return
     if done.numbers is None:
-        origin.blue.recipes[index, None] = _Recipe(done.way, _most(block, done.way), origin.fused(sweeps))
+        origin.blue.recipes[index, None] = _Recipe(done.way, _most(block, done.way), *origin.fused(sweeps))
     elif done.way == "rows" and sweeps[0].width == len(done.numbers):
-        origin.blue.recipes[index, sweeps[0].width] = _Recipe(done.way, len(done.numbers), origin.fused(sweeps))
+        origin.blue.recipes[index, sweeps[0].width] = _Recipe(done.way, len(done.numbers), *origin.fused(sweeps))
 
 
 def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
@@ -219,14 +220,13 @@ def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
       `(R, *x.shape)`, or `y.shape + x.shape` for all; None where there was no such view.
     """
     recipe = origin.blue.recipes.get((index, None if numbers is None else len(numbers)))
-    if recipe is None or index in origin.stores or origin.batch or origin.traced:
+    if recipe is None or index in origin.stores or origin.special:
         return None
     with origin.lock:
         if index in origin.stores:
             return None  # another thread was faster
         ids = None if numbers is None else np.arange(numbers.start, numbers.stop, numbers.step, dtype=np.int32)
-        kind, body = recipe.kernel
-        ((lines,),) = origin.run_fused(kind, body, (ids,))
+        ((lines,),) = origin.run_fused(recipe.kind, recipe.body, (ids,))
         if isinstance(lines, Tracer):  # read under a trace: what is computed there is not remembered
             return lines
         store = store_of(origin, index)

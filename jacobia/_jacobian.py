@@ -260,23 +260,23 @@ class Jacobian(ArrayLike):
         return gather(jnp, known.reshape(shape), found, layout.order, choice)
 
     def _whole(self) -> jax.Array:
-        origin, layout = self._origin, self._layout
-        full = self._known()
+        origin, layout, index = self._origin, self._layout, self._index
+        full = self._known() if origin.stores else at_once(origin, index, None)
         if full is None:
-            full = at_once(origin, self._index, None)
-        if full is None:
-            if 0 in layout.shape:
-                return jnp.zeros(layout.shape, self.dtype)
-            self._check_result(layout.shape)
-            want = Want(self._index, None, None)
-            if not origin.compiles:
-                (done,) = compute(origin, [want])
-                full = done.array
-            else:
-                with origin.lock:
-                    fulfil(origin, [want])
-                    full = complete(origin, self._index)
-        return layout.arrange(full)
+            full = self._computed_whole()
+        return full if layout.natural else layout.arrange(full)
+
+    def _computed_whole(self) -> jax.Array:
+        origin, layout, want = self._origin, self._layout, Want(self._index, None, None)
+        if 0 in layout.shape:
+            block = layout.block
+            return jnp.zeros(layout.batch + block.row_shape + block.column_shape, self.dtype)
+        self._check_result(layout.shape)
+        if not origin.compiles:
+            return compute(origin, [want])[0].array
+        with origin.lock:
+            fulfil(origin, [want])
+            return complete(origin, self._index)
 
     def _known(self) -> Any:
         store = self._origin.stores.get(self._index)

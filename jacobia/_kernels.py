@@ -8,6 +8,7 @@ compiles nothing; nor does another set of rows, since row numbers are arguments 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -168,18 +169,22 @@ class _Cache:
             self.kernels: OrderedDict[Hashable, Callable] = OrderedDict()
             self.compiles = self.hits = self.misses = 0
 
-    def get(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
-        with self.lock:
-            kernel = self.kernels.get(key)
-            if kernel is not None:
-                self.kernels.move_to_end(key)
+    def run(self, key: Hashable, make: Callable[[], Callable], args: tuple) -> Any:
+        kernel = self.kernels.get(key)
+        found = kernel is not None
+        if kernel is None:
+            with self.lock:
+                kernel = self.kernels.setdefault(key, make())
+                self.misses += 1
+                while len(self.kernels) > self.limit:
+                    self.kernels.popitem(last=False)
+        out = kernel(*args)
+        if found:  # kept in order once the kernel is on its way, which is what a small one waits for
+            with self.lock:
                 self.hits += 1
-                return kernel
-            self.misses += 1
-            kernel = self.kernels[key] = make()
-            while len(self.kernels) > self.limit:
-                self.kernels.popitem(last=False)
-            return kernel
+                if key in self.kernels:
+                    self.kernels.move_to_end(key)
+        return out
 
 
 _cache = _Cache(LIMIT)
@@ -238,40 +243,43 @@ class Kind:
         return self is other or (isinstance(other, Kind) and self.value == other.value)
 
 
-def call(program: Program, kind: Kind, body: Callable, *args: Any) -> Any:
+def call(program: Program, positions: tuple[int, ...], kind: Kind, body: Callable, *args: Any) -> Any:
     """`body(*args)`, compiled, by a kernel that all programs that compute the same share.
 
     A program that holds Python functions (derivative rules, callbacks) is known only by its identity. Its
-    kernels are traced, and compared by their own programs: by then the rules have been applied.
+    kernels are those of its expansion: its derivative, in which the rules have been applied.
     """
-    if not program.opaque:
-        return _cache.get((program, kind), lambda: _jitted(program.settings, body))(*args)
-    twin = program.twins.get(kind)
-    if twin is None:
-        twin = program.twins[kind] = _Twin(program, body, args)
-    return twin(*args)
+    name = _expansion(program, positions) if program.opaque else program
+    return _cache.run((name, kind), lambda: _jitted(program.settings, body), args)
 
 
-class _Twin:
-    # A kernel of an opaque program, by its own traced program; closed-over arrays are arguments.
-    tree: Any  # of the answer
+def _expansion(program: Program, positions: tuple[int, ...]) -> Hashable:
+    known = program.forms.get(positions)
+    if known is None:
+        known = program.forms[positions] = _expanded(program, positions)
+    return known
 
-    def __init__(self, program: Program, body: Callable, example: tuple):
-        def flat(*args: Any) -> list:
-            out, self.tree = jax.tree_util.tree_flatten(body(*args))
-            return out
 
-        self.jaxpr, self.consts = opened(jax.make_jaxpr(flat)(*example))
-        self.settings = program.settings
-        self.key = Kind(fingerprint(self.jaxpr, rules=False).key, settings_key(program.settings))
+def _expanded(program: Program, positions: tuple[int, ...]) -> Hashable:
+    # Kernels are run and not differentiated again, so the rules that are left in them do not matter.
+    args = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype, weak_type=v.aval.weak_type) for v in program.jaxpr.invars]
+    skip = len(args) - program.num_leaves
 
-    def __call__(self, *args: Any) -> Any:
-        jaxpr = self.jaxpr
-        kernel = _cache.get(
-            self.key,
-            lambda: _jitted(self.settings, lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves)),
-        )
-        return jax.tree_util.tree_unflatten(self.tree, kernel(self.consts, jax.tree_util.tree_leaves(args)))
+    def derivative(direction: Callable, consts: list, leaves: list, seeds: list) -> list:
+        point = Point(program, positions, consts, leaves)
+        return direction(point, range(program.num_y), range(len(positions)))(seeds)
+
+    seeds = {pushforward: [args[skip + p] for p in positions], pullback: program.out_avals}
+    for direction in (pushforward, pullback):
+        try:
+            closed = jax.make_jaxpr(partial(derivative, direction))(args[:skip], args[skip:], seeds[direction])
+        except (TypeError, ValueError, NotImplementedError):
+            continue
+        jaxpr, own = opened(closed)
+        found = fingerprint(jaxpr, own, rules=False)
+        if not found.opaque:  # else a rule is still to be applied: the other direction may do so
+            return Kind(found.key, settings_key(program.settings))
+    return program
 
 
 class Kept(NamedTuple):
@@ -286,10 +294,10 @@ class Kept(NamedTuple):
 def keep(point: Point) -> Kept:
     """Linearize once by a compiled kernel and keep the residuals."""
     program = point.program
-    form = program.twins.get(("keep", point.positions))
+    form = program.forms.get(("keep", point.positions))
     if form is None:
-        form = program.twins["keep", point.positions] = _KeepForm(point)
-    out = iter(call(program, form.kind, form.body, list(point.consts), list(point.leaves)))
+        form = program.forms["keep", point.positions] = _KeepForm(point)
+    out = iter(call(program, point.positions, form.kind, form.body, list(point.consts), list(point.leaves)))
     args = [*point.consts, *point.leaves]
     y, aux = [next(out) for _ in range(form.num_y)], [next(out) for _ in range(form.num_aux)]
     return Kept(y, aux, [next(out) if k is None else args[k] for k in form.sources], form.tree)
@@ -328,7 +336,7 @@ class _KeepForm:
 
 def residual_bytes(point: Point) -> int:
     """Bytes that `keep` would hold on to, beyond the inputs themselves."""
-    form = point.program.twins.get(("keep", point.positions))
+    form = point.program.forms.get(("keep", point.positions))
     if form is None:
-        form = point.program.twins["keep", point.positions] = _KeepForm(point)
+        form = point.program.forms["keep", point.positions] = _KeepForm(point)
     return form.nbytes

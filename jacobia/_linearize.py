@@ -42,20 +42,6 @@ def settings_key(values: dict[str, Any]) -> tuple:
     return tuple(sorted((k, repr(v)) for k, v in values.items()))
 
 
-def settings_token() -> object:
-    """An object that is the same for as long as no setting changes that `jax.jit` would trace again for."""
-    return _probe().mark
-
-
-class _Token:
-    def __init__(self, mark: object):
-        self.mark = mark
-
-
-jax.tree_util.register_pytree_node(_Token, lambda t: ((), t.mark), lambda mark, _: _Token(mark))
-_probe = jax.jit(lambda: _Token(object()))
-
-
 class Program:
     """f at one abstract input: y and aux as a function of (consts, leaves).
 
@@ -63,13 +49,15 @@ class Program:
     identity can compare. `settings` are those of the moment it was traced.
     """
 
-    __slots__ = ("__weakref__", "_num_y", "_run", "jaxpr", "opaque", "pulls", "pushes", "settings", "twins")
+    __slots__ = (
+        "__weakref__", "_run", "forms", "jaxpr", "num_leaves", "num_y", "opaque", "pulls", "pushes", "settings",
+    )  # fmt: skip
 
-    def __init__(self, run: Callable, num_y: int, jaxpr: Any = None, opaque: bool = True):
-        self._run, self._num_y = run, num_y
+    def __init__(self, run: Callable, num_y: int, num_leaves: int, jaxpr: Any = None, opaque: bool = True):
+        self._run, self.num_y, self.num_leaves = run, num_y, num_leaves
         self.jaxpr = jaxpr  # None: f is a Python function, run as it is (jit=False)
         self.opaque = opaque
-        self.twins: dict = {}  # forms of its kernels that had to be traced to be known
+        self.forms: dict = {}  # what kernels had to trace to know how to make themselves
         # Until a rule of f proves otherwise it has both directions. Where a pushforward is missing, the
         # pullback is linear too, and is transposed; where that fails as well, columns come from rows.
         self.pulls = True
@@ -78,7 +66,12 @@ class Program:
 
     def __call__(self, consts: Sequence, leaves: Sequence) -> tuple[list, list]:
         out = self._run(consts, leaves)
-        return out[: self._num_y], out[self._num_y :]
+        return out[: self.num_y], out[self.num_y :]
+
+    @property
+    def out_avals(self) -> list:
+        """Abstract outputs, as seeds of a pullback are made of them."""
+        return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.outvars[: self.num_y]]
 
 
 _programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictionary()
@@ -143,20 +136,22 @@ def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Trace
         jaxpr, more = opened(again(consts, nested, call.leaves))
         consts = [*more, *consts, *nested]
     avals = [v.aval for v in jaxpr.outvars[: found["num_y"]]]
-    program = _interned(jaxpr, len(consts), found["num_y"])
+    program = _interned(jaxpr, len(call.leaves), found["num_y"])
     return Traced(program, consts, found["out_tree"], avals, found["paths"], found["aux_tree"])
 
 
-def _interned(jaxpr: Any, num_consts: int, num_y: int) -> Program:
+def _interned(jaxpr: Any, num_leaves: int, num_y: int) -> Program:
     print_ = fingerprint(jaxpr)
-    fresh = Program(lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves), num_y, jaxpr, print_.opaque)
-    key = (print_.key, num_consts, num_y, settings_key(fresh.settings))
+    fresh = Program(
+        lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves), num_y, num_leaves, jaxpr, print_.opaque
+    )
+    key = (print_.key, num_leaves, num_y, settings_key(fresh.settings))
     return _programs.setdefault(key, fresh)
 
 
 def _kept_as_python(flat: Callable, call: Call, found: dict) -> Traced:
     outs = flat(call.leaves)
-    program = Program(lambda consts, leaves: flat(leaves), found["num_y"])
+    program = Program(lambda consts, leaves: flat(leaves), found["num_y"], len(call.leaves))
     avals = [jax.typeof(y) for y in outs[: found["num_y"]]]
     return Traced(program, [], found["out_tree"], avals, found["paths"], found["aux_tree"])
 

@@ -164,6 +164,7 @@ class Linearized:
     batch: tuple[int, ...] = ()  # axes in front of every leaf, as vmap or scan stack them
     source: Any = None  # how to make this call again, for pickle
     traced: bool = False  # whether any array is a tracer
+    special: bool = False  # traced or batched
     reads = 0
     _guard: Any = None
     _kept: Any = None
@@ -185,6 +186,7 @@ class Linearized:
         self = Linearized(blue, consts, leaves)
         self.batch, self._guard = batch, guard
         self.traced = any(isinstance(a, Tracer) for a in (*leaves, *consts))
+        self.special = self.traced or bool(batch)
         return self
 
     def guard(self) -> Any:
@@ -223,7 +225,8 @@ class Linearized:
         self.reads += 1
         if not self.compiles:
             # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
-            if not self.batch and (self.reads > 1 or not self.blue.jit):
+            shared = self.reads > 1 or not self.blue.jit
+            if shared and not self.batch and all(map(self._pushes, sweeps)):
                 return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids)
         try:
@@ -239,8 +242,8 @@ class Linearized:
             spaces, tree = blue.spaces, kept.tree
             kind = self._kind("kept", sweeps, ())
             body = lambda residuals, ids: sweeps_of(jax.tree_util.tree_unflatten(tree, residuals), spaces, sweeps, ids)  # noqa: E731
-            return call(blue.program, kind, body, kept.residuals, list(ids))
-        return call(blue.program, *self.fused(sweeps), self.consts, self.leaves, tuple(ids))
+            return call(blue.program, blue.positions, kind, body, kept.residuals, list(ids))
+        return call(blue.program, blue.positions, *self.fused(sweeps), self.consts, self.leaves, tuple(ids))
 
     def fused(self, sweeps: tuple[Sweep, ...]) -> tuple[Kind, Callable]:
         """The kernel that linearizes and runs sweeps at once: its name and its body."""
@@ -249,7 +252,7 @@ class Linearized:
     def run_fused(self, kind: Kind, body: Callable, ids: Sequence) -> list[list[Any]]:
         self.reads += 1
         try:
-            return call(self.blue.program, kind, body, self.consts, self.leaves, ids)
+            return call(self.blue.program, self.blue.positions, kind, body, self.consts, self.leaves, ids)
         except Exception as error:
             self._raise_if_deleted(error)
             raise
@@ -280,7 +283,7 @@ class Linearized:
     # The linear program, kept from the second read on (or from the first, where Python runs f)
 
     def _keeps(self, sweeps: tuple[Sweep, ...]) -> bool:
-        if self.batch or any(s.width is None or s.width > 64 for s in sweeps):
+        if self.batch or any(s.width is None or s.width > 64 or not self._pushes(s) for s in sweeps):
             return False
         if self._kept is not None:
             return True
@@ -289,6 +292,10 @@ class Linearized:
         need = residual_bytes(self.point)
         limit = self.limit(need)
         return limit is None or need <= limit // 4
+
+    def _pushes(self, sweep: Sweep) -> bool:
+        # A linear program with an opaque rule in it can be pulled through only.
+        return sweep.way == "rows" or self.blue.program.pushes == "jvp"
 
     def _kept_residuals(self) -> Any:
         if self._kept is None:
@@ -337,7 +344,7 @@ class Linearized:
                     kept = self._kept_residuals()
                     return kept.y, kept.aux
             kind = self._kind("value", (), self._const_axes())
-            return call(self.blue.program, kind, self._batched(value), self.consts, self.leaves)
+            return call(self.blue.program, self.blue.positions, kind, self._batched(value), self.consts, self.leaves)
         except Exception as error:
             self._raise_if_deleted(error)
             raise
@@ -360,7 +367,7 @@ class Linearized:
             return body(self.consts, self.leaves, vectors)
         kind = self._kind("product " + way, (blue.sweep(way, block.outs, block.ins, None, None),), self._const_axes())
         try:
-            return call(blue.program, kind, body, self.consts, self.leaves, vectors)
+            return call(blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
         except Exception as error:
             self._raise_if_deleted(error)
             raise

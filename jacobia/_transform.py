@@ -13,11 +13,11 @@ from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflat
 
 from jacobia._arguments import Call, check_inexact, differentiated, take_apart
 from jacobia._compat import Array as ARRAY
-from jacobia._compat import Tracer, eval_context, jit_disabled
+from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._errors import IndependenceError
 from jacobia._jacobian import Jacobian, Layout, read_together, view
 from jacobia._kernels import Spaces
-from jacobia._linearize import Point, read_dependence, settings_token, trace
+from jacobia._linearize import Point, read_dependence, trace
 from jacobia._reading import Blueprint, Linearized
 from jacobia._space import Space
 from jacobia.program.fingerprint import Identity
@@ -201,6 +201,7 @@ class Entry(NamedTuple):
     blue: Blueprint
     consts: list  # arrays that f closes over
     layouts: list[Layout]
+    only: Layout | None  # of the one view that is returned as it is
 
 
 class _Transform:
@@ -228,11 +229,10 @@ class _Transform:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         options = self._options
-        origin, layouts = self._linearized(args, kwargs)
-        if len(layouts) == 1 and origin.blue.single:
-            views = view(origin, 0, layouts[0])
-        else:
-            views = _tree(origin.blue, [view(origin, k, layout) for k, layout in enumerate(layouts)])
+        origin, entry = self._linearized(args, kwargs)
+        if entry.only is not None:
+            return view(origin, 0, entry.only)
+        views = _tree(origin.blue, [view(origin, k, layout) for k, layout in enumerate(entry.layouts)])
         if not options.lazy:
             views = materialize(views, ...)
         if options.has_aux:
@@ -240,36 +240,42 @@ class _Transform:
         return views
 
     def linearized(self, args: tuple, kwargs: dict) -> Linearized:
+        """f linearized at these arguments, with nothing remembered."""
         return self._linearized(args, kwargs)[0]
 
-    def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, list[Layout]]:
-        if self._plain and not jit_disabled():
-            leaves, treedef = tree_flatten((args, kwargs))
-            if all(type(a) is ARRAY for a in leaves):
+    def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
+        # Arrays that were seen before take the short way: everything else is checked, converted, traced.
+        if self._plain:
+            leaves, treedef = ([args[0]], None) if len(args) == 1 and not kwargs else tree_flatten((args, kwargs))
+            for a in leaves:
+                if type(a) is not ARRAY:
+                    break
+            else:
                 entry = self._entries.get((treedef, settings_token(), *[a.aval for a in leaves]))
                 if entry is not None:
                     origin = Linearized(entry.blue, entry.consts, leaves)
                     origin.source = (self, args, kwargs)
-                    return origin, entry.layouts
+                    return origin, entry
         options = self._options
         call = take_apart(options.name, args, kwargs, options.static_argnums, options.static_argnames)
         entry = self._entry(call)
         origin = Linearized.anywhere(entry.blue, entry.consts, call.leaves)
         origin.source = None if origin.traced else (self, *call.rebuild(call.leaves))
-        return origin, entry.layouts
+        return origin, entry
 
     def _entry(self, call: Call) -> Entry:
-        avals = [jax.typeof(a) for a in call.leaves]
-        form = call.treedef if not any(call[2:]) else call.form
         jit = self._options.jit and not jit_disabled()
-        with eval_context():  # the settings of this moment, and no equation in the caller's program
-            key = (form, settings_token(), *avals)
+        form = call.form if any(call[2:]) else None if call.treedef == _ONE_ARRAY else call.treedef
+        key = (form, settings_token(), *[jax.typeof(a) for a in call.leaves])
         entry = self._entries.get(key) if jit else None
         if entry is None:
             entry = _entry(self._f, self._options, self._where, call, jit)
             if jit and not any(isinstance(c, Tracer) for c in entry.consts):
                 self._entries.put(key, entry)
         return entry
+
+
+_ONE_ARRAY = tree_structure(((0,), {}))
 
 
 def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> Entry:
@@ -289,7 +295,9 @@ def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> 
     )  # fmt: skip
     if options.strict or options.holomorphic:
         _check_program(options, blue, Point(traced.program, positions, traced.consts, call.leaves))
-    return Entry(blue, traced.consts, [Layout(b, (), False, False) for b in blue.blocks])
+    layouts = [Layout(b, (), False, False) for b in blue.blocks]
+    as_it_is = blue.single and options.lazy and not options.has_aux
+    return Entry(blue, traced.consts, layouts, layouts[0] if as_it_is else None)
 
 
 def _check_program(options: Options, blue: Blueprint, point: Point) -> None:

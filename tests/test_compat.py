@@ -110,3 +110,15 @@ def test_jit_disabled_and_config_values_see_this_thread_now():
         now = _compat.config_values()
     assert now["jax_enable_x64"] is True and now["jax_default_matmul_precision"] == "highest"
     assert _compat.config_values() == before
+
+
+def test_the_token_is_the_same_until_a_setting_changes():
+    token = _compat.settings_token()
+    assert _compat.settings_token() is token
+    with jax.enable_x64(True):
+        assert _compat.settings_token() is not token
+    with jax.default_matmul_precision("highest"):
+        assert _compat.settings_token() is not token
+    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
+        assert _compat.settings_token() is not token
+    assert _compat.settings_token() is token

@@ -222,7 +222,9 @@ def test_is_all(key, ndim, expected):
 
 
 @pytest.mark.parametrize(
-    "key", [5, -6, (0, 4), (0, 0, 0), 1.0, "a", (..., ...), np.array([5]), [0.5], np.ones(4, bool), np.float32(1)], ids=str
+    "key",
+    [5, -6, (0, 4), (0, 0, 0), 1.0, "a", (..., ...), np.array([5]), [0.5], np.ones(4, bool), np.float32(1)],
+    ids=str,
 )
 def test_a_key_that_numpy_refuses_names_itself(key):
     with pytest.raises(IndexError, match=r"^J\[.*expected"):

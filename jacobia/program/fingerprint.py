@@ -19,13 +19,12 @@ from jacobia._compat import Literal, Tracer, inner_consts, is_jaxpr
 # Content is compared up to this size; above, two arrays are the same only if they are one object.
 _CONTENT_BYTES = 1 << 20
 
+# Calls that run without their rules: those are for differentiating them.
+_RULED = {"custom_jvp_call", "custom_vjp_call"}
+
 # Parameters that hold a user's derivative rules. A compiled kernel is never differentiated again,
 # so kernels may ignore them (the rules have been applied by then); a program of f may not.
 _RULES = {"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"}
-
-
-# JAX keeps one object for each value of these.
-_INTERNED = (jax.sharding.AbstractMesh, jax.sharding.Mesh, jax.sharding.Sharding)
 
 
 class Identity:
@@ -76,7 +75,7 @@ class _Reader:
                 tuple(
                     (k, self.identity(v) if k in _RULES else self.value(v))
                     for k, v in sorted(eqn.params.items())
-                    if self.rules or k not in _RULES
+                    if self.rules or not (k in _RULES and eqn.primitive.name in _RULED)
                 ),
                 self.context(eqn.ctx),
             )
@@ -97,8 +96,6 @@ class _Reader:
     def value(self, v: Any) -> Any:
         if v is None or isinstance(v, (bool, int, str, bytes, enum.Enum, np.dtype, type)):
             return type(v), v
-        if isinstance(v, _INTERNED):
-            return type(v), v
         if isinstance(v, (float, complex, np.generic)):  # -0.0 is not 0.0, and a NaN is itself
             return type(v), np.asarray(v).tobytes()
         if is_jaxpr(v):
@@ -112,13 +109,13 @@ class _Reader:
             return dict, tuple(sorted(((repr(k), self.value(i)) for k, i in v.items()), key=lambda p: p[0]))
         if dataclasses.is_dataclass(v):
             return type(v), tuple((f.name, self.value(getattr(v, f.name))) for f in dataclasses.fields(v))
-        if callable(v) or type(v).__eq__ is object.__eq__ or type(v).__name__ == "WrappedFun":
+        if (callable(v) and not isinstance(v, jax.sharding.Mesh)) or type(v).__name__ == "WrappedFun":
             return self.identity(v)
         try:
             hash(v)
         except TypeError:
-            return self.identity(v)
-        return type(v), v
+            return Identity(v)
+        return type(v), v  # equal by its own notion, which is identity where it has none
 
     def identity(self, v: Any) -> Identity:
         self.opaque = True
