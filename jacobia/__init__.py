@@ -4,6 +4,7 @@ A Jacobian is a linear program (`jax.linearize` gives it), and everything is rea
 first: a read is five steps.
 """
 
+from jacobia import _pytree as _pytree
 from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
 from jacobia._jacobian import Jacobian
 from jacobia._kernels import cache_clear, cache_info

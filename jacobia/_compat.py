@@ -6,18 +6,17 @@ Public JAX only: `jax.core` and `jax.extend.core` are where JAX exports what rea
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import api_util
-from jax.core import Tracer, eval_jaxpr
+from jax.core import Tracer, eval_context, eval_jaxpr
 from jax.extend import linear_util
 from jax.extend.core import Literal, get_opaque_trace_state
 
 __all__ = [
-    "Array",
     "Literal",
     "Tracer",
     "bind",
     "config_values",
+    "eval_context",
     "eval_jaxpr",
     "inner_consts",
     "is_jaxpr",
@@ -26,11 +25,9 @@ __all__ = [
     "scan_split",
     "settings_token",
     "trace_state",
+    "vary_like",
+    "varying",
 ]
-
-# The one type of arrays that are computed and not traced; asking for it is faster than isinstance.
-with jax.ensure_compile_time_eval():
-    Array = type(jnp.zeros(()))
 
 
 def trace_state() -> Any:
@@ -87,6 +84,17 @@ def bind(eqn: Any, *args: Any) -> list:
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def varying(like: Any) -> tuple[str, ...]:
+    """The mesh axes over which a value varies, inside `shard_map`."""
+    return tuple(getattr(getattr(jax.typeof(like), "manual_axis_type", None), "varying", ()))
+
+
+def vary_like(value: Any, like: Any) -> Any:
+    """A value that varies over the mesh axes over which `like` does: a seed for it, inside `shard_map`."""
+    axes = tuple(a for a in varying(like) if a not in varying(value))
+    return jax.lax.pcast(value, axes, to="varying") if axes else value
 
 
 def jit_disabled() -> bool:

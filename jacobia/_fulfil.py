@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia import _plan
+from jacobia._blueprint import Block
 from jacobia._compat import Tracer
+from jacobia._errors import MaterializationError
 from jacobia._kernels import Sweep
-from jacobia._reading import Block, Linearized, another_way, no_way
+from jacobia._reading import Linearized, another_way, no_way
 from jacobia._store import Lines, Store
 
 
@@ -87,7 +89,11 @@ def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] |
         ways = _ways(origin, blocks, missing, asked or missing)
         for block, want, way in zip(blocks, missing, ways, strict=True):
             _check_width(origin, block, want, way)
-        sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
+        try:
+            sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
+        except MaterializationError:
+            ways = _turned(origin, blocks, ways)  # fewer passes, but more than fits: the other way may
+            sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
         try:
             out = origin.run(sweeps, ids)
         except Exception as error:
@@ -171,6 +177,12 @@ def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], aske
         _plan.choose(_asked(a), _count_of(m.rows, b.row_shape), _count_of(m.columns, b.column_shape), p).way
         for a, m, b, p in zip(asked, missing, blocks, possible, strict=True)
     ]
+
+
+def _turned(origin: Linearized, blocks: list[Block], ways: list[str]) -> list[str]:
+    turned = ["columns" if way == "rows" else "rows" for way in ways]
+    possible = [getattr(_possible(origin, b), way) for b, way in zip(blocks, turned, strict=True)]
+    return turned if all(possible) else ways
 
 
 def _joined(blocks: list[Block]) -> Block:
@@ -257,9 +269,9 @@ def _sweeps(
         numbers = missing[members[0]].rows if way == "rows" else missing[members[0]].columns
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
-        padded = numbers if numbers is None else _padded(origin, numbers, _most(blocks[members[0]], way))
-        sweeps.append(_sized(origin, way, outs, ins, padded))
-        ids.append(padded)
+        sweep = _sized(origin, way, outs, ins, numbers)
+        sweeps.append(sweep)
+        ids.append(_padded(numbers, sweep))
         read = ins if way == "rows" else outs
         for k in members:
             own = blocks[k].ins if way == "rows" else blocks[k].outs
@@ -271,37 +283,42 @@ def _most(block: Block, way: str) -> int:
     return math.prod(block.row_shape if way == "rows" else block.column_shape)
 
 
-def _padded(origin: Linearized, numbers: Any, most: int) -> Any:
-    if isinstance(numbers, Tracer) or not origin.compiles:
+def _padded(numbers: Any, sweep: Sweep) -> Any:
+    if numbers is None or sweep.width is None:
+        return None
+    if not sweep.padded:
         return jnp.asarray(numbers, jnp.int32)
-    out = np.full(_plan.padded_width(numbers.size, most), -1, np.int32)
+    out = np.full(sweep.width, -1, np.int32)
     out[: numbers.size] = numbers
     return out
 
 
-def _sized(origin: Linearized, way: str, outs: tuple, ins: tuple, ids: Any) -> Sweep:
-    # How many seeds run at once is the last thing to decide: it depends on all of the above. Where no
-    # memory has to be watched it is always the same.
-    blue = origin.blue
-    width = None if ids is None else ids.shape[0]
-    name = (way, outs, ins, width, origin.batch)
-    if name in blue.small_sweeps:
-        return blue.small_sweeps[name]
-    seeded, read = (blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins))
+def _sized(origin: Linearized, way: str, outs: tuple, ins: tuple, numbers: Any) -> Sweep:
+    # How wide the kernel is and how many seeds run at once is decided last: it depends on all of the above. Where
+    # no memory has to be watched it is always the same.
+    blue, padded = origin.blue, numbers is not None and origin.compiles
+    seeded, read = blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins)
     if way == "columns":
         seeded, read = read, seeded
-    seeds = seeded.size if width is None else width
+    seeds = seeded.size if numbers is None else len(numbers)
+    width = _plan.padded_width(seeds, seeded.size) if padded else seeds
+    name = (way, outs, ins, None if numbers is None else width, padded, origin.batch)
+    if name in blue.small_sweeps:
+        return blue.small_sweeps[name]
     samples = math.prod(origin.batch)
-    item = max(d.itemsize for d in seeded.dtypes + read.dtypes)
-    result, per_seed = seeds * read.size * item * samples, blue.per_seed * samples
-    limit = origin.limit(result + seeds * per_seed)
+    line = read.size * max(d.itemsize for d in seeded.dtypes + read.dtypes) * samples
+    per_seed = blue.per_seed * samples
+    limit = origin.limit(width * (line + per_seed))
     _plan.check_result(
         f"{blue.name}: {seeds} {way} of a Jacobian",
-        result,
+        seeds * line,
         limit,
         "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
     )
-    sweep = blue.sweep(way, outs, ins, width, _plan.chunk(seeds, per_seed, result, blue.chunk_size, limit))
+    if limit is not None and width * line > limit:
+        width = seeds  # a kernel of its own, where padding would not fit
+    chunk = _plan.chunk(width, per_seed, width * line, blue.chunk_size, limit)
+    sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded)
     if limit is None:
         blue.small_sweeps[name] = sweep
     return sweep

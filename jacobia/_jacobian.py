@@ -6,7 +6,7 @@ run a kernel, put and take.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax.tree_util import tree_unflatten
 
 from jacobia import _plan
 from jacobia._array import ArrayLike
+from jacobia._blueprint import Block
 from jacobia._compat import Tracer
 from jacobia._display import describe, explanation, known_lines
 from jacobia._fulfil import (
@@ -33,9 +34,8 @@ from jacobia._fulfil import (
 )
 from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
 from jacobia._products import checked, mv, vm
-from jacobia._reading import Block, Blueprint, Linearized, another_way
+from jacobia._reading import Linearized, another_way
 from jacobia._store import Stats
-from jacobia.program.fingerprint import Identity
 
 _ROLES = ("batch", "rows", "columns")
 
@@ -211,7 +211,7 @@ class Jacobian(ArrayLike):
 
     def _read(self, choice: Pick) -> jax.Array:
         if 0 in choice.shape:
-            return jnp.zeros(choice.shape, self.dtype)
+            return self._origin.empty(choice.shape, self.dtype)
         origin, index, order = self._origin, self._index, self._layout.order
         ids, want = dict(zip(order, choice.ids, strict=True)), self._want(choice)
         self._check_result(choice.shape)
@@ -270,7 +270,7 @@ class Jacobian(ArrayLike):
         origin, layout, want = self._origin, self._layout, Want(self._index, None, None)
         if 0 in layout.shape:
             block = layout.block
-            return jnp.zeros(layout.batch + block.row_shape + block.column_shape, self.dtype)
+            return origin.empty(layout.batch + block.row_shape + block.column_shape, self.dtype)
         self._check_result(layout.shape)
         if not origin.compiles:
             return compute(origin, [want])[0].array
@@ -333,6 +333,8 @@ class Jacobian(ArrayLike):
         block, program = self._layout.block, self._origin.blue.program
         before = program.pulls, program.pushes
         vector = checked(vector, way, self._origin.batch, block)
+        if jnp.iscomplexobj(vector) and not jnp.issubdtype(block.dtype, jnp.complexfloating):
+            return self._product(product, vector.real, way) + 1j * self._product(product, vector.imag, way)
         known = self._known()
         while True:
             if known is None and not (program.pulls if way == "rows" else program.pushes):
@@ -426,53 +428,3 @@ def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
             return {id(J): J[key] for J in views}
     done = dict(zip(todo, compute(origin, [wants[k] for k in todo]) if todo else (), strict=True))
     return {id(J): J._finish_inline(choices[k], done[k]) if k in done else J[key] for k, J in enumerate(views)}
-
-
-# As a pytree: the point, and a guard. Mapping over the leaves would move the point, not the matrix; a
-# typed PRNG key among them makes arithmetic and ravelling raise. Its shape (1,) tells how the view has
-# been batched since: vmap and scan put axes in front of every leaf.
-
-
-class _Form(NamedTuple):
-    blue: Blueprint
-    block: int  # its number
-    matrix: bool
-    transposed: bool
-    held: tuple[Any, ...]  # concrete arrays that f closes over, by identity; None where it is a leaf
-
-
-def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
-    origin = J._origin
-    shapes = origin.blue.const_shapes
-    is_leaf = [isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)]
-    held = tuple(None if leaf else Identity(c) for c, leaf in zip(origin.consts, is_leaf, strict=True))
-    consts = (c for c, leaf in zip(origin.consts, is_leaf, strict=True) if leaf)
-    form = _Form(origin.blue, J._index, J._layout.matrix, J._layout.transposed, held)
-    return (*consts, *origin.leaves, origin.guard()), form
-
-
-def _unflatten(form: _Form, leaves: Sequence) -> Jacobian:
-    *moving, guard = leaves
-    blue = form.blue
-    own = [s for s, h in zip(blue.const_shapes, form.held, strict=True) if h is None]
-    batch = _batch(moving, guard, own + list(blue.leaf_shapes))
-    rest = iter(moving)
-    consts = [next(rest) if h is None else h.held for h in form.held]
-    origin = Linearized.anywhere(blue, consts, list(rest), batch, guard)
-    return view(origin, form.block, Layout(blue.blocks[form.block], batch, form.matrix, form.transposed))
-
-
-def _batch(leaves: Sequence, guard: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    if not all(hasattr(a, "shape") for a in (*leaves, guard)):
-        return ()  # JAX puts other things in the places of leaves while it looks at a tree
-    batch, expected = guard.shape[:-1], guard.shape[-1:]
-    if expected != (1,) or any(a.shape != batch + s for a, s in zip(leaves, shapes, strict=True)):
-        got = [tuple(a.shape) for a in leaves]
-        raise ValueError(
-            f"J (as a pytree): expected leaves of shapes {list(shapes)} behind common batch axes, got {got}. A view "
-            "leaves vmap with out_axes=0 only, and its leaves are the point, not the matrix: map over J[...]."
-        )
-    return batch
-
-
-jax.tree_util.register_pytree_node(Jacobian, _flatten, _unflatten)

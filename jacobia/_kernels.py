@@ -8,14 +8,22 @@ compiles nothing; nor does another set of rows, since row numbers are arguments 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jacobia._compat import Literal, eval_jaxpr, opened
-from jacobia._linearize import Point, Program, linearize, pullback, pushforward, settings, settings_key
+from jacobia._linearize import (
+    Point,
+    Program,
+    derivative_program,
+    linearize,
+    pullback,
+    pushforward,
+    settings,
+    settings_key,
+)
 from jacobia._space import Space
 from jacobia.program.fingerprint import fingerprint
 
@@ -36,6 +44,7 @@ class Sweep(NamedTuple):
     chunk: int | None  # how many run at once; None: all
     dtypes: tuple[Any, ...]  # of the result, per leaf read
     flat: bool  # answer as one matrix over all leaves (ravel)
+    padded: bool = False  # seed numbers are padded with -1 behind the last one that counts
 
 
 def run_sweep(sweep: Sweep, apply: Callable, basis: Space, ids: Any) -> list[jax.Array]:
@@ -68,10 +77,11 @@ def _seeded(sweep: Sweep, apply: Callable, basis: Space, ids: Any) -> list[jax.A
 
     if sweep.width is None:
         return _all(many, basis.size, sweep.chunk, axis)
-    loop = sweep.chunk or _LOOP
-    if sweep.width <= loop:
-        return many(ids)
-    return _some(many, ids, loop, axis)
+    ids = jnp.asarray(ids)
+    if not sweep.padded:
+        return _all(lambda places: many(ids[places]), sweep.width, sweep.chunk, axis)
+    loop = min(sweep.chunk or _LOOP, sweep.width)
+    return many(jnp.where(ids < 0, ids[0], ids)) if sweep.width <= loop else _some(many, ids, loop, axis)
 
 
 def _all(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array]:
@@ -81,30 +91,29 @@ def _all(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array
     starts = jax.lax.iota(jnp.int32, steps) * chunk
 
     def step(start: Any) -> list[jax.Array]:
-        ids = jnp.minimum(start + jax.lax.iota(jnp.int32, chunk), n - 1)
-        return [jnp.moveaxis(a, axis, 0) for a in many(ids)]
+        places = jnp.minimum(start + jax.lax.iota(jnp.int32, chunk), n - 1)
+        return [jnp.moveaxis(a, axis, 0) for a in many(places)]
 
     stacked = jax.lax.map(step, starts)
     return [jnp.moveaxis(a.reshape((steps * chunk, *a.shape[2:]))[:n], 0, axis) for a in stacked]
 
 
 def _some(many: Callable, ids: Any, chunk: int, axis: int) -> list[jax.Array]:
-    # ids are padded with -1 behind the last one that counts; only the passes that hold one are run.
-    steps = -(-ids.shape[0] // chunk)
+    # Only the passes that hold a number that counts are run.
+    width = ids.shape[0]
+    steps = -(-width // chunk)
     count = jnp.sum(ids >= 0)
-    ids = jnp.pad(jnp.where(ids < 0, ids[0], ids), (0, steps * chunk - ids.shape[0]), mode="edge")
-    shapes = jax.eval_shape(many, ids[:chunk])
-    lead = [jnp.zeros((steps * chunk, *jnp.moveaxis(jnp.empty(s.shape), axis, 0).shape[1:]), s.dtype) for s in shapes]
+    ids = jnp.pad(jnp.where(ids < 0, ids[0], ids), (0, steps * chunk - width), mode="edge")
+
+    def part(k: Any) -> list[jax.Array]:
+        return [jnp.moveaxis(a, axis, 0) for a in many(jax.lax.dynamic_slice(ids, (k * chunk,), (chunk,)))]
 
     def step(k: Any, out: list) -> list:
-        part = many(jax.lax.dynamic_slice(ids, (k * chunk,), (chunk,)))
-        return [
-            jax.lax.dynamic_update_slice_in_dim(o, jnp.moveaxis(p, axis, 0), k * chunk, 0)
-            for o, p in zip(out, part, strict=True)
-        ]
+        return [jax.lax.dynamic_update_slice_in_dim(o, p, k * chunk, 0) for o, p in zip(out, part(k), strict=True)]
 
-    out = jax.lax.fori_loop(0, (count + chunk - 1) // chunk, step, lead)
-    return [jnp.moveaxis(o, 0, axis) for o in out]
+    empty = [jnp.zeros((steps * chunk, *s.shape[1:]), s.dtype) for s in jax.eval_shape(part, 0)]
+    out = jax.lax.fori_loop(0, (count + chunk - 1) // chunk, step, empty)
+    return [jnp.moveaxis(o[:width], 0, axis) for o in out]
 
 
 class Spaces(NamedTuple):
@@ -262,23 +271,16 @@ def _expansion(program: Program, positions: tuple[int, ...]) -> Hashable:
 
 def _expanded(program: Program, positions: tuple[int, ...]) -> Hashable:
     # Kernels are run and not differentiated again, so the rules that are left in them do not matter.
-    args = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype, weak_type=v.aval.weak_type) for v in program.jaxpr.invars]
-    skip = len(args) - program.num_leaves
-
-    def derivative(direction: Callable, consts: list, leaves: list, seeds: list) -> list:
-        point = Point(program, positions, consts, leaves)
-        return direction(point, range(program.num_y), range(len(positions)))(seeds)
-
-    seeds = {pushforward: [args[skip + p] for p in positions], pullback: program.out_avals}
-    for direction in (pushforward, pullback):
+    outs, ins = tuple(range(program.num_y)), tuple(range(len(positions)))
+    for way in ("columns", "rows"):
         try:
-            closed = jax.make_jaxpr(partial(derivative, direction))(args[:skip], args[skip:], seeds[direction])
+            jaxpr, own = opened(derivative_program(program, positions, way, outs, ins))
         except (TypeError, ValueError, NotImplementedError):
             continue
-        jaxpr, own = opened(closed)
         found = fingerprint(jaxpr, own, rules=False)
         if not found.opaque:  # else a rule is still to be applied: the other direction may do so
-            return Kind(found.key, settings_key(program.settings))
+            plain = fingerprint(program.jaxpr, rules=False)  # what no derivative shows: aux
+            return Kind(plain.key, found.key, settings_key(program.settings))
     return program
 
 

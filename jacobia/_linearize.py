@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._arguments import Call
-from jacobia._compat import Tracer, config_values, eval_jaxpr, opened, trace_state
+from jacobia._compat import Tracer, config_values, eval_jaxpr, opened, trace_state, vary_like
 from jacobia.program.dependence import Dependence, dependence
 from jacobia.program.fingerprint import fingerprint
 from jacobia.program.walk import nested_consts, run_hoisted
@@ -67,11 +67,6 @@ class Program:
     def __call__(self, consts: Sequence, leaves: Sequence) -> tuple[list, list]:
         out = self._run(consts, leaves)
         return out[: self.num_y], out[self.num_y :]
-
-    @property
-    def out_avals(self) -> list:
-        """Abstract outputs, as seeds of a pullback are made of them."""
-        return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.outvars[: self.num_y]]
 
 
 _programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictionary()
@@ -189,8 +184,9 @@ def _checked_output(name: str, path: str, leaf: Any) -> Any:
 
 
 def _check_effects(name: str, f: Callable, closed: Any) -> None:
-    # jax.debug.print and its like may run once per kernel; nothing else can be repeated or left out.
-    bad = sorted({type(e).__name__ for e in closed.effects if type(e).__name__ != "DebugEffect"})
+    # jax.debug.print and its like may run once per kernel, and the name of an axis is no effect on anything; nothing
+    # else can be repeated or left out.
+    bad = sorted({type(e).__name__ for e in closed.effects} - {"DebugEffect", "NamedAxisEffect"})
     if bad:
         raise TypeError(
             f"{name}(f={_name(f)}): expected a pure function, got effects {', '.join(bad)} (a mutable reference, "
@@ -232,8 +228,8 @@ def _restricted(point: Point, outs: Sequence[int], ins: Sequence[int]) -> tuple[
 def pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
     """Cotangents of the outputs `outs` → cotangents of the inputs `ins`."""
     g, xs = _restricted(point, outs, ins)
-    _, pull = jax.vjp(g, xs)
-    return lambda cotangents: pull(cotangents)[0]
+    ys, pull = jax.vjp(g, xs)
+    return lambda cotangents: pull([vary_like(c, y) for c, y in zip(cotangents, ys, strict=True)])[0]
 
 
 def pushforward(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
@@ -243,10 +239,34 @@ def pushforward(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callab
     """
     g, xs = _restricted(point, outs, ins)
     if point.program.pushes == "jvp":
-        return lambda tangents: jax.jvp(g, (xs,), (tangents,))[1]
+        return lambda tangents: jax.jvp(g, (xs,), ([vary_like(t, x) for t, x in zip(tangents, xs, strict=True)],))[1]
     ys, pull = jax.vjp(g, xs)
     _, push = jax.vjp(lambda cotangents: pull(cotangents)[0], [jnp.zeros_like(y) for y in ys])
     return lambda tangents: push(tangents)[0]
+
+
+def derivative_program(
+    program: Program, positions: tuple[int, ...], way: str, outs: Sequence[int], ins: Sequence[int]
+) -> Any:
+    """The program of y and one pullback ("rows") or pushforward ("columns").
+
+    Its inputs are constants and leaves of f, then the seeds.
+    """
+    skip = len(program.jaxpr.invars) - program.num_leaves
+    avals = [v.aval for v in program.jaxpr.invars]
+    args = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
+    rows = way == "rows"
+    seeded = [program.jaxpr.outvars[i].aval for i in outs] if rows else [avals[skip + positions[j]] for j in ins]
+
+    def derivative(args: list, seeds: list) -> list:
+        g, xs = _restricted(Point(program, positions, args[:skip], args[skip:]), outs, ins)
+        if rows:
+            y, pull = jax.vjp(g, xs)
+            return [*y, *pull(seeds)[0]]
+        y, tangents = jax.jvp(g, (xs,), (seeds,))
+        return [*y, *tangents]
+
+    return jax.make_jaxpr(derivative)(args, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in seeded])
 
 
 def linearize(point: Point) -> tuple[list, list, Callable[[list], list]]:

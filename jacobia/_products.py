@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jacobia._reading import Block, Linearized
+from jacobia._blueprint import Block
+from jacobia._reading import Linearized
 
 
 def mv(origin: Linearized, block: Block, v: jax.Array, known: Any) -> jax.Array:

@@ -5,155 +5,22 @@ All views of a call share one `Linearized`. Knows nothing of keys or of what is 
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import tree_structure
 
-from jacobia._compat import Tracer, jit_disabled, trace_state
-from jacobia._kernels import Kind, ReadError, Spaces, Sweep, call, keep, residual_bytes, sweeps_at, sweeps_of
+from jacobia._blueprint import Block, Blueprint
+from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
+from jacobia._kernels import Kind, ReadError, Sweep, call, keep, residual_bytes, sweeps_at, sweeps_of
 from jacobia._linearize import Point, Program, linearize, pullback, pushforward, tracing, value
-from jacobia._plan import Ways, byte_limit
-from jacobia.program.cost import peak_bytes, seed_cost
-
-
-class Block(NamedTuple):
-    """One view of the tree: which output leaves (rows) and input leaves (columns), and its shapes."""
-
-    outs: tuple[int, ...]
-    ins: tuple[int, ...]
-    row_shape: tuple[int, ...]
-    column_shape: tuple[int, ...]
-    dtype: Any
-    ways: Ways
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """Everything about a call but its arrays: hashable, and equal for calls that could share a kernel."""
-
-    name: str  # "jacobian", for messages
-    program: Program
-    positions: tuple[int, ...]
-    spaces: Spaces
-    in_tree: Any
-    kept_leaves: tuple[bool, ...]  # of in_tree: is the leaf differentiated
-    out_tree: Any
-    aux_tree: Any
-    ravel: bool
-    holomorphic: bool
-    mode: str
-    chunk_size: Any
-    memory_limit: int | None
-    jit: bool
-    leaf_shapes: tuple[tuple[int, ...], ...]
-    const_shapes: tuple[tuple[int, ...], ...]
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.program, self.positions, self.mode, self.ravel))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def single(self) -> bool:
-        """One view and no tree around it."""
-        return self.ravel or (tree_structure(0) == self.in_tree == self.out_tree and self.kept_leaves == (True,))
-
-    @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        """Row by row of the tree of views: each output leaf with each input leaf."""
-        outs, ins = self.spaces
-        if self.ravel:
-            return (self._block(tuple(range(len(outs))), tuple(range(len(ins))), (outs.size,), (ins.size,)),)
-        return tuple(
-            self._block((i,), (j,), outs.shapes[i], ins.shapes[j]) for i in range(len(outs)) for j in range(len(ins))
-        )
-
-    def _block(self, outs: tuple, ins: tuple, row_shape: tuple, column_shape: tuple) -> Block:
-        y = [self.spaces.outputs.dtypes[i] for i in outs]
-        x = [self.spaces.inputs.dtypes[j] for j in ins]
-        dtype = jnp.result_type(*y, *x)
-        # A pullback answers in the dtype of the input and a pushforward in that of the output: where one
-        # of them is narrower than the result, it would round or overflow on the way, silently.
-        exact = Ways(all(d == dtype for d in x), all(d == dtype for d in y))
-        exact = exact if any(exact) else Ways(True, True)
-        asked = Ways(self.mode in ("auto", "rev"), self.mode in ("auto", "fwd"))
-        both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
-        return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact)
-
-    def cheaper(self, block: Block) -> str:
-        """Where both ways take as many passes: the one whose passes cost less, read off their programs."""
-        key = block.outs, block.ins
-        if key not in self.ties:
-            self.ties[key] = self._cheaper(*key) if self.program.jaxpr is not None else "columns"
-        return self.ties[key]
-
-    def _cheaper(self, outs: tuple, ins: tuple) -> str:
-        jaxpr, skip = self.program.jaxpr, len(self.const_shapes)
-        args = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
-
-        def one(apply: Callable) -> Callable:
-            def run(args: list, seeds: list) -> list:
-                return apply(Point(self.program, self.positions, args[:skip], args[skip:]), outs, ins)(seeds)
-
-            return run
-
-        def seeds(space: Any) -> list:
-            return [jax.ShapeDtypeStruct(s, d) for s, d in zip(space.shapes, space.dtypes, strict=True)]
-
-        ys, xs = seeds(self.spaces.outputs.pick(outs)), seeds(self.spaces.inputs.pick(ins))
-        try:
-            rows = seed_cost(jax.make_jaxpr(one(pullback))(args, ys).jaxpr, len(ys), False)
-            columns = seed_cost(jax.make_jaxpr(one(pushforward))(args, xs).jaxpr, len(xs), True)
-        except (TypeError, ValueError, NotImplementedError):
-            return "columns"  # one of them is not there; whoever runs it will find out
-        return "rows" if rows < columns else "columns"
-
-    @cached_property
-    def ties(self) -> dict:
-        return {}
-
-    @cached_property
-    def per_seed(self) -> int:
-        """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
-        peak = peak_bytes(self.program.jaxpr) if self.program.jaxpr is not None else 0
-        return peak + sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in self.spaces)
-
-    def sweep(self, way: str, outs: tuple, ins: tuple, width: int | None, chunk: int | None) -> Sweep:
-        seeded, read = (outs, ins) if way == "rows" else (ins, outs)
-        y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
-        if self.ravel:
-            dtypes = (self.blocks[0].dtype,) * len(read)
-        elif way == "rows":
-            dtypes = tuple(jnp.result_type(y[outs[0]], x[j]) for j in read)
-        else:
-            dtypes = tuple(jnp.result_type(y[i], x[ins[0]]) for i in read)
-        return Sweep(way, seeded, read, width, chunk, dtypes, self.ravel)
-
-    @cached_property
-    def recipes(self) -> dict:
-        """How fresh views were read the last time, by the index of the block and the number of rows."""
-        return {}
-
-    @cached_property
-    def small_sweeps(self) -> dict:
-        """Sweeps that are too small for memory to matter."""
-        return {}
-
-    @cached_property
-    def kinds(self) -> dict:
-        """Names of the kernels used so far: their hashes are computed once."""
-        return {}
+from jacobia._plan import byte_limit
 
 
 @cache
 def _new_guard() -> Any:
-    with jax.ensure_compile_time_eval():
+    with eval_context():  # whatever is being traced now, the guard is no part of it
         return jax.random.key(0, impl="threefry2x32").reshape(1)
 
 
@@ -215,6 +82,13 @@ class Linearized:
         fresh.source = self.source
         return fresh
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """A result without entries, where results live."""
+        for a in self.leaves:
+            if isinstance(a, jax.Array) and not isinstance(a, Tracer) and a.committed:
+                return jnp.zeros(shape, dtype, device=next(iter(a.devices())))
+        return jnp.zeros(shape, dtype)
+
     def limit(self, need: int) -> int | None:
         return byte_limit(self.blue.memory_limit, need, None if self.traced else self.device)
 
@@ -225,8 +99,8 @@ class Linearized:
         self.reads += 1
         if not self.compiles:
             # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
-            shared = self.reads > 1 or not self.blue.jit
-            if shared and not self.batch and all(map(self._pushes, sweeps)):
+            shared = (self.reads > 1 or not self.blue.jit) and not self.batch and not any(map(varying, self.leaves))
+            if shared and all(map(self._pushes, sweeps)):
                 return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids)
         try:
@@ -315,7 +189,7 @@ class Linearized:
     def value(self) -> tuple[list, list]:
         """Leaves of y and of aux."""
         with self.lock:
-            if self._value is not None:
+            if self._value is not None and not any(a.is_deleted() for leaves in self._value for a in leaves):
                 return self._value
             if not self.compiles:
                 if self.batch or self.blue.jit:
@@ -340,7 +214,7 @@ class Linearized:
             if not self.batch:
                 need = residual_bytes(self.point)
                 limit = self.limit(need)
-                if limit is None or need <= limit // 4:
+                if (limit is None or need <= limit // 4) and self._value is None:
                     kept = self._kept_residuals()
                     return kept.y, kept.aux
             kind = self._kind("value", (), self._const_axes())

@@ -12,13 +12,13 @@ import jax
 from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
 from jacobia._arguments import Call, check_inexact, differentiated, take_apart
-from jacobia._compat import Array as ARRAY
+from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._errors import IndependenceError
 from jacobia._jacobian import Jacobian, Layout, read_together, view
 from jacobia._kernels import Spaces
 from jacobia._linearize import Point, read_dependence, trace
-from jacobia._reading import Blueprint, Linearized
+from jacobia._reading import Linearized
 from jacobia._space import Space
 from jacobia.program.fingerprint import Identity
 
@@ -248,7 +248,7 @@ class _Transform:
         if self._plain:
             leaves, treedef = ([args[0]], None) if len(args) == 1 and not kwargs else tree_flatten((args, kwargs))
             for a in leaves:
-                if type(a) is not ARRAY:
+                if type(a) not in _ARRAYS:
                     break
             else:
                 entry = self._entries.get((treedef, settings_token(), *[a.aval for a in leaves]))
@@ -259,6 +259,7 @@ class _Transform:
         options = self._options
         call = take_apart(options.name, args, kwargs, options.static_argnums, options.static_argnames)
         entry = self._entry(call)
+        _ARRAYS.update(type(a) for a in call.leaves if not isinstance(a, Tracer))
         origin = Linearized.anywhere(entry.blue, entry.consts, call.leaves)
         origin.source = None if origin.traced else (self, *call.rebuild(call.leaves))
         return origin, entry
@@ -274,6 +275,9 @@ class _Transform:
                 self._entries.put(key, entry)
         return entry
 
+
+# Types of arrays that are computed and not traced, as they are met: asking for them is faster than isinstance.
+_ARRAYS: set[type] = set()
 
 _ONE_ARRAY = tree_structure(((0,), {}))
 
@@ -293,6 +297,12 @@ def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> 
         options.ravel, options.holomorphic, options.mode, options.chunk_size, options.memory_limit, jit,
         tuple(a.shape for a in call.leaves), tuple(c.shape for c in traced.consts),
     )  # fmt: skip
+    if options.ravel and not any(blue.exact):
+        raise TypeError(
+            f"{name}(ravel=True): expected inputs or outputs of one dtype, as wide as the result, got inputs "
+            f"{', '.join(map(str, ins.dtypes))} and outputs {', '.join(map(str, outs.dtypes))}. Either direction would "
+            "round some of them: convert them, or leave ravel out."
+        )
     if options.strict or options.holomorphic:
         _check_program(options, blue, Point(traced.program, positions, traced.consts, call.leaves))
     layouts = [Layout(b, (), False, False) for b in blue.blocks]

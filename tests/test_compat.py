@@ -12,14 +12,6 @@ def equations(f, *args):
     return jax.make_jaxpr(f)(*args).jaxpr.eqns
 
 
-def test_the_type_of_arrays():
-    with jax.ensure_compile_time_eval():
-        assert type(jnp.ones(2)) is _compat.Array
-    seen = []
-    jax.make_jaxpr(lambda x: seen.append(type(x) is _compat.Array) or x)(1.0)
-    assert seen == [False]
-
-
 def test_every_name_is_there():
     assert [name for name in _compat.__all__ if not hasattr(_compat, name)] == []
 

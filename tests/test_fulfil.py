@@ -78,15 +78,14 @@ def test_keys_on_an_accelerator(accelerator, f, turned):
     x, dense = (X, DENSE) if f is tanh else (SQUARE, CUBES)
     fresh = lambda: jacobian(f)(x).T if turned else jacobian(f)(x)  # noqa: E731
     dense = dense.T if turned else dense
-    for first in (0, (..., 0), None):
+    for first in (0, (..., 0)):
         J = fresh()
-        if first is not None:
-            J[first]
+        J[first]
         for key in KEYS:
             got = J[key]
             assert isinstance(got, jax.Array) and got.shape == dense[key].shape
             close(got, dense[key])
-    for key in KEYS:
+    for key in KEYS[1:10:2]:
         close(fresh()[key], dense[key])
     assert accelerator
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jacobia"
 # The order of the rooms. Files of one folder are one room: they may import each other, but not in a circle.
 ROOMS = """
-_errors _compat _space program _arguments _linearize _plan _kernels _reading
-_store _indexing _products _display _array _fulfil _jacobian _transform _demo __init__ __main__
+_errors _compat _space program _arguments _linearize _plan _kernels _blueprint _reading
+_store _indexing _products _display _array _fulfil _jacobian _pytree _transform _demo __init__ __main__
 """.split()
 ALLOWED_ANYWHERE = {"jax", "jaxlib", "numpy", "jacobia"} | set(sys.stdlib_module_names)
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -61,17 +61,18 @@ def basis(shape):
 
 def rows(point, outs, ins, i):
     """The rows of output `outs[i]`, with zeros in the other cotangents."""
-    y = [value(point)[0][k] for k in outs]
+    shapes = jax.eval_shape(lambda: value(point)[0])
+    y = [jnp.zeros(shapes[k].shape, shapes[k].dtype) for k in outs]
     pull = pullback(point, outs, ins)
-    one = lambda seed: pull([seed if k == i else jnp.zeros_like(v) for k, v in enumerate(y)])  # noqa: E731
-    return jax.vmap(one)(basis(y[i].shape))
+    one = lambda seed: pull([seed if k == i else v for k, v in enumerate(y)])  # noqa: E731
+    return jax.jit(jax.vmap(one))(basis(y[i].shape))
 
 
 def columns(point, outs, ins, j):
     x = [point.leaves[k] for k in ins]
     push = pushforward(point, outs, ins)
     one = lambda seed: push([seed if k == j else jnp.zeros_like(v) for k, v in enumerate(x)])  # noqa: E731
-    return jax.vmap(one, out_axes=-1)(basis(x[j].shape))
+    return jax.jit(jax.vmap(one, out_axes=-1))(basis(x[j].shape))
 
 
 @pytest.mark.parametrize("jit", [True, False], ids=["jit", "python"])

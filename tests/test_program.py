@@ -9,7 +9,7 @@ import pytest
 
 from jacobia.program.cost import peak_bytes, seed_cost
 from jacobia.program.dependence import dependence
-from jacobia.program.fingerprint import Identity, fingerprint
+from jacobia.program.fingerprint import Identity, _Reader, fingerprint
 from jacobia.program.walk import nested_consts, nested_consts_of_call, run, run_hoisted, subprograms
 
 X = np.linspace(0.5, 2, 4, dtype=np.float32)
@@ -112,8 +112,8 @@ PAIRS = {
     "rule of a custom_vjp": (custom_vjp(2), custom_vjp(3)),
     "rule in an inner jit": (jax.jit(custom_jvp(2)), jax.jit(custom_jvp(3))),
     "rule in a loop": (
-        lambda x, f=custom_jvp(2): jax.lax.map(f, x),
-        lambda x, f=custom_jvp(3): jax.lax.map(f, x),
+        functools.partial(jax.lax.map, custom_jvp(2)),
+        functools.partial(jax.lax.map, custom_jvp(3)),
     ),
     "callback": (callback(2), callback(3)),
     "matmul precision inside": (
@@ -183,6 +183,17 @@ def test_rules_that_are_only_run_are_left_out():
     one, other = print_of(custom_vjp(2), rules=False), print_of(custom_vjp(3), rules=False)
     assert one.key == other.key and not one.opaque
     assert print_of(callback(2), rules=False).key != print_of(callback(3), rules=False).key
+
+
+def test_parameters_that_python_calls_equal():
+    def key(value):
+        reader = _Reader(True)
+        return reader.value(value), reader.opaque
+
+    values = [1, 1.0, True, 0, 0.0, -0.0, False, (0.0,), (-0.0,), [0.0], np.float32(0), np.float64(0), None, "0", 0j]
+    keys = [key(v) for v in values]
+    assert len(set(keys)) == len(values) and not any(opaque for _, opaque in keys)
+    assert key(float("nan")) == key(float("nan")) and key({"a": 1}) == key({"a": 1}) != key({"a": True})
 
 
 def test_an_identity_keeps_its_object():
@@ -273,7 +284,7 @@ def test_no_dependence_is_missed(name):
     # The reading may err towards "depends"; a column of a block it calls independent must be zero.
     f, expected = DEPENDENCE[name]
     jac = jax.jacfwd if name.startswith("while") else jax.jacrev
-    for j, block in enumerate(jac(f, argnums=(0, 1))(X, X + 1)):
+    for j, block in enumerate(jax.jit(jac(f, argnums=(0, 1)))(X, X + 1)):
         if np.any(np.asarray(block)):
             assert j in expected
 

@@ -1,0 +1,149 @@
+"""What a call of a transform is like, apart from its arrays: its program, its blocks, what was found out about them.
+
+Hashable, so that it can be the static part of a tree. Knows no arrays and runs nothing.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.tree_util import tree_structure
+
+from jacobia._kernels import Spaces, Sweep
+from jacobia._linearize import Program, derivative_program
+from jacobia._plan import Ways
+from jacobia.program.cost import peak_bytes, seed_cost
+
+
+class Block(NamedTuple):
+    """One view of the tree: which output leaves (rows) and input leaves (columns), and its shapes."""
+
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+    row_shape: tuple[int, ...]
+    column_shape: tuple[int, ...]
+    dtype: Any
+    ways: Ways
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything about a call but its arrays: hashable, and equal for calls that could share a kernel."""
+
+    name: str  # "jacobian", for messages
+    program: Program
+    positions: tuple[int, ...]
+    spaces: Spaces
+    in_tree: Any
+    kept_leaves: tuple[bool, ...]  # of in_tree: is the leaf differentiated
+    out_tree: Any
+    aux_tree: Any
+    ravel: bool
+    holomorphic: bool
+    mode: str
+    chunk_size: Any
+    memory_limit: int | None
+    jit: bool
+    leaf_shapes: tuple[tuple[int, ...], ...]
+    const_shapes: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.program, self.positions, self.mode, self.ravel))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def single(self) -> bool:
+        """One view and no tree around it."""
+        return self.ravel or (tree_structure(0) == self.in_tree == self.out_tree and self.kept_leaves == (True,))
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Row by row of the tree of views: each output leaf with each input leaf."""
+        outs, ins = self.spaces
+        if self.ravel:
+            return (self._block(tuple(range(len(outs))), tuple(range(len(ins))), (outs.size,), (ins.size,)),)
+        return tuple(
+            self._block((i,), (j,), outs.shapes[i], ins.shapes[j]) for i in range(len(outs)) for j in range(len(ins))
+        )
+
+    def _block(self, outs: tuple, ins: tuple, row_shape: tuple, column_shape: tuple) -> Block:
+        y = [self.spaces.outputs.dtypes[i] for i in outs]
+        x = [self.spaces.inputs.dtypes[j] for j in ins]
+        dtype = jnp.result_type(*y, *x)
+        # A pullback answers in the dtype of the input and a pushforward in that of the output: where one
+        # of them is narrower than the result, it would round or overflow on the way, silently.
+        exact = _exact(dtype, y, x)
+        exact = exact if any(exact) else Ways(True, True)
+        asked = Ways(self.mode in ("auto", "rev"), self.mode in ("auto", "fwd"))
+        both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
+        return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact)
+
+    @property
+    def exact(self) -> Ways:
+        """Which ways answer for all leaves at once in the dtype of the result."""
+        y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
+        return _exact(jnp.result_type(*y, *x), y, x)
+
+    def cheaper(self, block: Block) -> str:
+        """Where both ways take as many passes: the one whose passes cost less, read off their programs."""
+        key = block.outs, block.ins
+        if key not in self.ties:
+            self.ties[key] = self._cheaper(*key) if self.program.jaxpr is not None else "columns"
+        return self.ties[key]
+
+    def _cheaper(self, outs: tuple, ins: tuple) -> str:
+        def cost(way: str, num_seeds: int) -> float:
+            closed = derivative_program(self.program, self.positions, way, outs, ins)
+            return seed_cost(closed.jaxpr, num_seeds, transposed=way == "columns")
+
+        try:
+            rows, columns = cost("rows", len(outs)), cost("columns", len(ins))
+        except (TypeError, ValueError, NotImplementedError):
+            return "columns"  # one of them is not there; whoever runs it will find out
+        return "rows" if rows < columns else "columns"
+
+    @cached_property
+    def ties(self) -> dict:
+        return {}
+
+    @cached_property
+    def per_seed(self) -> int:
+        """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
+        peak = peak_bytes(self.program.jaxpr) if self.program.jaxpr is not None else 0
+        return peak + sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in self.spaces)
+
+    def sweep(
+        self, way: str, outs: tuple, ins: tuple, width: int | None, chunk: int | None, padded: bool = False
+    ) -> Sweep:
+        seeded, read = (outs, ins) if way == "rows" else (ins, outs)
+        y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
+        if self.ravel:
+            dtypes = (self.blocks[0].dtype,) * len(read)
+        elif way == "rows":
+            dtypes = tuple(jnp.result_type(y[outs[0]], x[j]) for j in read)
+        else:
+            dtypes = tuple(jnp.result_type(y[i], x[ins[0]]) for i in read)
+        return Sweep(way, seeded, read, width, chunk, dtypes, self.ravel, padded)
+
+    @cached_property
+    def recipes(self) -> dict:
+        """How fresh views were read the last time, by the index of the block and the number of rows."""
+        return {}
+
+    @cached_property
+    def small_sweeps(self) -> dict:
+        """Sweeps that are too small for memory to matter."""
+        return {}
+
+    @cached_property
+    def kinds(self) -> dict:
+        """Names of the kernels used so far: their hashes are computed once."""
+        return {}
+
+
+def _exact(dtype: Any, y: Any, x: Any) -> Ways:
+    return Ways(all(d == dtype for d in x), all(d == dtype for d in y))
