@@ -40,7 +40,6 @@ class Blueprint:
     out_tree: Any
     aux_tree: Any
     ravel: bool
-    holomorphic: bool
     mode: str
     chunk_size: Any
     memory_limit: int | None

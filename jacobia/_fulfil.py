@@ -5,6 +5,7 @@ Between the view, which knows what a key asks for, and the kernels, which know h
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 
 from jacobia import _plan
 from jacobia._blueprint import Block
-from jacobia._compat import Tracer
+from jacobia._compat import Tracer, eval_context
 from jacobia._errors import MaterializationError
 from jacobia._kernels import Sweep
 from jacobia._reading import Linearized, another_way, no_way
@@ -225,6 +226,13 @@ def _remember_way(origin: Linearized, index: int, done: Done, block: Block, swee
         origin.blue.recipes[index, sweeps[0].width] = _Recipe(done.way, len(done.numbers), *origin.fused(sweeps))
 
 
+@lru_cache(maxsize=256)
+def _on_device(numbers: range) -> Any:
+    # Row numbers as the kernel takes them: the same rows are read at one point after the other.
+    with eval_context():
+        return jax.device_put(np.arange(numbers.start, numbers.stop, numbers.step, dtype=np.int32))
+
+
 def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
     """Some rows or (None) all of a block of which nothing is known yet, read as in the view before it.
 
@@ -237,15 +245,15 @@ def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
     with origin.lock:
         if index in origin.stores:
             return None  # another thread was faster
-        ids = None if numbers is None else np.arange(numbers.start, numbers.stop, numbers.step, dtype=np.int32)
+        ids = None if numbers is None else _on_device(numbers)
         ((lines,),) = origin.run_fused(recipe.kind, recipe.body, (ids,))
         if isinstance(lines, Tracer):  # read under a trace: what is computed there is not remembered
             return lines
         store = store_of(origin, index)
-        if ids is None:
+        if numbers is None:
             store.full = lines
         else:
-            store.rows.put(ids, lines)
+            store.rows.put(np.arange(numbers.start, numbers.stop, numbers.step), lines)
         store.count(recipe.way, recipe.lines, recipe.lines, recipe.lines)
         return lines
 

@@ -170,13 +170,15 @@ class Jacobian(ArrayLike):
     # Reading
 
     def __getitem__(self, key: Any) -> jax.Array:
-        layout = self._layout
-        if key is Ellipsis or is_all(key, len(layout.shape)):
+        if key is Ellipsis:
             return self._whole()
+        layout = self._layout
         if layout.rowwise:  # what is read most, without the whole machinery
             out = self._some_rows(key)
             if out is not None:
                 return out
+        if is_all(key, len(layout.shape)):
+            return self._whole()
         return self._read(pick(key, layout.parts))
 
     def _some_rows(self, key: Any) -> jax.Array | None:

@@ -294,7 +294,7 @@ def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> 
     outs = Space(tuple(a.shape for a in traced.out_avals), tuple(a.dtype for a in traced.out_avals), traced.out_paths)
     blue = Blueprint(
         name, traced.program, positions, Spaces(outs, ins), in_tree, kept, traced.out_tree, traced.aux_tree,
-        options.ravel, options.holomorphic, options.mode, options.chunk_size, options.memory_limit, jit,
+        options.ravel, options.mode, options.chunk_size, options.memory_limit, jit,
         tuple(a.shape for a in call.leaves), tuple(c.shape for c in traced.consts),
     )  # fmt: skip
     if options.ravel and not any(blue.exact):
