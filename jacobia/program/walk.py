@@ -56,7 +56,7 @@ def run_hoisted(jaxpr: Any, consts: list, nested: Iterator, args: list) -> list:
         if not _is_plain_call(eqn):
             return bind(eqn, *values)
         inner = eqn.params["jaxpr"]
-        if not _has_consts(inner):
+        if not nested_consts_of_call(inner):
             return bind(eqn, *values)
         own = [next(nested) for _ in inner_consts(inner)]
         return run_hoisted(inner.jaxpr, own, nested, values)
@@ -64,5 +64,5 @@ def run_hoisted(jaxpr: Any, consts: list, nested: Iterator, args: list) -> list:
     return run(jaxpr, consts, args, rule)
 
 
-def _has_consts(inner: Any) -> bool:
+def nested_consts_of_call(inner: Any) -> bool:
     return bool(inner_consts(inner)) or bool(nested_consts(inner.jaxpr))
