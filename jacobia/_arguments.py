@@ -214,7 +214,7 @@ def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[b
 def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
     """Raise unless a leaf can be differentiated."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
-        kind = f"a typed key ({dtype})"
+        kind = f"a typed key ({dtype}; a lazy view has one among its leaves, write J[...])"
     elif jnp.issubdtype(dtype, jnp.complexfloating):
         if holomorphic:
             return
