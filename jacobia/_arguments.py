@@ -32,8 +32,8 @@ class Static:
 
 
 def _typed(value: Any) -> Hashable:
-    if isinstance(value, (tuple, frozenset)):
-        return type(value), type(value)(_typed(v) for v in value) if type(value) in (tuple, frozenset) else value
+    if type(value) in (tuple, frozenset):
+        return type(value), type(value)(_typed(v) for v in value)
     return type(value), repr(value) if isinstance(value, (float, complex)) else value
 
 
@@ -86,10 +86,8 @@ def take_apart(
             leaves.append(leaf)
         elif isinstance(leaf, _STATIC):
             fixed.append((place, Static(leaf)))
-        elif isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind not in "OSUMmV":
+        elif isinstance(leaf, (np.ndarray, np.generic)) and _is_numeric(leaf.dtype):
             leaves.append(_copied(leaf))
-        elif isinstance(leaf, (np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.inexact):
-            leaves.append(_copied(leaf))  # bfloat16 and its like, which NumPy files under "V"
         elif isinstance(leaf, _SCALARS):
             leaves.append(jnp.asarray(leaf))
         elif hasattr(leaf, "__jax_array__"):
@@ -103,6 +101,11 @@ def take_apart(
                 f"got {type(leaf).__name__}. What is part of the program is named in static_argnums or static_argnames."
             )
     return Call(leaves, treedef, tuple(fixed), static_args, static_kwargs)
+
+
+def _is_numeric(dtype: Any) -> bool:
+    # bfloat16 and its like are numbers, though NumPy files them under "V".
+    return dtype.kind not in "OSUMmV" or jnp.issubdtype(dtype, jnp.inexact)
 
 
 def _copied(array: Any) -> jax.Array:

@@ -52,14 +52,8 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
         if store.whole() is None:
             rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
             if rows.size and columns.size:
-                missing.append(Want(want.block, _none_if_all(rows, store.rows), _none_if_all(columns, store.columns)))
-                asked.append(
-                    Want(
-                        want.block,
-                        _none_if_all(want.rows, store.rows),
-                        _none_if_all(want.columns, store.columns),
-                    )
-                )
+                missing.append(_want(want.block, rows, columns, store))
+                asked.append(_want(*want, store))
     if not missing:
         return []
     done = compute(origin, missing, asked)
@@ -70,6 +64,10 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
         else:
             (store.rows if result.way == "rows" else store.columns).put(result.numbers, result.array)
     return done
+
+
+def _want(block: int, rows: Any, columns: Any, store: Store) -> Want:
+    return Want(block, _none_if_all(rows, store.rows), _none_if_all(columns, store.columns))
 
 
 def _none_if_all(numbers: np.ndarray | None, lines: Lines) -> np.ndarray | None:
@@ -112,8 +110,7 @@ def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] |
 
 
 def _count(origin: Linearized, want: Want, block: Block, sweep: Sweep, done: Done) -> None:
-    lines = math.prod(block.row_shape if done.way == "rows" else block.column_shape)
-    seeds = lines if done.numbers is None else len(done.numbers)
+    seeds = _most(block, done.way) if done.numbers is None else len(done.numbers)
     run = seeds if sweep.width is None else sweep.width
     store_of(origin, want.block).count(done.way, seeds, seeds, run)
 
@@ -148,9 +145,10 @@ def plan(origin: Linearized, want: Want) -> Plan:
     if store.whole() is not None:
         return Plan("none", 0, 0, "all of it is known")
     rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
-    asked = Want(want.block, _none_if_all(want.rows, store.rows), _none_if_all(want.columns, store.columns))
     ways = _possible(origin, block)
-    choice = _plan.choose(_asked(asked), rows.size, columns.size, ways, lambda: origin.blue.cheaper(block))
+    choice = _plan.choose(
+        _asked(_want(*want, store)), rows.size, columns.size, ways, lambda: origin.blue.cheaper(block)
+    )
     passes, instead = (rows.size, columns.size) if choice.way == "rows" else (columns.size, rows.size)
     return Plan(choice.way, 0 if choice.way == "none" else passes, instead, choice.why)
 

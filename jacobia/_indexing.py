@@ -99,13 +99,9 @@ def _item(k: Any) -> Any:
         return np.asarray(k)
     if isinstance(k, (list, range, np.ndarray, jax.Array)):
         a = np.asarray(k)
-        return (
-            a.astype(int)
-            if a.size == 0 and isinstance(k, (list, range))
-            else a
-            if a.ndim or a.dtype.kind == "b"
-            else _index(a)
-        )
+        if a.ndim == 0 and a.dtype.kind != "b":
+            return _index(a)
+        return a.astype(int) if a.size == 0 and isinstance(k, (list, range)) else a  # NumPy reads [] as integers
     return _index(k)
 
 

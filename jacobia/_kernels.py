@@ -27,7 +27,7 @@ from jacobia._linearize import (
 from jacobia._space import Space
 from jacobia.program.fingerprint import fingerprint
 
-# A compiled kernel on a CPU takes about a megabyte, code and bookkeeping.
+# A compiled kernel on a CPU takes one to two megabytes, code and bookkeeping.
 LIMIT = 256
 
 # Beyond this width, row sets run in a loop of as many passes as they need.
@@ -296,13 +296,18 @@ class Kept(NamedTuple):
 def keep(point: Point) -> Kept:
     """Linearize once by a compiled kernel and keep the residuals."""
     program = point.program
-    form = program.forms.get(("keep", point.positions))
-    if form is None:
-        form = program.forms["keep", point.positions] = _KeepForm(point)
+    form = _keep_form(point)
     out = iter(call(program, point.positions, form.kind, form.body, list(point.consts), list(point.leaves)))
     args = [*point.consts, *point.leaves]
     y, aux = [next(out) for _ in range(form.num_y)], [next(out) for _ in range(form.num_aux)]
     return Kept(y, aux, [next(out) if k is None else args[k] for k in form.sources], form.tree)
+
+
+def _keep_form(point: Point) -> "_KeepForm":
+    forms, name = point.program.forms, ("keep", point.positions)
+    if name not in forms:
+        forms[name] = _KeepForm(point)
+    return forms[name]
 
 
 class _KeepForm:
@@ -338,7 +343,4 @@ class _KeepForm:
 
 def residual_bytes(point: Point) -> int:
     """Bytes that `keep` would hold on to, beyond the inputs themselves."""
-    form = point.program.forms.get(("keep", point.positions))
-    if form is None:
-        form = point.program.forms["keep", point.positions] = _KeepForm(point)
-    return form.nbytes
+    return _keep_form(point).nbytes

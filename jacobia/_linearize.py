@@ -168,13 +168,13 @@ def _is_array_like(leaf: Any) -> bool:
 
 
 def _checked_output(name: str, path: str, leaf: Any) -> Any:
-    if isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)) and not isinstance(leaf, bool):
+    if isinstance(leaf, jax.Array):
+        return leaf
+    if isinstance(leaf, (np.ndarray, np.generic, int, float, complex)):
         try:
-            return jnp.asarray(leaf) if not isinstance(leaf, jax.Array) else leaf
+            return jnp.asarray(leaf)
         except TypeError:
-            pass
-    if isinstance(leaf, bool):
-        return jnp.asarray(leaf)
+            pass  # strings and objects
     if _is_array_like(leaf):
         return jnp.asarray(leaf)
     raise TypeError(
@@ -216,13 +216,18 @@ def _restricted(point: Point, outs: Sequence[int], ins: Sequence[int]) -> tuple[
     places = [point.positions[k] for k in ins]
 
     def g(xs: list) -> list:
-        leaves = list(point.leaves)
-        for place, x in zip(places, xs, strict=True):
-            leaves[place] = x
-        y, _ = point.program(point.consts, leaves)
+        y, _ = value(_moved(point, places, xs))
         return [y[i] for i in outs]
 
     return g, [point.leaves[p] for p in places]
+
+
+def _moved(point: Point, places: Sequence[int], xs: list) -> Point:
+    # The point with other values in some of its leaves.
+    leaves = list(point.leaves)
+    for place, x in zip(places, xs, strict=True):
+        leaves[place] = x
+    return point._replace(leaves=leaves)
 
 
 def pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
@@ -272,14 +277,7 @@ def derivative_program(
 def linearize(point: Point) -> tuple[list, list, Callable[[list], list]]:
     """y, aux, and the linear program of all differentiated leaves, with its residuals kept."""
     xs = [point.leaves[p] for p in point.positions]
-
-    def g(xs: list) -> tuple[list, list]:
-        leaves = list(point.leaves)
-        for place, x in zip(point.positions, xs, strict=True):
-            leaves[place] = x
-        return point.program(point.consts, leaves)
-
-    y, lin, aux = jax.linearize(g, xs, has_aux=True)
+    y, lin, aux = jax.linearize(lambda xs: value(_moved(point, point.positions, xs)), xs, has_aux=True)
     return y, aux, lin
 
 

@@ -103,11 +103,7 @@ class Linearized:
             if shared and all(map(self._pushes, sweeps)):
                 return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids)
-        try:
-            return self._compiled(sweeps, ids)
-        except Exception as error:
-            self._raise_if_deleted(error)
-            raise
+        return self._telling(self._compiled, sweeps, ids)
 
     def _compiled(self, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[Any]]:
         blue = self.blue
@@ -124,12 +120,10 @@ class Linearized:
         return self._kind("fused", sweeps, self._const_axes()), self._fused(sweeps)
 
     def run_fused(self, kind: Kind, body: Callable, ids: Sequence) -> list[list[Any]]:
+        """Run a kernel that `fused` has named."""
         self.reads += 1
-        try:
-            return call(self.blue.program, self.blue.positions, kind, body, self.consts, self.leaves, ids)
-        except Exception as error:
-            self._raise_if_deleted(error)
-            raise
+        program, positions = self.blue.program, self.blue.positions
+        return self._telling(call, program, positions, kind, body, self.consts, self.leaves, ids)
 
     def _kind(self, what: str, sweeps: tuple[Sweep, ...], axes: tuple) -> Kind:
         name = (what, sweeps, len(self.batch), axes)
@@ -161,8 +155,9 @@ class Linearized:
             return False
         if self._kept is not None:
             return True
-        if self.reads < 2:
-            return False
+        return self.reads >= 2 and self._residuals_fit()
+
+    def _residuals_fit(self) -> bool:
         need = residual_bytes(self.point)
         limit = self.limit(need)
         return limit is None or need <= limit // 4
@@ -196,7 +191,7 @@ class Linearized:
                     return self._batched(value)(self.consts, self.leaves)
                 self._linear_program()
                 return self._kept_in[2], self._kept_in[3]
-            self._value = self._compiled_value()
+            self._value = self._telling(self._compiled_value)
             return self._value
 
     def _batched(self, of_point: Callable) -> Callable:
@@ -210,18 +205,11 @@ class Linearized:
         return body
 
     def _compiled_value(self) -> tuple[list, list]:
-        try:
-            if not self.batch:
-                need = residual_bytes(self.point)
-                limit = self.limit(need)
-                if (limit is None or need <= limit // 4) and self._value is None:
-                    kept = self._kept_residuals()
-                    return kept.y, kept.aux
-            kind = self._kind("value", (), self._const_axes())
-            return call(self.blue.program, self.blue.positions, kind, self._batched(value), self.consts, self.leaves)
-        except Exception as error:
-            self._raise_if_deleted(error)
-            raise
+        if not self.batch and self._value is None and self._residuals_fit():
+            kept = self._kept_residuals()
+            return kept.y, kept.aux
+        kind = self._kind("value", (), self._const_axes())
+        return call(self.blue.program, self.blue.positions, kind, self._batched(value), self.consts, self.leaves)
 
     # Products
 
@@ -240,8 +228,12 @@ class Linearized:
         if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
             return body(self.consts, self.leaves, vectors)
         kind = self._kind("product " + way, (blue.sweep(way, block.outs, block.ins, None, None),), self._const_axes())
+        return self._telling(call, blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
+
+    def _telling(self, work: Callable, *args: Any) -> Any:
+        # JAX says that some array has been deleted; this says which.
         try:
-            return call(blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
+            return work(*args)
         except Exception as error:
             self._raise_if_deleted(error)
             raise
