@@ -6,11 +6,10 @@ prints JSON lines.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobia
-from benchmarks import memory, timing
+from benchmarks import memory, second_order, timing
 from benchmarks.peers import BASE, by_hand
+from benchmarks.results import MIB, Compilations, Result, checked, faster, rounds, slower, wait
 from benchmarks.workloads import (
     WORKLOADS,
     Workload,
     build_mlp,
     check,
-    check_closed_form,
     forward,
     inputs,
     mlp_parameters,
@@ -35,86 +34,13 @@ from benchmarks.workloads import (
 from jacobia import jacobian
 
 ROOT = Path(__file__).resolve().parents[1]
-MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the table. Without a limit it informs and can't be missed."""
-
-    bar: str
-    measured: float | None  # None: it failed, and the note says how
-    unit: str
-    limit: float | None = None
-    at_least: bool = False
-    note: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if self.measured is None:
-            return "**failed**"
-        if self.limit is None:
-            return ""
-        met = self.measured >= self.limit if self.at_least else self.measured <= self.limit
-        return "met" if met else "**missed**"
-
-    @property
-    def loses(self) -> bool:
-        """jacobia takes more than what it is compared with."""
-        if self.measured is None:
-            return False
-        return (self.unit == "×" and self.measured > 1) or (self.unit == "× faster" and self.measured < 1)
-
-
-def slower(bar: str, times: timing.Times, ours: str, other: str, limit: float | None = None) -> Result:
-    """How many times the other's time we take."""
-    note = f"{_median(times[ours])} / {_median(times[other])}"
-    return Result(bar, timing.ratio(times[ours], times[other]), "×", limit, note=note)
-
-
-def faster(bar: str, times: timing.Times, ours: str, other: str, limit: float) -> Result:
-    """How many times our time the other takes."""
-    note = f"{_median(times[other])} / {_median(times[ours])}"
-    return Result(bar, timing.ratio(times[other], times[ours]), "× faster", limit, at_least=True, note=note)
-
-
-def _median(times: list[float]) -> str:
-    return timing.human(statistics.median(times))
-
-
-def _wait(result: jax.Array) -> jax.Array:
-    return result.block_until_ready()
-
-
-def _rounds(contenders: timing.Contenders, points: list, quick: bool, wait: Callable = _wait) -> timing.Times:
-    rounds, budget = (5, 0.02) if quick else (15, 0.1)
-    return timing.rounds_in_turn(contenders, points, wait, rounds, budget)
-
-
-def _checked(workload: Workload) -> tuple[Callable, list[jax.Array], Callable]:
-    """f (a gradient, for a Hessian), points, and a check of contenders to be called before they are timed."""
-    check_closed_form(workload)
-    f = workload.build(jnp, jnp.asarray)
-    points = inputs(workload)
-
-    def right(contenders: timing.Contenders) -> None:
-        for name, call in contenders.items():
-            for x in points[:2]:  # the first may be the call that compiles
-                try:
-                    check(workload, x, np.asarray(call(jnp.asarray(x))))
-                except AssertionError as error:
-                    raise AssertionError(f"{name}: {error}") from error
-
-    return jax.grad(f) if workload.hessian else f, [jnp.asarray(x) for x in points], right
-
-
 # ---- speed ----
 
 
 def some_rows(quick: bool) -> list[Result]:
     """Rows 1:4 of 2000."""
     workload = WORKLOADS["rows"]
-    f, points, right = _checked(workload)
+    f, points, right = checked(workload)
     any_rows = jax.jit(lambda x, rows: by_any_rows(f, x, rows))
     three = jnp.arange(1, 4)
     jac = jacobian(f)
@@ -127,7 +53,7 @@ def some_rows(quick: bool) -> list[Result]:
         "jacrev": jax.jit(lambda x: jax.jacrev(f)(x)[1:4]),
     }
     right(contenders)
-    times = _rounds(contenders, points, quick)
+    times = rounds(contenders, points, quick)
     what = "rows 1:4 of 2000"
     anew = "`jacobian(f)(x)[1:4]`"
     return [
@@ -152,10 +78,8 @@ def everything(name: str, quick: bool) -> list[Result]:
     workload = WORKLOADS[name]
     if workload.rows:
         title = "MLP 64→256→256→2000, all"
-        workload = Workload(
-            name, title, workload.shape, workload.num_outputs, workload.build, workload.closed_form
-        )
-    f, points, right = _checked(workload)
+        workload = Workload(name, title, workload.shape, workload.num_outputs, workload.build, workload.closed_form)
+    f, points, right = checked(workload)
     jac = jacobian(f)
     contenders = {
         "kept": lambda x: jac(x)[...],
@@ -165,7 +89,7 @@ def everything(name: str, quick: bool) -> list[Result]:
         BASE[1]: jax.jit(jax.jacfwd(f)),
     }
     right(contenders)
-    times = _rounds(contenders, points, quick)
+    times = rounds(contenders, points, quick)
     base = timing.better(times, BASE)
     what = f"`J[...]`, {workload.title.removesuffix(', all')}"
     if name == "small":  # dispatch is all there is: a bar of its own
@@ -184,7 +108,7 @@ def everything(name: str, quick: bool) -> list[Result]:
 def per_sample(quick: bool) -> list[Result]:
     """One Jacobian a sample, by vmap: no bar."""
     workload = WORKLOADS["batch"]
-    f, points, _ = _checked(workload)
+    f, points, _ = checked(workload)
     contenders = {
         "jacobia": jax.jit(jax.vmap(lambda x: jacobian(f)(x)[...])),
         BASE[0]: jax.jit(jax.vmap(jax.jacrev(f))),
@@ -193,7 +117,7 @@ def per_sample(quick: bool) -> list[Result]:
     expected = contenders[BASE[0]](points[0])
     for call in contenders.values():
         np.testing.assert_allclose(call(points[0]), expected, rtol=1e-4, atol=1e-5)
-    times = _rounds(contenders, points, quick)
+    times = rounds(contenders, points, quick)
     base = timing.better(times, BASE)
     what = "batch of 256, 32→32, one Jacobian a sample by `vmap`, in jit"
     return [slower(f"{what}, against {base}", times, "jacobia", base)]
@@ -205,34 +129,34 @@ def remembered(quick: bool) -> list[Result]:
     identity = jax.jit(lambda a: a)
     for name in ("small", "mlp"):
         workload = WORKLOADS[name]
-        f, points, right = _checked(workload)
+        f, points, right = checked(workload)
         right({"J[...]": lambda x, f=f: jacobian(f)(x)[...]})
         J = jacobian(f)(points[0])
-        _wait(J[...])
+        wait(J[...])
         contenders = {"all": lambda x, J=J: J[...], "identity": identity}
-        times = _rounds(contenders, points, quick)
+        times = rounds(contenders, points, quick)
         results.append(slower(f"remembered `J[...]`, {workload.title}", times, "all", "identity", 1.5))
     # J is now that of the MLP, which has 64 rows.
     workload = WORKLOADS["mlp"]
     numbers = list(range(64))
     check(workload, inputs(workload)[0], np.stack([np.asarray(J[i]) for i in numbers]))
-    times = _rounds({"row": lambda i: J[i], "identity": lambda i: identity(points[0])}, numbers, quick)
+    times = rounds({"row": lambda i: J[i], "identity": lambda i: identity(points[0])}, numbers, quick)
     what = "a remembered row, 64 different ones in turn after `J[...]`"
     results.append(slower(what, times, "row", "identity", 2.5))
 
     def read_all(view):
         for i in numbers:
-            _wait(view[i])
+            wait(view[i])
 
     def call_identity():
         for _ in numbers:
-            _wait(identity(points[0]))
+            wait(identity(points[0]))
 
     jac = jacobian(f)
     firsts: timing.Times = {"rows": [], "identity": []}
     for k in range(10 if quick else 40):
         view = jac(points[k % len(points)])
-        _wait(view[...])
+        wait(view[...])
         firsts["rows"].append(timing.seconds(partial(read_all, view)) / 64)
         firsts["identity"].append(timing.seconds(call_identity) / 64)
     firsts = {name: seconds[2:] for name, seconds in firsts.items()}  # warm
@@ -261,26 +185,12 @@ def scan_rows(quick: bool) -> list[Result]:
     expected = np.stack(contenders["fused"](points[0]))
     atol = 1e-4 * np.abs(expected).max()
     np.testing.assert_allclose(np.stack(reads(points[0])), expected, rtol=1e-4, atol=atol)
-    times = _rounds(contenders, points, quick, jax.block_until_ready)
+    times = rounds(contenders, points, quick, jax.block_until_ready)
     what = "ten rows, one at a time, of a 300-step scan, against ten fused jitted calls"
     return [slower(what, times, "view", "fused")]
 
 
 # ---- compilations ----
-
-
-class Compilations:
-    """Counts what XLA compiles in this process."""
-
-    def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        jax.jit(lambda x: x * 3 + 1)(jnp.zeros(5))
-        if not self.count:
-            raise RuntimeError("Compilations(): expected an event for a program, got none. Was it renamed?")
-
-    def _listen(self, event: str, duration: float, **_) -> None:
-        self.count += "backend_compile" in event
 
 
 @jax.custom_jvp
@@ -330,13 +240,11 @@ def fresh_lambdas(quick: bool) -> list[Result]:
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
         before = counter.count
         for x in points[:20]:
-            _wait(contenders["jacobia"](x))
+            wait(contenders["jacobia"](x))
         compiled = counter.count - before
         what = f"a new lambda with the same body, {title}"
-        results.append(
-            Result(f"{what}: 20 more after the first", compiled, "compilations", 0 if bar else None)
-        )
-        times = _rounds(contenders, points, quick)
+        results.append(Result(f"{what}: 20 more after the first", compiled, "compilations", 0 if bar else None))
+        times = rounds(contenders, points, quick)
         limit = 1 / 15 if bar else None
         what += ", against `jax.jit(jacrev(…))` and its compilation"
         results.append(slower(what, times, "jacobia", "jax", limit))
@@ -401,7 +309,7 @@ def peak(library: str, quick: bool) -> list[Result]:
     }[library]
     before = memory.peak()
     for x in points:
-        _wait(call(x))
+        wait(call(x))
     rise = (memory.peak() - before) / MIB
     return [Result(f"rise of the peak of resident memory, M = 8000, N = 64, {library}", rise, "MiB")]
 
@@ -430,7 +338,7 @@ def many_functions(library: str, quick: bool) -> list[Result]:
     np.testing.assert_allclose(read(3), jax.jacrev(new(3))(x)[1], rtol=1e-5)
     resident, held = [], []
     for i in range(count):
-        _wait(read(i))
+        wait(read(i))
         if library == "jacobia":
             held.append(jacobia.cache_info().kernels)
         resident.append(memory.resident() / MIB)
@@ -441,9 +349,7 @@ def many_functions(library: str, quick: bool) -> list[Result]:
     bar = FLAT if library == "jacobia" and not quick else None
     results = [Result(f"{what}: rise of resident memory over the last half", rise, "MiB", bar, note=note)]
     if library == "jacobia":
-        results.append(
-            Result(f"{what}: kernels held, at most", max(held), "kernels", jacobia.cache_info().limit)
-        )
+        results.append(Result(f"{what}: kernels held, at most", max(held), "kernels", jacobia.cache_info().limit))
     return results
 
 
@@ -462,6 +368,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     "functions-jacobia": partial(many_functions, "jacobia"),
     "functions-jax": partial(many_functions, "jax.jit"),
     "scan-rows": scan_rows,
+    **second_order.BARS,
 }
 
 

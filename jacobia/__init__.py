@@ -6,19 +6,22 @@ first: a read is five steps.
 
 from jacobia import _pytree as _pytree
 from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
+from jacobia._hessian import Hessian
 from jacobia._jacobian import Jacobian
 from jacobia._kernels import cache_clear, cache_info
-from jacobia._transform import jacobian, materialize
+from jacobia._transform import hessian, jacobian, materialize
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "BatchMixingError",
+    "Hessian",
     "IndependenceError",
     "Jacobian",
     "MaterializationError",
     "cache_clear",
     "cache_info",
+    "hessian",
     "jacobian",
     "materialize",
 ]

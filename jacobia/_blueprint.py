@@ -3,6 +3,8 @@
 Hashable, so that it can be the static part of a tree. Knows no arrays and runs nothing.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,10 +12,27 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import tree_structure
 
-from jacobia._kernels import Spaces, Sweep
-from jacobia._linearize import Program, derivative_program
+from jacobia._compat import opened
+from jacobia._linearize import Point
 from jacobia._plan import Ways
-from jacobia.program.cost import peak_bytes, seed_cost
+from jacobia._space import Batch, Space
+from jacobia._sweeps import Spaces, Sweep, applied_program
+from jacobia._trace import Program
+from jacobia.program.cost import peak_bytes, seed_cost, written_bytes
+from jacobia.program.cut import Cut, cut
+
+
+class Primal(NamedTuple):
+    """The f of a Hessian, beside the program of its gradient."""
+
+    program: Program
+    num_own: int  # constants of the gradient in front of those of f
+    outputs: Space  # of one sample, with a batch
+    batch: Batch | None
+
+
+# What a linear program writes is about twice what its primal does.
+_LINEAR = 2
 
 
 class Block(NamedTuple):
@@ -46,6 +65,7 @@ class Blueprint:
     jit: bool
     leaf_shapes: tuple[tuple[int, ...], ...]
     const_shapes: tuple[tuple[int, ...], ...]
+    primal: Primal | None = None  # of a Hessian
 
     @cached_property
     def _hash(self) -> int:
@@ -59,10 +79,39 @@ class Blueprint:
         """One view and no tree around it."""
         return self.ravel or (tree_structure(0) == self.in_tree == self.out_tree and self.kept_leaves == (True,))
 
+    def point(self, consts: Sequence, leaves: Sequence) -> Point:
+        """Where the program is linearized."""
+        return Point(self.program, self.positions, consts, leaves, self.spaces.batch)
+
+    def primal_point(self, consts: Sequence, leaves: Sequence) -> Point:
+        """Where the f of a Hessian is evaluated."""
+        assert self.primal is not None
+        program, num_own, _, batch = self.primal
+        return Point(program, self.positions, consts[num_own:], leaves, batch)
+
+    @property
+    def primal_spaces(self) -> Spaces:
+        """The two sides of f, where its Hessian is asked for."""
+        assert self.primal is not None
+        return Spaces(self.primal.outputs, self.spaces.inputs, self.primal.batch)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether a row of a block is a column of its mirror image: the Hessian of a scalar f."""
+        return self.spaces.hessian and self.program.heads is None
+
+    def mirror(self, index: int) -> int:
+        """The block that is the transpose of this one."""
+        if self.ravel:
+            return index
+        width = len(self.spaces.inputs)
+        o, i, j = index // width**2, index // width % width, index % width
+        return (o * width + j) * width + i
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """Row by row of the tree of views: each output leaf with each input leaf."""
-        outs, ins = self.spaces
+        outs, ins = self.spaces.outputs, self.spaces.inputs
         if self.ravel:
             return (self._block(tuple(range(len(outs))), tuple(range(len(ins))), (outs.size,), (ins.size,)),)
         return tuple(
@@ -78,6 +127,8 @@ class Blueprint:
         exact = _exact(dtype, y, x)
         exact = exact if any(exact) else Ways(True, True)
         asked = Ways(self.mode in ("auto", "rev"), self.mode in ("auto", "fwd"))
+        if self.spaces.hessian:
+            asked = Ways(True, True)  # a line of it is a pushforward or a pullback, whichever the mode says
         both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
         return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact)
 
@@ -96,7 +147,7 @@ class Blueprint:
 
     def _cheaper(self, outs: tuple, ins: tuple) -> str:
         def cost(way: str, num_seeds: int) -> float:
-            closed = derivative_program(self.program, self.positions, way, outs, ins)
+            closed = applied_program(self.program, self.positions, self.spaces, way, outs, ins)
             return seed_cost(closed.jaxpr, num_seeds, transposed=way == "columns")
 
         try:
@@ -104,6 +155,33 @@ class Blueprint:
         except (TypeError, ValueError, NotImplementedError):
             return "columns"  # one of them is not there; whoever runs it will find out
         return "rows" if rows < columns else "columns"
+
+    def cut(self, sweep: Sweep) -> Cut | None:
+        """The program that answers one seed for one sample, where samples can be told apart in all of it."""
+        name = sweep.way, sweep.seeded, sweep.read
+        if name not in self.cuts:
+            self.cuts[name] = self._cut(*name)
+        return self.cuts[name]
+
+    def _cut(self, way: str, seeded: tuple, read: tuple) -> Cut | None:
+        program, spaces = self.program, self.spaces
+        if way == "second":
+            assert self.primal is not None
+            program, spaces = self.primal.program, self.primal_spaces
+        batch = spaces.batch
+        if program.jaxpr is None or batch is None:
+            return None
+        outs, ins = (seeded, read) if way == "rows" else (read, seeded)
+        jaxpr, own = opened(applied_program(program, self.positions, spaces, way, outs, ins))
+        axes: list[int | None] = [None] * len(program.jaxpr.invars)
+        for place, axis in zip(self.positions, batch.inputs, strict=True):
+            axes[len(axes) - program.num_leaves + place] = axis
+        made = cut(jaxpr, [None] * len(own) + axes + [0] * len(seeded), [0] * len(read), batch.size)
+        return made and Cut(lambda sample, args: made(sample, [*own, *args]), made.has_rules)
+
+    @cached_property
+    def cuts(self) -> dict:
+        return {}
 
     @cached_property
     def ties(self) -> dict:
@@ -113,10 +191,24 @@ class Blueprint:
     def per_seed(self) -> int:
         """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
         peak = peak_bytes(self.program.jaxpr) if self.program.jaxpr is not None else 0
-        return peak + sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in self.spaces)
+        sides, lead = (self.spaces.outputs, self.spaces.inputs), math.prod(self.spaces.lead)
+        return peak + lead * sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in sides)
+
+    @cached_property
+    def heavy(self) -> int:
+        """Bytes of what one seed makes pass through memory: answers of operations that no compiler fuses."""
+        return 0 if self.program.jaxpr is None else _LINEAR * written_bytes(self.program.jaxpr)
 
     def sweep(
-        self, way: str, outs: tuple, ins: tuple, width: int | None, chunk: int | None, padded: bool = False
+        self,
+        way: str,
+        outs: tuple,
+        ins: tuple,
+        width: int | None,
+        chunk: int | None,
+        padded: bool = False,
+        diagonal: bool = False,
+        block: int | None = None,
     ) -> Sweep:
         seeded, read = (outs, ins) if way == "rows" else (ins, outs)
         y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
@@ -126,7 +218,7 @@ class Blueprint:
             dtypes = tuple(jnp.result_type(y[outs[0]], x[j]) for j in read)
         else:
             dtypes = tuple(jnp.result_type(y[i], x[ins[0]]) for i in read)
-        return Sweep(way, seeded, read, width, chunk, dtypes, self.ravel, padded)
+        return Sweep(way, seeded, read, width, chunk, dtypes, self.ravel, padded, diagonal, block)
 
     @cached_property
     def recipes(self) -> dict:

@@ -3,8 +3,8 @@
 from typing import Any
 
 
-def describe(shape: tuple[int, ...], dtype: Any, known: str) -> str:
-    return f"Jacobian(shape={shape}, dtype={dtype}, {known})"
+def describe(kind: str, shape: tuple[int, ...], dtype: Any, known: str) -> str:
+    return f"{kind}(shape={shape}, dtype={dtype}, {known})"
 
 
 def known_lines(rows: tuple[int, int], columns: tuple[int, int], whole: bool) -> str:

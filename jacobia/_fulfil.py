@@ -4,7 +4,7 @@ Between the view, which knows what a key asks for, and the kernels, which know h
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ from jacobia import _plan
 from jacobia._blueprint import Block
 from jacobia._compat import Tracer, eval_context
 from jacobia._errors import MaterializationError
-from jacobia._kernels import Sweep
-from jacobia._reading import Linearized, another_way, no_way
+from jacobia._reading import Linearized, either_way
 from jacobia._store import Lines, Store
+from jacobia._sweeps import Sweep
 
 
 class Want(NamedTuple):
@@ -30,18 +30,41 @@ class Want(NamedTuple):
 
 
 class Done(NamedTuple):
+    block: int  # the one that was computed: the mirror image of the one asked for, where a column was a row there
     way: str  # "rows" or "columns"
     numbers: Any  # None: all
     array: Any  # (R, *x.shape), (*y.shape, R), padded behind; or y.shape + x.shape for all
+    turned: bool = False  # columns were asked for, and are rows of the mirror image
 
 
 def store_of(origin: Linearized, index: int) -> Store:
     store = origin.stores.get(index)
     if store is None:
-        block = origin.blue.blocks[index]
-        fresh = Store(math.prod(block.row_shape), math.prod(block.column_shape))
-        store = origin.stores.setdefault(index, fresh)
+        with origin.lock:
+            store = origin.stores.get(index) or _new_store(origin, index)
     return store
+
+
+def _new_store(origin: Linearized, index: int) -> Store:
+    block = origin.blue.blocks[index]
+    store = Store(math.prod(block.row_shape), math.prod(block.column_shape))
+    if origin.blue.symmetric:
+        other = origin.blue.mirror(index)
+        twin = store if other == index else Store(math.prod(block.column_shape), math.prod(block.row_shape))
+        store.reflect(twin, lambda full: flipped(origin, other, full))
+        twin.reflect(store, lambda full: flipped(origin, index, full))
+        origin.stores[other] = twin
+    origin.stores[index] = store
+    return store
+
+
+def flipped(origin: Linearized, index: int, full: Any) -> jax.Array:
+    """The whole mirror image of a block."""
+    lead, rows = len(origin.lead), len(origin.lead) + len(origin.blue.blocks[index].row_shape)
+    axes = range(full.ndim)
+    turned = jnp.transpose(full, (*axes[:lead], *axes[rows:], *axes[lead:rows]))
+    image = origin.blue.blocks[origin.blue.mirror(index)]
+    return turned.reshape(origin.lead + image.row_shape + image.column_shape)
 
 
 def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
@@ -49,7 +72,7 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     missing, asked = [], []
     for want in wants:
         store = store_of(origin, want.block)
-        if store.whole() is None:
+        if store.whole() is None and not _reflected(origin, want, asked):
             rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
             if rows.size and columns.size:
                 missing.append(_want(want.block, rows, columns, store))
@@ -57,13 +80,43 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     if not missing:
         return []
     done = compute(origin, missing, asked)
-    for want, result in zip(missing, done, strict=True):
-        store = store_of(origin, want.block)
+    for result in done:
+        store = store_of(origin, result.block)
         if result.numbers is None:
             store.set_whole(result.array)
         else:
             (store.rows if result.way == "rows" else store.columns).put(result.numbers, result.array)
     return done
+
+
+def _reflected(origin: Linearized, want: Want, among: Sequence[Want]) -> bool:
+    # Whether all of it is the transpose of what is computed anyway.
+    return origin.blue.symmetric and Want(origin.blue.mirror(want.block), want.columns, want.rows) in [
+        w for w in among if w.rows is None and w.columns is None
+    ]
+
+
+def compute_each(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
+    """What is asked for of some blocks, as part of a trace; nothing is remembered."""
+    own = [k for k, w in enumerate(wants) if not _reflected(origin, w, wants[:k])]
+    done = [_turned_back(origin, d) if d.turned else d for d in compute(origin, [wants[k] for k in own])]
+    found = dict(zip(own, done, strict=True))
+    for k, want in enumerate(wants):
+        if k not in found:
+            image = wants.index(Want(origin.blue.mirror(want.block), None, None))
+            found[k] = Done(want.block, "rows", None, flipped(origin, wants[image].block, found[image].array))
+    return [found[k] for k in range(len(wants))]
+
+
+def _turned_back(origin: Linearized, done: Done) -> Done:
+    # Rows of a mirror image, as columns of the block that was asked for.
+    image = origin.blue.mirror(done.block)
+    if done.numbers is None:
+        return Done(image, "rows", None, flipped(origin, done.block, done.array))
+    lead = origin.lead
+    array = jnp.moveaxis(done.array, len(lead), -1)
+    array = array.reshape(lead + origin.blue.blocks[image].row_shape + array.shape[-1:])
+    return Done(image, "columns", done.numbers, array)
 
 
 def _want(block: int, rows: Any, columns: Any, store: Store) -> Want:
@@ -82,37 +135,58 @@ def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] |
       asked: what was asked for, which says what the caller would rather have: rows or columns.
     """
     blocks = [origin.blue.blocks[w.block] for w in missing]
-    program = origin.blue.program
-    before, first_error = (program.pulls, program.pushes), None
-    while True:
+
+    def attempt() -> tuple[str, Callable]:
         ways = _ways(origin, blocks, missing, asked or missing)
         for block, want, way in zip(blocks, missing, ways, strict=True):
             _check_width(origin, block, want, way)
         try:
-            sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
+            plan = _sweeps(origin, missing, ways)
         except MaterializationError:
             ways = _turned(origin, blocks, ways)  # fewer passes, but more than fits: the other way may
-            sweeps, ids, answers = _sweeps(origin, blocks, missing, ways)
-        try:
-            out = origin.run(sweeps, ids)
-        except Exception as error:
-            first_error = first_error or no_way(error, origin.blue, ways[0])
-            if not another_way(error, blocks, program, ways[0]):
-                program.pulls, program.pushes = before  # it was something else
-                raise first_error from (None if first_error is error else error)
-            continue
-        done = [Done(way, a.numbers, out[a.sweep][a.place]) for way, a in zip(ways, answers, strict=True)]
-        for want, block, answer, result in zip(missing, blocks, answers, done, strict=True):
-            _count(origin, want, block, sweeps[answer.sweep], result)
-        if len(done) == 1 and not any(isinstance(i, Tracer) for i in ids):
-            _remember_way(origin, missing[0].block, done[0], blocks[0], sweeps)
-        return done
+            plan = _sweeps(origin, missing, ways)
+        return origin.by(plan[0][0].way), lambda: _run(origin, missing, ways, *plan)
+
+    return either_way(origin, blocks, attempt)
 
 
-def _count(origin: Linearized, want: Want, block: Block, sweep: Sweep, done: Done) -> None:
-    seeds = _most(block, done.way) if done.numbers is None else len(done.numbers)
-    run = seeds if sweep.width is None else sweep.width
-    store_of(origin, want.block).count(done.way, seeds, seeds, run)
+def _run(
+    origin: Linearized,
+    missing: Sequence[Want],
+    ways: list[str],
+    todo: list["Todo"],
+    sweeps: tuple[Sweep, ...],
+    ids: list,
+    answers: list["_Answer"],
+) -> list[Done]:
+    out = origin.run(sweeps, ids)
+    done = [
+        Done(t.want.block, t.way, a.numbers, out[a.sweep][a.place], t.way != way)
+        for t, a, way in zip(todo, answers, ways, strict=True)
+    ]
+    for want, way, answer, result in zip(missing, ways, answers, done, strict=True):
+        _count(origin, want, way, sweeps[answer.sweep], result)
+    if len(done) == 1 and not any(isinstance(i, Tracer) for i in ids):
+        _remember_way(origin, missing[0].block, done[0], sweeps)
+    return done
+
+
+def _count(origin: Linearized, want: Want, way: str, sweep: Sweep, done: Done) -> None:
+    lines = _most(origin.blue.blocks[want.block], way) if done.numbers is None else len(done.numbers)
+    run = lines if sweep.width is None else sweep.width
+    store_of(origin, want.block).count(way, origin.by(done.way), lines, lines, run)
+
+
+class Todo(NamedTuple):
+    want: Want
+    way: str
+
+
+def mirrored(origin: Linearized, want: Want, way: str) -> Todo:
+    """What is computed for a want: a column of a symmetric matrix is a row of its mirror image."""
+    if way == "columns" and origin.blue.symmetric:
+        return Todo(Want(origin.blue.mirror(want.block), want.columns, want.rows), "rows")
+    return Todo(want, way)
 
 
 def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None:
@@ -121,7 +195,7 @@ def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None
         return
     rows, passes = len(want.rows), _count_of(want.columns, block.column_shape)
     if passes > 4096 and passes > 64 * rows:
-        outs, ins = origin.blue.spaces
+        outs, ins = origin.blue.spaces.outputs, origin.blue.spaces.inputs
         x, y = ins.dtypes[block.ins[0]], outs.dtypes[block.outs[0]]
         raise TypeError(
             f"J[...]: expected inputs as wide as the outputs for {rows} rows, got {x} and {y}. A pullback "
@@ -141,25 +215,37 @@ class Plan(NamedTuple):
 
 def plan(origin: Linearized, want: Want) -> Plan:
     """What `fulfil` would do for one block; nothing is computed."""
-    block, store = origin.blue.blocks[want.block], store_of(origin, want.block)
+    store = store_of(origin, want.block)
     if store.whole() is not None:
         return Plan("none", 0, 0, "all of it is known")
     rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
-    ways = _possible(origin, block)
-    choice = _plan.choose(
-        _asked(_want(*want, store)), rows.size, columns.size, ways, lambda: origin.blue.cheaper(block)
-    )
+    choice = choose_way(origin, want.block, request(_want(*want, store)), rows.size, columns.size)
     passes, instead = (rows.size, columns.size) if choice.way == "rows" else (columns.size, rows.size)
     return Plan(choice.way, 0 if choice.way == "none" else passes, instead, choice.why)
 
 
-def _possible(origin: Linearized, block: Block) -> _plan.Ways:
+def possible(origin: Linearized, block: Block) -> _plan.Ways:
+    """Which lines of a block can be computed one by one."""
     program = origin.blue.program
-    return _plan.Ways(block.ways.rows and program.pulls, block.ways.columns and program.pushes is not None)
+    rows, columns = program.pulls, program.pushes is not None
+    if origin.blue.spaces.hessian:  # either direction gives a row, and where it is symmetric a column
+        rows = rows or columns
+        columns = rows if origin.blue.symmetric else columns
+    return _plan.Ways(block.ways.rows and rows, block.ways.columns and columns)
+
+
+def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: int) -> _plan.Choice:
+    """Rows or columns, for so many missing ones of one block."""
+    blue = origin.blue
+    block, own = blue.blocks[index], blue.symmetric and blue.mirror(index) == index
+    choice = _plan.choose(asked, rows, columns, possible(origin, block), lambda: "rows" if own else blue.cheaper(block))
+    if own and choice.way == "columns" and asked != "columns" and rows == columns:
+        return choice._replace(way="rows")  # the same lines
+    return choice
 
 
 def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], asked: Sequence[Want]) -> list[str]:
-    possible = [_possible(origin, b) for b in blocks]
+    each = [possible(origin, b) for b in blocks]
     rows = sum(
         {(b.outs, _key(w.rows)): _count_of(w.rows, b.row_shape) for b, w in zip(blocks, missing, strict=True)}.values()
     )
@@ -168,20 +254,24 @@ def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], aske
             (b.ins, _key(w.columns)): _count_of(w.columns, b.column_shape) for b, w in zip(blocks, missing, strict=True)
         }.values()
     )
-    joint = _plan.Ways(all(p.rows for p in possible), all(p.columns for p in possible))
-    if any(joint):
-        one = _plan.choose(_asked(asked[0]), rows, columns, joint, lambda: origin.blue.cheaper(_joined(blocks)))
+    joint = _plan.Ways(all(p.rows for p in each), all(p.columns for p in each))
+    if any(joint) and not (origin.blue.symmetric and len(blocks) > 1):
+        if len(blocks) == 1:
+            return [choose_way(origin, missing[0].block, request(asked[0]), rows, columns).way]
+        one = _plan.choose(request(asked[0]), rows, columns, joint, lambda: origin.blue.cheaper(_joined(blocks)))
         return [one.way] * len(blocks)
     return [
-        _plan.choose(_asked(a), _count_of(m.rows, b.row_shape), _count_of(m.columns, b.column_shape), p).way
-        for a, m, b, p in zip(asked, missing, blocks, possible, strict=True)
+        choose_way(
+            origin, m.block, request(a), _count_of(m.rows, b.row_shape), _count_of(m.columns, b.column_shape)
+        ).way
+        for a, m, b in zip(asked, missing, blocks, strict=True)
     ]
 
 
 def _turned(origin: Linearized, blocks: list[Block], ways: list[str]) -> list[str]:
     turned = ["columns" if way == "rows" else "rows" for way in ways]
-    possible = [getattr(_possible(origin, b), way) for b, way in zip(blocks, turned, strict=True)]
-    return turned if all(possible) else ways
+    fine = [getattr(possible(origin, b), way) for b, way in zip(blocks, turned, strict=True)]
+    return turned if all(fine) else ways
 
 
 def _joined(blocks: list[Block]) -> Block:
@@ -189,7 +279,8 @@ def _joined(blocks: list[Block]) -> Block:
     return blocks[0]._replace(outs=outs, ins=tuple(sorted({j for b in blocks for j in b.ins})))
 
 
-def _asked(want: Want) -> str:
+def request(want: Want) -> str:
+    """What a want asks for, in one word: "all", "rows", "columns" or a "block" of both."""
     if want.rows is None:
         return "all" if want.columns is None else "columns"
     return "rows" if want.columns is None else "block"
@@ -208,20 +299,23 @@ def _key(numbers: Any) -> Any:
 class _Recipe(NamedTuple):
     # How a fresh view was read the last time: the next one of its kind need not think again.
     way: str
+    by: str
     lines: int
     kind: Any  # of its kernel
     body: Any
 
 
-def _remember_way(origin: Linearized, index: int, done: Done, block: Block, sweeps: tuple[Sweep, ...]) -> None:
+def _remember_way(origin: Linearized, index: int, done: Done, sweeps: tuple[Sweep, ...]) -> None:
     # Only what is read often and is small: all of a block, or as many rows as a kernel is wide.
-    need = 2 * block.dtype.itemsize * math.prod(block.row_shape) * math.prod(block.column_shape)
-    if not origin.compiles or origin.batch or origin.limit(need) is not None:
+    block = origin.blue.blocks[index]
+    need = 2 * block.dtype.itemsize * math.prod(origin.lead + block.row_shape + block.column_shape)
+    if not origin.compiles or origin.batch or done.block != index or origin.limit(need) is not None:
         return
+    by = origin.by(done.way)
     if done.numbers is None:
-        origin.blue.recipes[index, None] = _Recipe(done.way, _most(block, done.way), *origin.fused(sweeps))
+        origin.blue.recipes[index, None] = _Recipe(done.way, by, _most(block, done.way), *origin.fused(sweeps))
     elif done.way == "rows" and sweeps[0].width == len(done.numbers):
-        origin.blue.recipes[index, sweeps[0].width] = _Recipe(done.way, len(done.numbers), *origin.fused(sweeps))
+        origin.blue.recipes[index, sweeps[0].width] = _Recipe("rows", by, len(done.numbers), *origin.fused(sweeps))
 
 
 @lru_cache(maxsize=256)
@@ -252,7 +346,7 @@ def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
             store.full = lines
         else:
             store.rows.put(np.arange(numbers.start, numbers.stop, numbers.step), lines)
-        store.count(recipe.way, recipe.lines, recipe.lines, recipe.lines)
+        store.count(recipe.way, recipe.by, recipe.lines, recipe.lines, recipe.lines)
         return lines
 
 
@@ -263,33 +357,36 @@ class _Answer(NamedTuple):
 
 
 def _sweeps(
-    origin: Linearized, blocks: list[Block], missing: Sequence[Want], ways: list[str]
-) -> tuple[tuple[Sweep, ...], list, list[_Answer]]:
+    origin: Linearized, missing: Sequence[Want], ways: list[str]
+) -> tuple[list[Todo], tuple[Sweep, ...], list, list[_Answer]]:
     # Blocks that need the same lines of the same leaves share their seeds.
+    todo = [mirrored(origin, want, way) for want, way in zip(missing, ways, strict=True)]
+    blocks = [origin.blue.blocks[t.want.block] for t in todo]
     groups: dict[Any, list[int]] = {}
-    for k, (block, want, way) in enumerate(zip(blocks, missing, ways, strict=True)):
+    for k, (block, (want, way)) in enumerate(zip(blocks, todo, strict=True)):
         seeded, numbers = (block.outs, want.rows) if way == "rows" else (block.ins, want.columns)
         groups.setdefault((way, seeded, _key(numbers)), []).append(k)
     sweeps, ids, answers = [], [], {}
     for (way, _, _), members in groups.items():
-        numbers = missing[members[0]].rows if way == "rows" else missing[members[0]].columns
+        numbers = todo[members[0]].want.rows if way == "rows" else todo[members[0]].want.columns
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
-        sweep = _sized(origin, way, outs, ins, numbers)
+        sweep = sized(origin, way, outs, ins, numbers)
         sweeps.append(sweep)
-        ids.append(_padded(numbers, sweep))
+        ids.append(padded(numbers, sweep))
         read = ins if way == "rows" else outs
         for k in members:
             own = blocks[k].ins if way == "rows" else blocks[k].outs
             answers[k] = _Answer(len(sweeps) - 1, 0 if origin.blue.ravel else read.index(own[0]), numbers)
-    return tuple(sweeps), ids, [answers[k] for k in range(len(blocks))]
+    return todo, tuple(sweeps), ids, [answers[k] for k in range(len(blocks))]
 
 
 def _most(block: Block, way: str) -> int:
     return math.prod(block.row_shape if way == "rows" else block.column_shape)
 
 
-def _padded(numbers: Any, sweep: Sweep) -> Any:
+def padded(numbers: Any, sweep: Sweep) -> Any:
+    """Numbers of seeds as the kernel of a sweep takes them."""
     if numbers is None or sweep.width is None:
         return None
     if not sweep.padded:
@@ -299,21 +396,33 @@ def _padded(numbers: Any, sweep: Sweep) -> Any:
     return out
 
 
-def _sized(origin: Linearized, way: str, outs: tuple, ins: tuple, numbers: Any) -> Sweep:
-    # How wide the kernel is and how many seeds run at once is decided last: it depends on all of the above. Where
-    # no memory has to be watched it is always the same.
+def sized(
+    origin: Linearized,
+    way: str,
+    outs: tuple,
+    ins: tuple,
+    numbers: Any,
+    diagonal: bool = False,
+    samples: int | None = None,
+) -> Sweep:
+    """A sweep over some seeds (None: all), for so many samples (None: all), as wide as memory allows.
+
+    How wide the kernel is and how many seeds run at once is decided last: it depends on everything else. Where no
+    memory has to be watched it is always the same.
+    """
     blue, padded = origin.blue, numbers is not None and origin.compiles
     seeded, read = blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins)
-    if way == "columns":
+    if way != "rows":
         seeded, read = read, seeded
     seeds = seeded.size if numbers is None else len(numbers)
     width = _plan.padded_width(seeds, seeded.size) if padded else seeds
-    name = (way, outs, ins, None if numbers is None else width, padded, origin.batch)
+    name = (way, outs, ins, None if numbers is None else width, padded, diagonal, origin.batch, samples)
     if name in blue.small_sweeps:
         return blue.small_sweeps[name]
-    samples = math.prod(origin.batch)
-    line = read.size * max(d.itemsize for d in seeded.dtypes + read.dtypes) * samples
-    per_seed = blue.per_seed * samples
+    answer = 1 if diagonal else read.size
+    share = 1.0 if samples is None else samples / math.prod(origin.lead)
+    line = int(answer * max(d.itemsize for d in seeded.dtypes + read.dtypes) * math.prod(origin.lead) * share)
+    per_seed = int(blue.per_seed * math.prod(origin.batch) * share)
     limit = origin.limit(width * (line + per_seed))
     _plan.check_result(
         f"{blue.name}: {seeds} {way} of a Jacobian",
@@ -324,7 +433,13 @@ def _sized(origin: Linearized, way: str, outs: tuple, ins: tuple, numbers: Any) 
     if limit is not None and width * line > limit:
         width = seeds  # a kernel of its own, where padding would not fit
     chunk = _plan.chunk(width, per_seed, width * line, blue.chunk_size, limit)
-    sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded)
+    block = None
+    if chunk is None and samples is None and blue.chunk_size == "auto" and origin.cores:
+        if blue.spaces.batch is not None:
+            block = _plan.fits_cache(blue.spaces.batch.size, blue.heavy * width // blue.spaces.batch.size, origin.cores)
+        elif way == "rows" and numbers is None:  # columns would have to be laid out anew
+            chunk = _plan.fits_cache(width, blue.heavy, origin.cores)
+    sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded, diagonal, block)
     if limit is None:
         blue.small_sweeps[name] = sweep
     return sweep
@@ -339,7 +454,7 @@ def complete(origin: Linearized, index: int) -> Any:
     if store.whole() is None:
         xp = array_module(store)
         cube, _ = known_cube(xp, origin, index, Want(index, None, None))
-        store.set_whole(as_array(xp, cube.reshape(origin.batch + block.row_shape + block.column_shape), store))
+        store.set_whole(as_array(xp, cube.reshape(origin.lead + block.row_shape + block.column_shape), store))
     return store.full
 
 
@@ -350,13 +465,14 @@ def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any
       the array, and for rows and columns the numbers it holds, None for all.
     """
     store, block = store_of(origin, index), origin.blue.blocks[index]
-    b, m, n = math.prod(origin.batch), math.prod(block.row_shape), math.prod(block.column_shape)
+    b, m, n = math.prod(origin.lead), math.prod(block.row_shape), math.prod(block.column_shape)
     full = store.whole()
     if full is not None:
         return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
     way = "columns" if store.rows.missing(want.rows).size else "rows"
     lines, numbers, count = (store.rows, want.rows, m) if way == "rows" else (store.columns, want.columns, n)
-    axis, shape = (1, (b, -1, n)) if way == "rows" else (2, (b, m, -1))
+    turned = way == "columns" and store.mirror is not None  # they are rows over there
+    axis, shape = (1, (b, -1, m if turned else n)) if way == "rows" or turned else (2, (b, m, -1))
     numbers = np.arange(count) if numbers is None else numbers
     parts, places = [], []
     for array, inside, here in lines.take(numbers):
@@ -364,6 +480,7 @@ def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any
         places.append(here)
     back = np.argsort(np.concatenate(places), kind="stable")
     cube = parts[0] if len(parts) == 1 else xp.take(xp.concatenate(parts, axis=axis), back, axis=axis)
+    cube = xp.swapaxes(cube, 1, 2) if turned else cube
     return cube, {"rows": None, "columns": None} | {way: numbers}
 
 

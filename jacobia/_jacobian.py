@@ -5,19 +5,20 @@ run a kernel, put and take.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_unflatten
 
 from jacobia import _plan
 from jacobia._array import ArrayLike
 from jacobia._blueprint import Block
 from jacobia._compat import Tracer
+from jacobia._diagonal import diagonal
 from jacobia._display import describe, explanation, known_lines
+from jacobia._few import compute_few, few, read_few
 from jacobia._fulfil import (
     Done,
     Plan,
@@ -26,7 +27,7 @@ from jacobia._fulfil import (
     as_array,
     at_once,
     complete,
-    compute,
+    compute_each,
     fulfil,
     known_cube,
     plan,
@@ -34,7 +35,7 @@ from jacobia._fulfil import (
 )
 from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
 from jacobia._products import checked, mv, vm
-from jacobia._reading import Linearized, another_way
+from jacobia._reading import Linearized, either_way
 from jacobia._store import Stats
 
 _ROLES = ("batch", "rows", "columns")
@@ -46,18 +47,18 @@ _row_of = jax.jit(lambda rows, k: rows[k])
 class Layout:
     """How a view arranges the axes of its block: natural, as a matrix, or transposed."""
 
-    def __init__(self, block: Block, batch: tuple[int, ...], matrix: bool, transposed: bool):
-        self.block, self.batch, self.matrix, self.transposed = block, batch, matrix, transposed
-        shapes = [batch, block.row_shape, block.column_shape]
+    def __init__(self, block: Block, lead: tuple[int, ...], matrix: bool, transposed: bool):
+        self.block, self.lead, self.matrix, self.transposed = block, lead, matrix, transposed
+        shapes = [lead, block.row_shape, block.column_shape]
         if matrix:
             shapes[1:] = [(math.prod(s),) for s in shapes[1:]]
         parts = [Part(r, s, transposed) for r, s in zip(_ROLES, shapes, strict=True)]
         self.parts = parts[::-1] if transposed else parts
         self.order = tuple(p.role for p in self.parts)
         self.shape = shape_of(self.parts)
-        self.natural = not transposed and self.shape == batch + block.row_shape + block.column_shape
+        self.natural = not transposed and self.shape == lead + block.row_shape + block.column_shape
         # J[i] is one row then, and rows lie behind one another on the first axis.
-        self.rowwise = self.natural and not batch and len(block.row_shape) == 1
+        self.rowwise = self.natural and not lead and len(block.row_shape) == 1
 
     def arrange(self, full: jax.Array) -> jax.Array:
         """The whole block, from its natural axes to those of the view."""
@@ -119,12 +120,13 @@ class Jacobian(ArrayLike):
         return self._arranged(True, self._layout.transposed)
 
     def _arranged(self, matrix: bool, transposed: bool) -> "Jacobian":
-        return view(self._origin, self._index, Layout(self._layout.block, self._layout.batch, matrix, transposed))
+        layout = Layout(self._layout.block, self._layout.lead, matrix, transposed)
+        return view(type(self), self._origin, self._index, layout)
 
     def __repr__(self) -> str:
         store = store_of(self._origin, self._index)
         known = known_lines(store.rows.known(), store.columns.known(), store.whole() is not None)
-        return describe(self.shape, self.dtype, "traced" if self._origin.traced else known)
+        return describe(type(self).__name__, self.shape, self.dtype, "traced" if self._origin.traced else known)
 
     @property
     def stats(self) -> Stats:
@@ -144,13 +146,13 @@ class Jacobian(ArrayLike):
         y = [self._origin.value()[0][i] for i in self._layout.block.outs]
         if not self._origin.blue.ravel:
             return y[0]
-        lead = len(self._layout.batch)
+        lead = len(self._layout.lead)
         return jnp.concatenate([a.reshape(a.shape[:lead] + (-1,)) for a in y], axis=-1)
 
     @property
     def aux(self) -> Any:
         """The auxiliary output of f, or None."""
-        return tree_unflatten(self._origin.blue.aux_tree, self._origin.value()[1])
+        return self._origin.aux()
 
     # Plans
 
@@ -214,12 +216,16 @@ class Jacobian(ArrayLike):
     def _read(self, choice: Pick) -> jax.Array:
         if 0 in choice.shape:
             return self._origin.empty(choice.shape, self.dtype)
-        origin, index, order = self._origin, self._index, self._layout.order
+        origin, index, layout = self._origin, self._index, self._layout
+        order = layout.order
         ids, want = dict(zip(order, choice.ids, strict=True)), self._want(choice)
         self._check_result(choice.shape)
-        if not origin.compiles or any(isinstance(i, Tracer) for i in choice.ids):
+        inline = not origin.compiles or any(isinstance(i, Tracer) for i in choice.ids)
+        if layout.lead and few(origin, want, samples := wanted(ids["batch"], choice.whole[order.index("batch")])):
+            return self._read_few(choice, ids, want, samples, inline)
+        if inline:
             # Part of a trace: what is indexed and nothing else, and nothing is remembered.
-            return self._finish_inline(choice, compute(origin, [want])[0] if self._known() is None else None)
+            return self._finish_inline(choice, compute_each(origin, [want])[0] if self._known() is None else None)
         with origin.lock:
             done = fulfil(origin, [want])
             if done and self._is_answer(done[0], want, ids, choice):
@@ -233,10 +239,27 @@ class Jacobian(ArrayLike):
             self._shrink()
         return out
 
+    def _read_few(self, choice: Pick, ids: dict, want: Want, samples: Any, inline: bool) -> jax.Array:
+        # Some samples of a batch, evaluated by themselves.
+        origin, order = self._origin, self._layout.order
+        if inline:
+            cube, numbers = compute_few(origin, want, samples)
+            found = {r: places(i, numbers[r]) for r, i in ids.items()}
+            return gather(
+                jnp, cube, {r: None if i is None else jnp.asarray(i) for r, i in found.items()}, order, choice
+            )
+        with origin.lock:
+            cube, numbers = read_few(origin, want, samples)
+            found = {r: places(i, numbers[r]) for r, i in ids.items()}
+            out = origin.placed(gather(np, cube, found, order, choice))
+            self._shrink()
+        return out
+
     def _is_answer(self, done: Done, want: Want, ids: dict, choice: Pick) -> bool:
         # The kernel's own array, where it ran these rows and no others, in this order.
         return (
             self._layout.rowwise
+            and done.block == self._index
             and done.way == "rows"
             and done.numbers is not None
             and want.columns is None
@@ -251,7 +274,7 @@ class Jacobian(ArrayLike):
 
     def _finish_inline(self, choice: Pick, done: Done | None) -> jax.Array:
         layout = self._layout
-        shape = [math.prod(s) for s in (layout.batch, layout.block.row_shape, layout.block.column_shape)]
+        shape = [math.prod(s) for s in (layout.lead, layout.block.row_shape, layout.block.column_shape)]
         numbers: dict[str, Any] = {}
         if done is not None and done.numbers is not None:
             numbers = {done.way: done.numbers}
@@ -272,10 +295,10 @@ class Jacobian(ArrayLike):
         origin, layout, want = self._origin, self._layout, Want(self._index, None, None)
         if 0 in layout.shape:
             block = layout.block
-            return origin.empty(layout.batch + block.row_shape + block.column_shape, self.dtype)
+            return origin.empty(layout.lead + block.row_shape + block.column_shape, self.dtype)
         self._check_result(layout.shape)
         if not origin.compiles:
-            return compute(origin, [want])[0].array
+            return compute_each(origin, [want])[0].array
         with origin.lock:
             fulfil(origin, [want])
             return complete(origin, self._index)
@@ -333,20 +356,32 @@ class Jacobian(ArrayLike):
 
     def _product(self, product: Any, vector: Any, way: str) -> jax.Array:
         block, program = self._layout.block, self._origin.blue.program
-        before = program.pulls, program.pushes
-        vector = checked(vector, way, self._origin.batch, block)
+        vector = checked(vector, way, self._origin.lead, block)
         if jnp.iscomplexobj(vector) and not jnp.issubdtype(block.dtype, jnp.complexfloating):
             return self._product(product, vector.real, way) + 1j * self._product(product, vector.imag, way)
-        known = self._known()
-        while True:
-            if known is None and not (program.pulls if way == "rows" else program.pushes):
-                known = view(self._origin, self._index, Layout(block, self._layout.batch, False, False))[...]
-            try:
-                return product(self._origin, block, vector, known)
-            except Exception as error:
-                if known is not None or not another_way(error, [block], program, way):
-                    program.pulls, program.pushes = before
-                    raise
+
+        def attempt() -> tuple[str, Callable]:
+            by, known = self._origin.by(way), self._known()
+            if known is None and not (program.pulls if by == "pullbacks" else program.pushes):
+                layout = Layout(block, self._layout.lead, False, False)
+                known = view(type(self), self._origin, self._index, layout)[...]
+            return by, lambda: product(self._origin, block, vector, known)
+
+        return either_way(self._origin, [block], attempt)
+
+    def diagonal(self) -> jax.Array:
+        """The diagonal, without the matrix: each pass keeps one entry for each sample.
+
+        Lines already remembered are used. For a Hessian it is computed forward over forward, where f allows it.
+
+        Returns:
+          `x.shape` where that is `y.shape`, `(min(M, N),)` for other 2-D views; `y.shape + x.shape` for a Hessian.
+          A batched view has its batch axes in front.
+
+        Raises:
+          ValueError: a view that is neither.
+        """
+        return diagonal(self._origin, self._index, self._layout.matrix)
 
     def __matmul__(self, other: Any) -> jax.Array:
         v = jnp.asarray(other)
@@ -377,10 +412,10 @@ class Jacobian(ArrayLike):
     # Copies
 
     def __copy__(self) -> "Jacobian":
-        return view(self._origin, self._index, self._layout)
+        return view(type(self), self._origin, self._index, self._layout)
 
     def __deepcopy__(self, memo: dict) -> "Jacobian":
-        return view(self._origin.again(), self._index, self._layout)
+        return view(type(self), self._origin.again(), self._index, self._layout)
 
     def __reduce__(self) -> Any:
         if self._origin.source is None:
@@ -388,7 +423,8 @@ class Jacobian(ArrayLike):
                 "pickle(J): expected a view made by jacobian(f)(x), got one that came out of a transformation. "
                 "Pickle numpy.asarray(J), or make the view outside."
             )
-        return _unpickle, (*self._origin.source, self._index, self._layout.matrix, self._layout.transposed)
+        layout = self._layout
+        return _unpickle, (type(self), *self._origin.source, self._index, layout.matrix, layout.transposed)
 
 
 def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: int) -> None:
@@ -399,9 +435,11 @@ def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: 
         )
 
 
-def _unpickle(transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, transposed: bool) -> Jacobian:
+def _unpickle(
+    kind: type, transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, transposed: bool
+) -> Jacobian:
     origin = transform.linearized(args, kwargs)
-    return view(origin, index, Layout(origin.blue.blocks[index], origin.batch, matrix, transposed))
+    return view(kind, origin, index, Layout(origin.blue.blocks[index], origin.lead, matrix, transposed))
 
 
 _set_origin = Jacobian.__dict__["_origin"].__set__
@@ -409,9 +447,9 @@ _set_index = Jacobian.__dict__["_index"].__set__
 _set_layout = Jacobian.__dict__["_layout"].__set__
 
 
-def view(origin: Linearized, index: int, layout: Layout) -> Jacobian:
+def view(kind: type, origin: Linearized, index: int, layout: Layout) -> Any:
     """A view of one block. Views are immutable: their fields are set here and nowhere else."""
-    self = object.__new__(Jacobian)
+    self = object.__new__(kind)
     _set_origin(self, origin)
     _set_index(self, index)
     _set_layout(self, layout)
@@ -428,5 +466,5 @@ def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
         with origin.lock:
             fulfil(origin, [wants[k] for k in todo])
             return {id(J): J[key] for J in views}
-    done = dict(zip(todo, compute(origin, [wants[k] for k in todo]) if todo else (), strict=True))
+    done = dict(zip(todo, compute_each(origin, [wants[k] for k in todo]) if todo else (), strict=True))
     return {id(J): J._finish_inline(choices[k], done[k]) if k in done else J[key] for k, J in enumerate(views)}

@@ -1,159 +1,23 @@
 """Compiled kernels: made once, found again, bounded in number.
 
-A kernel runs one or more sweeps: seeds through the pullback (rows) or the pushforward (columns) under
-`vmap`. A kernel is found by its program and its sweeps, so another function object that computes the same
-compiles nothing; nor does another set of rows, since row numbers are arguments and widths are few.
+A kernel runs one or more sweeps. It is found by its program and its sweeps, so another function object that computes
+the same compiles nothing; nor does another set of rows, since row numbers are arguments and widths are few.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jacobia._compat import Literal, eval_jaxpr, opened
-from jacobia._linearize import (
-    Point,
-    Program,
-    derivative_program,
-    linearize,
-    pullback,
-    pushforward,
-    settings,
-    settings_key,
-)
-from jacobia._space import Space
+from jacobia._linearize import Point, derivative_program, linearize
+from jacobia._trace import Program, settings, settings_key
 from jacobia.program.fingerprint import fingerprint
 
 # A compiled kernel on a CPU takes one to two megabytes, code and bookkeeping.
 LIMIT = 256
-
-# Beyond this width, row sets run in a loop of as many passes as they need.
-_LOOP = 64
-
-
-class Sweep(NamedTuple):
-    """Seeds of the leaves `seeded` (one flat basis), answered for the leaves `read`."""
-
-    way: str  # "rows" (seeds on outputs, pullback) or "columns" (seeds on inputs, pushforward)
-    seeded: tuple[int, ...]
-    read: tuple[int, ...]
-    width: int | None  # how many seed numbers are passed; None: all seeds, none passed
-    chunk: int | None  # how many run at once; None: all
-    dtypes: tuple[Any, ...]  # of the result, per leaf read
-    flat: bool  # answer as one matrix over all leaves (ravel)
-    padded: bool = False  # seed numbers are padded with -1 behind the last one that counts
-
-
-def run_sweep(sweep: Sweep, apply: Callable, basis: Space, ids: Any) -> list[jax.Array]:
-    """Rows `(R, *x.shape)` for each leaf read, or columns `(*y.shape, R)`; all of them: `y.shape + x.shape`."""
-    out = _seeded(sweep, apply, basis, ids)
-    rows = sweep.way == "rows"
-    if sweep.flat:
-        return [_as_matrix(out, rows)]
-    if sweep.width is None:
-        (seed_shape,) = basis.shapes
-        return [a.reshape(seed_shape + a.shape[1:] if rows else a.shape[:-1] + seed_shape) for a in out]
-    return out
-
-
-def _as_matrix(out: list[jax.Array], rows: bool) -> jax.Array:
-    if rows:
-        return jnp.concatenate([a.reshape(a.shape[0], -1) for a in out], axis=1)
-    return jnp.concatenate([a.reshape(-1, a.shape[-1]) for a in out], axis=0)
-
-
-def _seeded(sweep: Sweep, apply: Callable, basis: Space, ids: Any) -> list[jax.Array]:
-    axis = 0 if sweep.way == "rows" else -1
-
-    def one(index: Any) -> list[jax.Array]:
-        out = apply(basis.basis(index))
-        return [a.astype(d) for a, d in zip(out, sweep.dtypes, strict=True)]
-
-    def many(indices: Any) -> list[jax.Array]:
-        return jax.vmap(one, out_axes=axis)(indices)
-
-    if sweep.width is None:
-        return _all(many, basis.size, sweep.chunk, axis)
-    ids = jnp.asarray(ids)
-    if not sweep.padded:
-        return _all(lambda places: many(ids[places]), sweep.width, sweep.chunk, axis)
-    loop = min(sweep.chunk or _LOOP, sweep.width)
-    return many(jnp.where(ids < 0, ids[0], ids)) if sweep.width <= loop else _some(many, ids, loop, axis)
-
-
-def _all(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array]:
-    if chunk is None or chunk >= n:
-        return many(jax.lax.iota(jnp.int32, n))
-    steps = -(-n // chunk)
-    starts = jax.lax.iota(jnp.int32, steps) * chunk
-
-    def step(start: Any) -> list[jax.Array]:
-        places = jnp.minimum(start + jax.lax.iota(jnp.int32, chunk), n - 1)
-        return [jnp.moveaxis(a, axis, 0) for a in many(places)]
-
-    stacked = jax.lax.map(step, starts)
-    return [jnp.moveaxis(a.reshape((steps * chunk, *a.shape[2:]))[:n], 0, axis) for a in stacked]
-
-
-def _some(many: Callable, ids: Any, chunk: int, axis: int) -> list[jax.Array]:
-    # Only the passes that hold a number that counts are run.
-    width = ids.shape[0]
-    steps = -(-width // chunk)
-    count = jnp.sum(ids >= 0)
-    ids = jnp.pad(jnp.where(ids < 0, ids[0], ids), (0, steps * chunk - width), mode="edge")
-
-    def part(k: Any) -> list[jax.Array]:
-        return [jnp.moveaxis(a, axis, 0) for a in many(jax.lax.dynamic_slice(ids, (k * chunk,), (chunk,)))]
-
-    def step(k: Any, out: list) -> list:
-        return [jax.lax.dynamic_update_slice_in_dim(o, p, k * chunk, 0) for o, p in zip(out, part(k), strict=True)]
-
-    empty = [jnp.zeros((steps * chunk, *s.shape[1:]), s.dtype) for s in jax.eval_shape(part, 0)]
-    out = jax.lax.fori_loop(0, (count + chunk - 1) // chunk, step, empty)
-    return [jnp.moveaxis(o[:width], 0, axis) for o in out]
-
-
-class Spaces(NamedTuple):
-    outputs: Space
-    inputs: Space
-
-
-def sweeps_at(point: Point, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[jax.Array]]:
-    """Linearize at a point and run sweeps, all in one program: the best for a first read."""
-    out = []
-    for sweep, numbers in zip(sweeps, ids, strict=True):
-        if sweep.way == "rows":
-            apply = pullback(point, sweep.seeded, sweep.read)
-            basis = spaces.outputs.pick(sweep.seeded)
-        else:
-            apply = pushforward(point, sweep.read, sweep.seeded)
-            basis = spaces.inputs.pick(sweep.seeded)
-        out.append(run_sweep(sweep, apply, basis, numbers))
-    return out
-
-
-def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[jax.Array]]:
-    """The same sweeps through a linear program whose residuals are kept."""
-    out = []
-    for sweep, numbers in zip(sweeps, ids, strict=True):
-        outs, ins = (sweep.seeded, sweep.read) if sweep.way == "rows" else (sweep.read, sweep.seeded)
-
-        def push(tangents: list, outs: tuple = outs, ins: tuple = ins) -> list:
-            full = spaces.inputs.zeros()
-            for k, t in zip(ins, tangents, strict=True):
-                full[k] = t
-            y = lin(full)
-            return [y[i] for i in outs]
-
-        apply, basis = push, spaces.inputs.pick(ins)
-        if sweep.way == "rows":
-            transposed = jax.linear_transpose(push, basis.zeros())
-            apply, basis = (lambda cts, t=transposed: t(cts)[0]), spaces.outputs.pick(outs)
-        out.append(run_sweep(sweep, apply, basis, numbers))
-    return out
 
 
 class CacheInfo(NamedTuple):
@@ -304,7 +168,7 @@ def keep(point: Point) -> Kept:
 
 
 def _keep_form(point: Point) -> "_KeepForm":
-    forms, name = point.program.forms, ("keep", point.positions)
+    forms, name = point.program.forms, ("keep", point.positions, point.batch)
     if name not in forms:
         forms[name] = _KeepForm(point)
     return forms[name]
@@ -338,7 +202,7 @@ class _KeepForm:
             return out[:head] + [r for r, s in zip(out[head:], sources, strict=True) if s is None]
 
         self.body = body
-        self.kind = Kind("keep", point.positions)
+        self.kind = Kind("keep", point.positions, point.batch)
 
 
 def residual_bytes(point: Point) -> int:

@@ -1,205 +1,20 @@
-"""f and its inputs, turned into the one thing everything is read off: a linear program.
+"""A program and a point, turned into the one thing everything is read off: a linear program.
 
-`trace` makes f a `Program`, a pure function of its constants and leaves. `pullback`, `pushforward` and
-`linearize` are its linearization at a point. Knows nothing of rows, columns or what is remembered.
+`pullback`, `pushforward` and `linearize` are the linearization of a `Program` at a point. Knows nothing of rows,
+columns or what is remembered.
 """
 
-import re
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jacobia._arguments import Call
-from jacobia._compat import Tracer, config_values, eval_jaxpr, opened, trace_state, vary_like
+from jacobia._compat import Tracer, opened, vary_like
+from jacobia._space import Batch, Space, to_front, to_place
+from jacobia._trace import Program, interned
 from jacobia.program.dependence import Dependence, dependence
-from jacobia.program.fingerprint import fingerprint
-from jacobia.program.walk import nested_consts, run_hoisted
-
-with jax.ensure_compile_time_eval():
-    _NO_TRACE = trace_state()
-
-# Flags that cannot change a result: where and how to run, what to log, what to check.
-_HARMLESS = re.compile(
-    "debug|log|disable_jit|check|traceback|guard|device|platform|tracing|explain|cache|dump|pprint|profil|execution|folding|backend"
-)
-
-
-def tracing() -> bool:
-    """Whether JAX is tracing something now, so that what is computed here is no array yet."""
-    return trace_state() != _NO_TRACE
-
-
-def settings() -> dict[str, Any]:
-    """The configuration that can change results."""
-    return {k: v for k, v in config_values().items() if not _HARMLESS.search(k)}
-
-
-def settings_key(values: dict[str, Any]) -> tuple:
-    return tuple(sorted((k, repr(v)) for k, v in values.items()))
-
-
-class Program:
-    """f at one abstract input: y and aux as a function of (consts, leaves).
-
-    Functions that compute the same share one Program, unless they hold Python functions that only
-    identity can compare. `settings` are those of the moment it was traced.
-    """
-
-    __slots__ = (
-        "__weakref__", "_run", "forms", "jaxpr", "num_leaves", "num_y", "opaque", "pulls", "pushes", "settings",
-    )  # fmt: skip
-
-    def __init__(self, run: Callable, num_y: int, num_leaves: int, jaxpr: Any = None, opaque: bool = True):
-        self._run, self.num_y, self.num_leaves = run, num_y, num_leaves
-        self.jaxpr = jaxpr  # None: f is a Python function, run as it is (jit=False)
-        self.opaque = opaque
-        self.forms: dict = {}  # what kernels had to trace to know how to make themselves
-        # Until a rule of f proves otherwise it has both directions. Where a pushforward is missing, the
-        # pullback is linear too, and is transposed; where that fails as well, columns come from rows.
-        self.pulls = True
-        self.pushes: str | None = "jvp"
-        self.settings = settings()
-
-    def __call__(self, consts: Sequence, leaves: Sequence) -> tuple[list, list]:
-        out = self._run(consts, leaves)
-        return out[: self.num_y], out[self.num_y :]
-
-
-_programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictionary()
-
-
-class Traced(NamedTuple):
-    """What tracing f once has told."""
-
-    program: Program
-    consts: list  # arrays that f closes over: arguments of every kernel
-    out_tree: Any
-    out_avals: list
-    out_paths: tuple[str, ...]
-    aux_tree: Any
-
-
-def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Traced:
-    """Trace f once. With `jit=False` f is kept as it is and run by Python.
-
-    Raises:
-      TypeError: f returns something that is no array, has effects that could not be repeated, or looks at
-        the values of traced arrays.
-    """
-    found: dict[str, Any] = {}
-
-    def flat(leaves: Sequence) -> list:
-        args, kwargs = call.rebuild(list(leaves))
-        out = f(*args, **kwargs)
-        y, aux = _split_aux(name, out, has_aux)
-        pairs, found["out_tree"] = jax.tree_util.tree_flatten_with_path(y, is_leaf=_is_array_like)
-        found["paths"] = tuple(f"output{jax.tree_util.keystr(p)}" for p, _ in pairs)
-        ys = [_checked_output(name, p, leaf) for p, (_, leaf) in zip(found["paths"], pairs, strict=True)]
-        if not ys:
-            raise TypeError(
-                f"{name}(f={_name(f)}): expected f to return an array or a tree of arrays, got {y!r}. "
-                "Return what is to be differentiated."
-            )
-        auxs, found["aux_tree"] = jax.tree_util.tree_flatten(aux)
-        found["num_y"] = len(ys)
-        return ys + auxs
-
-    if not jit:
-        return _kept_as_python(flat, call, found)
-    try:
-        closed = jax.make_jaxpr(flat)(call.leaves)
-    except jax.errors.ConcretizationTypeError as error:
-        raise TypeError(
-            f"{name}(f={_name(f)}): f looks at the value of a traced array (Python control flow, or a conversion to "
-            "a number or to NumPy). Write it with jax.lax.cond or jax.numpy.where, or set jit=False to run f by Python."
-        ) from error
-    except jax.errors.TracerArrayConversionError as error:
-        raise TypeError(
-            f"{name}(f={_name(f)}): f converts a traced array to NumPy. Write it with jax.numpy, or set jit=False "
-            "to run f by Python."
-        ) from error
-    _check_effects(name, f, closed)
-    jaxpr, consts = opened(closed)
-    consts = [_constant(c) for c in consts]
-    nested = [_constant(c) for c in nested_consts(jaxpr)]
-    if nested:  # arrays under an inner jit become arguments too
-        again = jax.make_jaxpr(lambda cs, ns, xs: run_hoisted(jaxpr, [], iter(ns), [*cs, *xs]))
-        jaxpr, more = opened(again(consts, nested, call.leaves))
-        consts = [*more, *consts, *nested]
-    avals = [v.aval for v in jaxpr.outvars[: found["num_y"]]]
-    program = _interned(jaxpr, len(call.leaves), found["num_y"])
-    return Traced(program, consts, found["out_tree"], avals, found["paths"], found["aux_tree"])
-
-
-def _interned(jaxpr: Any, num_leaves: int, num_y: int) -> Program:
-    print_ = fingerprint(jaxpr)
-    fresh = Program(
-        lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves), num_y, num_leaves, jaxpr, print_.opaque
-    )
-    key = (print_.key, num_leaves, num_y, settings_key(fresh.settings))
-    return _programs.setdefault(key, fresh)
-
-
-def _kept_as_python(flat: Callable, call: Call, found: dict) -> Traced:
-    outs = flat(call.leaves)
-    program = Program(lambda consts, leaves: flat(leaves), found["num_y"], len(call.leaves))
-    avals = [jax.typeof(y) for y in outs[: found["num_y"]]]
-    return Traced(program, [], found["out_tree"], avals, found["paths"], found["aux_tree"])
-
-
-def _split_aux(name: str, out: Any, has_aux: bool) -> tuple[Any, Any]:
-    if not has_aux:
-        return out, None
-    if not isinstance(out, (tuple, list)) or len(out) != 2:
-        raise TypeError(
-            f"{name}(has_aux=True): expected f to return a pair (output, aux), got {type(out).__name__}. "
-            "Return two things, or leave has_aux out."
-        )
-    return out[0], out[1]
-
-
-def _is_array_like(leaf: Any) -> bool:
-    # A lazy view is a tree to JAX and an array to whoever returns it.
-    return hasattr(leaf, "__jax_array__") and not isinstance(leaf, jax.Array)
-
-
-def _checked_output(name: str, path: str, leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array):
-        return leaf
-    if isinstance(leaf, (np.ndarray, np.generic, int, float, complex)):
-        try:
-            return jnp.asarray(leaf)
-        except TypeError:
-            pass  # strings and objects
-    if _is_array_like(leaf):
-        return jnp.asarray(leaf)
-    raise TypeError(
-        f"{name}({path}): expected f to return arrays, got {type(leaf).__name__}. "
-        "Return other things as aux, with has_aux=True."
-    )
-
-
-def _check_effects(name: str, f: Callable, closed: Any) -> None:
-    # jax.debug.print and its like may run once per kernel, and the name of an axis is no effect on anything; nothing
-    # else can be repeated or left out.
-    bad = sorted({type(e).__name__ for e in closed.effects} - {"DebugEffect", "NamedAxisEffect"})
-    if bad:
-        raise TypeError(
-            f"{name}(f={_name(f)}): expected a pure function, got effects {', '.join(bad)} (a mutable reference, "
-            "or a callback whose order matters). A Jacobian runs f as often as it needs to; take them out of f."
-        )
-
-
-def _constant(c: Any) -> Any:
-    return c if isinstance(c, jax.Array) else jnp.array(np.asarray(c))
-
-
-def _name(f: Any) -> str:
-    return getattr(f, "__name__", type(f).__name__)
+from jacobia.program.independence import Known, Mixing, mixing
 
 
 class Point(NamedTuple):
@@ -209,17 +24,24 @@ class Point(NamedTuple):
     positions: tuple[int, ...]  # of the differentiated leaves
     consts: Sequence
     leaves: Sequence
+    batch: Batch | None = None  # with it, tangents and cotangents have the samples on their first axis
 
 
-def _restricted(point: Point, outs: Sequence[int], ins: Sequence[int]) -> tuple[Callable, list]:
+def _restricted(
+    point: Point, outs: Sequence[int], ins: Sequence[int], head: Sequence | None = None
+) -> tuple[Callable, list]:
     # Only the outputs and inputs that are asked for: the Jacobian of a bias does not pay for the weights.
-    places = [point.positions[k] for k in ins]
+    places, batch = [point.positions[k] for k in ins], point.batch
+    own = [point.leaves[p] for p in places]
 
     def g(xs: list) -> list:
-        y, _ = value(_moved(point, places, xs))
-        return [y[i] for i in outs]
+        if batch is not None:
+            xs = to_place(xs, [batch.inputs[k] for k in ins])
+        y, _ = value(_moved(point, places, xs), head)
+        ys = [y[i] for i in outs]
+        return ys if batch is None else to_front(ys, [batch.outputs[i] for i in outs])
 
-    return g, [point.leaves[p] for p in places]
+    return g, own if batch is None else to_front(own, [batch.inputs[k] for k in ins])
 
 
 def _moved(point: Point, places: Sequence[int], xs: list) -> Point:
@@ -230,24 +52,42 @@ def _moved(point: Point, places: Sequence[int], xs: list) -> Point:
     return point._replace(leaves=leaves)
 
 
-def pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
+def pullback(
+    point: Point, outs: Sequence[int], ins: Sequence[int], head: Sequence | None = None
+) -> Callable[[list], list]:
     """Cotangents of the outputs `outs` → cotangents of the inputs `ins`."""
-    g, xs = _restricted(point, outs, ins)
+    g, xs = _restricted(point, outs, ins, head)
     ys, pull = jax.vjp(g, xs)
     return lambda cotangents: pull([vary_like(c, y) for c, y in zip(cotangents, ys, strict=True)])[0]
 
 
-def pushforward(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
+def pushforward(
+    point: Point, outs: Sequence[int], ins: Sequence[int], head: Sequence | None = None
+) -> Callable[[list], list]:
     """Tangents of the inputs `ins` → tangents of the outputs `outs`.
 
     Where f has a pullback only (`custom_vjp`), the pullback, which is linear too, is transposed.
     """
-    g, xs = _restricted(point, outs, ins)
+    g, xs = _restricted(point, outs, ins, head)
     if point.program.pushes == "jvp":
         return lambda tangents: jax.jvp(g, (xs,), ([vary_like(t, x) for t, x in zip(tangents, xs, strict=True)],))[1]
     ys, pull = jax.vjp(g, xs)
     _, push = jax.vjp(lambda cotangents: pull(cotangents)[0], [jnp.zeros_like(y) for y in ys])
     return lambda tangents: push(tangents)[0]
+
+
+def second(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
+    """Tangents t of the inputs `ins` → the second derivative of the outputs `outs` along t and t.
+
+    Forward over forward: nothing is transposed, so no residuals are kept.
+    """
+    g, xs = _restricted(point, outs, ins)
+
+    def along(tangents: list) -> list:
+        ts = [vary_like(t, x) for t, x in zip(tangents, xs, strict=True)]
+        return jax.jvp(lambda xs: jax.jvp(g, (xs,), (ts,))[1], (xs,), (ts,))[1]
+
+    return along
 
 
 def derivative_program(
@@ -257,9 +97,10 @@ def derivative_program(
 
     Its inputs are constants and leaves of f, then the seeds.
     """
+    if program.heads is not None:
+        raise TypeError("the gradient of a vector-valued f is no single program")
     skip = len(program.jaxpr.invars) - program.num_leaves
     avals = [v.aval for v in program.jaxpr.invars]
-    args = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
     rows = way == "rows"
     seeded = [program.jaxpr.outvars[i].aval for i in outs] if rows else [avals[skip + positions[j]] for j in ins]
 
@@ -271,28 +112,121 @@ def derivative_program(
         y, tangents = jax.jvp(g, (xs,), (seeds,))
         return [*y, *tangents]
 
-    return jax.make_jaxpr(derivative)(args, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in seeded])
+    return jax.make_jaxpr(derivative)(inputs_of(program), [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in seeded])
+
+
+def inputs_of(program: Program) -> list[jax.ShapeDtypeStruct]:
+    """Constants and leaves, as shapes and dtypes to trace with."""
+    avals = [v.aval for v in program.jaxpr.invars]
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
 
 
 def linearize(point: Point) -> tuple[list, list, Callable[[list], list]]:
     """y, aux, and the linear program of all differentiated leaves, with its residuals kept."""
-    xs = [point.leaves[p] for p in point.positions]
-    y, lin, aux = jax.linearize(lambda xs: value(_moved(point, point.positions, xs)), xs, has_aux=True)
+    g, xs = _all(point)
+    _, lin, (y, aux) = jax.linearize(g, xs, has_aux=True)
     return y, aux, lin
 
 
-def value(point: Point) -> tuple[list, list]:
+def _all(point: Point) -> tuple[Callable, list]:
+    # Every output of every differentiated leaf; y as f has it, and aux, ride along.
+    xs, batch = [point.leaves[p] for p in point.positions], point.batch
+
+    def g(xs: list) -> tuple[list, tuple[list, list]]:
+        xs = xs if batch is None else to_place(xs, batch.inputs)
+        y, aux = value(_moved(point, point.positions, xs))
+        return (y if batch is None else to_front(y, batch.outputs)), (y, aux)
+
+    return g, xs if batch is None else to_front(xs, batch.inputs)
+
+
+def value(point: Point, head: Sequence | None = None) -> tuple[list, list]:
     """y and aux alone."""
-    return point.program(point.consts, point.leaves)
+    program, heads = point.program, point.program.heads
+    if heads is None:
+        return program(point.consts, point.leaves)
+    if head is not None:
+        return program(point.consts, [*point.leaves, *head])
+    return _all_heads(program, heads, point)
+
+
+def _all_heads(program: Program, heads: Space, point: Point) -> tuple[list, list]:
+    # All rows of the gradient of a vector-valued f: one pullback for each of its entries.
+    zeros, width = heads.zeros(), len(point.positions)
+    out = []
+    for o, shape in enumerate(heads.shapes):
+        basis, mine = heads.pick([o]), slice(o * width, (o + 1) * width)
+
+        def rows(m: Any, o: int = o, basis: Space = basis, mine: slice = mine) -> list:
+            head = [*zeros[:o], *basis.basis(m), *zeros[o + 1 :]]
+            return program(point.consts, [*point.leaves, *head])[0][mine]
+
+        stacked = jax.vmap(rows)(jax.lax.iota(jnp.int32, basis.size))
+        out += [a.reshape(shape + a.shape[1:]) for a in stacked]
+    return out, program(point.consts, [*point.leaves, *zeros])[1]
+
+
+def gradient(point: Point, heads: Space) -> tuple[Program, list]:
+    """The gradient of f as a program, whose Jacobian is the Hessian of f.
+
+    Its outputs are, for each output leaf of f, the gradient with respect to each differentiated leaf; its aux are
+    y and aux of f.
+
+    Args:
+      point: of f; arrays of any kind, only their shapes count.
+      heads: the output leaves of f (of one sample, with a batch).
+
+    Returns:
+      the program, and the arrays that it closes over beyond those of f. Where f is no scalar, the program takes a
+      cotangent for each output leaf behind the leaves, and gives the gradient of that combination of its entries.
+    """
+    program, positions, ins = point.program, point.positions, range(len(point.positions))
+    bare = point._replace(batch=None)
+    scalar, num = all(n == 1 for n in heads.sizes), len(point.leaves)
+
+    def run(consts: Sequence, leaves: Sequence) -> list:
+        at = bare._replace(consts=consts, leaves=leaves[:num])
+        grads = []
+        for o, shape in enumerate(heads.shapes):
+            g, xs = _restricted(at, (o,), ins)
+            (y,), pull = jax.vjp(g, xs)
+            own = pull([jnp.ones_like(y) if scalar else vary_like(leaves[num + o], y)])[0]
+            keep = scalar and point.batch is None  # one entry in any shape keeps its shape
+            grads += [a.reshape(shape + a.shape) for a in own] if keep else own
+        y, aux = value(at)
+        return [*grads, *y, *aux]
+
+    cotangents = [] if scalar else heads.zeros()
+    num_leaves, num_y, of = num + len(cotangents), len(heads) * len(positions), None if scalar else heads
+    if program.jaxpr is None:
+        made = Program(run, num_y, num_leaves)
+        made.heads = of
+        return made, []
+    jaxpr, own = opened(jax.make_jaxpr(run)(list(point.consts), [*point.leaves, *cotangents]))
+    return interned(jaxpr, num_leaves, num_y, of), own
 
 
 def read_dependence(point: Point) -> Dependence:
     """Which output leaves depend on which differentiated leaves: read off the linear program."""
+    closed, known, num = _linear_program(point)
+    return dependence(closed.jaxpr, closed.consts, known, num)
 
+
+def read_mixing(point: Point) -> Mixing | None:
+    """What mixes samples in the linear program, where something does."""
+    assert point.batch is not None
+    closed, known, num = _linear_program(point)
+    inputs = [None if k is None else Known(k) for k in known] + [0] * num
+    return mixing(closed.jaxpr, closed.consts, inputs, [0] * len(closed.jaxpr.outvars), point.batch.size)
+
+
+def _linear_program(point: Point) -> tuple[Any, list, int]:
+    # The program of constants, leaves and tangents that gives the tangents of the outputs; what is known of the
+    # first two; and how many tangents there are.
     def linear(consts: list, leaves: list, tangents: list) -> list:
         return linearize(point._replace(consts=consts, leaves=leaves))[2](tangents)
 
-    xs = [point.leaves[p] for p in point.positions]
+    xs = _all(point)[1]
     closed = jax.make_jaxpr(linear)(list(point.consts), list(point.leaves), xs)
     known = [None if isinstance(c, Tracer) else c for c in point.consts] + [None] * len(point.leaves)
-    return dependence(closed.jaxpr, closed.consts, known, len(xs))
+    return closed, known, len(xs)

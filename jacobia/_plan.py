@@ -18,6 +18,9 @@ _SHARE = 0.5
 _WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
 
 
+# What of a working set stays in the cache next to a core.
+_CACHE = 1 << 21
+
 # So few seeds that it hardly matters how many.
 _FEW = 64
 
@@ -93,6 +96,16 @@ def chunk(num_seeds: int, per_seed: int, result: int, chunk_size: Any, limit: in
     if limit is None or result + num_seeds * per_seed <= limit:
         return None
     return _balanced(num_seeds, max(1, (limit - result) // max(1, per_seed)))
+
+
+def fits_cache(num: int, each: int, cores: int) -> int | None:
+    """How many of `num` parts of `each` bytes to run at once, so that they stay in the cache of a CPU; None: all."""
+    budget = _CACHE * cores
+    if num * each <= 4 * budget:
+        return None
+    most = max(1, budget // each)
+    divisor = max(k for k in range(1, most + 1) if num % k == 0)
+    return divisor if 2 * divisor >= most else _balanced(num, most)
 
 
 def _balanced(num_seeds: int, most: int) -> int:

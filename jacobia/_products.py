@@ -12,7 +12,7 @@ from jacobia._reading import Linearized
 
 def mv(origin: Linearized, block: Block, v: jax.Array, known: Any) -> jax.Array:
     """`J v` for `v` of shape `x.shape`, or several at once, `(*x.shape, k)`; by the matrix where that is known."""
-    b, x, y = origin.batch, block.column_shape, block.row_shape
+    b, x, y = origin.lead, block.column_shape, block.row_shape
     several = v.ndim > len(b) + len(x)
     if known is not None:
         flat = v.reshape(*b, math.prod(x), -1)
@@ -25,7 +25,7 @@ def mv(origin: Linearized, block: Block, v: jax.Array, known: Any) -> jax.Array:
 
 def vm(origin: Linearized, block: Block, u: jax.Array, known: Any) -> jax.Array:
     """`u J` for `u` of shape `y.shape`, or several at once, `(k, *y.shape)`; by the matrix where that is known."""
-    b, x, y = origin.batch, block.column_shape, block.row_shape
+    b, x, y = origin.lead, block.column_shape, block.row_shape
     several = u.ndim > len(b) + len(y)
     if known is not None:
         flat = u.reshape(*b, -1, math.prod(y))
@@ -51,7 +51,7 @@ def checked(vector: Any, way: str, batch: tuple[int, ...], block: Block) -> jax.
 
 def _product(origin: Linearized, block: Block, way: str, seeds: jax.Array) -> jax.Array:
     # Seeds (*batch, k, *shape) of the seeded leaves, flattened into one vector by ravel.
-    blue, lead = origin.blue, len(origin.batch) + 1
+    blue, lead = origin.blue, len(origin.lead) + 1
     outs, ins = blue.spaces.outputs.pick(block.outs), blue.spaces.inputs.pick(block.ins)
     seeded, read = (outs, ins) if way == "rows" else (ins, outs)
     if blue.ravel:

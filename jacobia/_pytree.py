@@ -13,12 +13,14 @@ import numpy as np
 
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer
+from jacobia._hessian import Hessian
 from jacobia._jacobian import Jacobian, Layout, view
 from jacobia._reading import Linearized
 from jacobia.program.fingerprint import Identity
 
 
 class _Form(NamedTuple):
+    kind: type  # of the view
     blue: Blueprint
     block: int  # its number
     matrix: bool
@@ -32,7 +34,7 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
     is_leaf = [isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)]
     held = tuple(None if leaf else Identity(c) for c, leaf in zip(origin.consts, is_leaf, strict=True))
     consts = (c for c, leaf in zip(origin.consts, is_leaf, strict=True) if leaf)
-    form = _Form(origin.blue, J._index, J._layout.matrix, J._layout.transposed, held)
+    form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.transposed, held)
     return (*consts, *origin.leaves, origin.guard()), form
 
 
@@ -44,7 +46,9 @@ def _unflatten(form: _Form, leaves: Sequence) -> Jacobian:
     rest = iter(moving)
     consts = [next(rest) if h is None else h.held for h in form.held]
     origin = Linearized.anywhere(blue, consts, list(rest), batch, guard)
-    return view(origin, form.block, Layout(blue.blocks[form.block], batch, form.matrix, form.transposed))
+    return view(
+        form.kind, origin, form.block, Layout(blue.blocks[form.block], origin.lead, form.matrix, form.transposed)
+    )
 
 
 def _batch(leaves: Sequence, guard: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -61,3 +65,4 @@ def _batch(leaves: Sequence, guard: Any, shapes: Sequence[tuple[int, ...]]) -> t
 
 
 jax.tree_util.register_pytree_node(Jacobian, _flatten, _unflatten)
+jax.tree_util.register_pytree_node(Hessian, _flatten, _unflatten)

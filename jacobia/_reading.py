@@ -3,6 +3,7 @@
 All views of a call share one `Linearized`. Knows nothing of keys or of what is remembered.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 
 from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
-from jacobia._kernels import Kind, ReadError, Sweep, call, keep, residual_bytes, sweeps_at, sweeps_of
-from jacobia._linearize import Point, Program, linearize, pullback, pushforward, tracing, value
+from jacobia._kernels import Kind, ReadError, call, keep, residual_bytes
+from jacobia._linearize import Point, linearize, value
 from jacobia._plan import byte_limit
+from jacobia._sweeps import Sweep, applied, sweep_in_blocks, sweep_of_samples, sweeps_at, sweeps_of
+from jacobia._trace import Program, tracing
+from jacobia.program.cut import Cut
 
 
 @cache
@@ -66,8 +70,13 @@ class Linearized:
         return self.blue.jit and not (jit_disabled() or tracing() or self.traced)
 
     @property
+    def lead(self) -> tuple[int, ...]:
+        """Axes of samples, in front of everything that is computed."""
+        return self.batch + self.blue.spaces.lead
+
+    @property
     def point(self) -> Point:
-        return Point(self.blue.program, self.blue.positions, self.consts, self.leaves)
+        return self.blue.point(self.consts, self.leaves)
 
     @property
     def device(self) -> Any:
@@ -75,6 +84,11 @@ class Linearized:
             if isinstance(a, jax.Array) and not isinstance(a, Tracer):
                 return next(iter(a.devices()))
         return None
+
+    def by(self, way: str) -> str:
+        """What gives rows or columns here: pullbacks or pushforwards."""
+        pushed = self.blue.spaces.pushes_rows(self.blue.program)
+        return "pushforwards" if way == "columns" or pushed else "pullbacks"
 
     def again(self) -> "Linearized":
         """The same point with nothing remembered."""
@@ -88,6 +102,13 @@ class Linearized:
             if isinstance(a, jax.Array) and not isinstance(a, Tracer) and a.committed:
                 return jnp.zeros(shape, dtype, device=next(iter(a.devices())))
         return jnp.zeros(shape, dtype)
+
+    def placed(self, array: Any) -> jax.Array:
+        """A NumPy array where results live; compiles nothing."""
+        for a in self.leaves:
+            if isinstance(a, jax.Array) and a.committed and len(a.devices()) == 1:
+                return jax.device_put(array, next(iter(a.devices())))
+        return jax.device_put(array)
 
     def limit(self, need: int) -> int | None:
         return byte_limit(self.blue.memory_limit, need, None if self.traced else self.device)
@@ -125,6 +146,55 @@ class Linearized:
         program, positions = self.blue.program, self.blue.positions
         return self._telling(call, program, positions, kind, body, self.consts, self.leaves, ids)
 
+    # Few samples of a batch: the same at a point cut down to them
+
+    def cuts(self, sweep: Sweep) -> bool:
+        """Whether a sweep can be run for some samples alone: f evaluates the samples one by one, and so can we."""
+        if self.batch:
+            return self.blue.spaces.batch is None
+        return self._cut(sweep) is not None
+
+    def _cut(self, sweep: Sweep) -> Cut | None:
+        # The program of one sample. One without its derivative rules must not be differentiated again.
+        made = None if self.blue.spaces.batch is None else self.blue.cut(sweep)
+        return made if made is not None and (self.compiles or not made.has_rules) else None
+
+    @property
+    def cores(self) -> int:
+        """Cores of the CPU that computes, each with a cache of its own; 0 where it is no CPU, or part of a trace."""
+        device = None if self.traced else self.device
+        return (os.cpu_count() or 1) if self.compiles and device is not None and device.platform == "cpu" else 0
+
+    def run_cut(self, sweep: Sweep, ids: Any, samples: Any) -> list[Any]:
+        """Run a sweep for some samples, whose axis is the first of every answer."""
+        self.reads += 1
+        body = self._cut_body(sweep)
+        if not self.compiles or isinstance(samples, Tracer):
+            return body(self.consts, self.leaves, ids, samples)
+        name = ("cut", sweep, len(samples), len(self.batch), self._const_axes())
+        if name not in self.blue.kinds:
+            self.blue.kinds[name] = Kind("cut", self.blue.positions, self.blue.spaces, *name[1:])
+        args = self.blue.program, self.blue.positions, self.blue.kinds[name], body, self.consts, self.leaves
+        return self._telling(call, *args, ids, samples)
+
+    def _cut_body(self, sweep: Sweep) -> Callable:
+        blue, depth, axes = self.blue, len(self.batch), self._const_axes()
+
+        def of_samples(consts: Sequence, leaves: Sequence, ids: Any, samples: Any) -> list:
+            made = blue.cut(sweep)
+            assert made is not None
+            return sweep_of_samples(made, blue.point(consts, leaves), blue.spaces, sweep, ids, samples)
+
+        def of_views(consts: Sequence, leaves: Sequence, ids: Any, samples: Any) -> list:
+            def some(a: Any) -> Any:
+                return a.reshape((-1,) + a.shape[depth:])[samples]
+
+            own = [c if k is None else some(c) for c, k in zip(consts, axes, strict=True)]
+            run = lambda cs, xs: sweeps_at(blue.point(cs, xs), blue.spaces, (sweep,), (ids,))[0]  # noqa: E731
+            return jax.vmap(run, in_axes=(list(axes), 0))(own, [some(a) for a in leaves])
+
+        return of_views if depth else of_samples
+
     def _kind(self, what: str, sweeps: tuple[Sweep, ...], axes: tuple) -> Kind:
         name = (what, sweeps, len(self.batch), axes)
         kinds = self.blue.kinds
@@ -139,9 +209,15 @@ class Linearized:
 
     def _fused(self, sweeps: tuple[Sweep, ...]) -> Callable:
         blue = self.blue
+        second = sweeps[0].way == "second"
+        at, spaces = (blue.primal_point, blue.primal_spaces) if second else (blue.point, blue.spaces)
+        cuts = [self._cut(s) for s in sweeps]
 
         def body(consts: Sequence, leaves: Sequence, ids: Sequence) -> list:
-            return sweeps_at(Point(blue.program, blue.positions, consts, leaves), blue.spaces, sweeps, ids)
+            point = at(consts, leaves)
+            if None in cuts:
+                return sweeps_at(point, spaces, sweeps, ids)
+            return [sweep_in_blocks(c, point, spaces, s, i) for c, s, i in zip(cuts, sweeps, ids, strict=True) if c]
 
         axes = list(self._const_axes())
         for _ in self.batch:
@@ -163,8 +239,15 @@ class Linearized:
         return limit is None or need <= limit // 4
 
     def _pushes(self, sweep: Sweep) -> bool:
-        # A linear program with an opaque rule in it can be pulled through only.
-        return sweep.way == "rows" or self.blue.program.pushes == "jvp"
+        if sweep.way == "second":
+            return False  # it is no sweep of the linear program
+        # A linear program with an opaque rule in it can be pulled through only; one of many heads has no single row.
+        if self.blue.program.heads is not None:
+            return False
+        spaces, program = self.blue.spaces, self.blue.program
+        if sweep.way == "rows" and spaces.hessian:
+            return spaces.pushes_rows(program)
+        return sweep.way == "rows" or program.pushes == "jvp"
 
     def _kept_residuals(self) -> Any:
         if self._kept is None:
@@ -194,11 +277,16 @@ class Linearized:
             self._value = self._telling(self._compiled_value)
             return self._value
 
+    def aux(self) -> Any:
+        """What f returned beside its output."""
+        skip = 0 if self.blue.primal is None else len(self.blue.primal.outputs)  # the aux of a gradient is y, then aux
+        return jax.tree_util.tree_unflatten(self.blue.aux_tree, self.value()[1][skip:])
+
     def _batched(self, of_point: Callable) -> Callable:
         blue = self.blue
 
         def body(consts: Sequence, leaves: Sequence) -> Any:
-            return of_point(Point(blue.program, blue.positions, consts, leaves))
+            return of_point(blue.point(consts, leaves))
 
         for _ in self.batch:
             body = jax.vmap(body, in_axes=(list(self._const_axes()), 0))
@@ -214,13 +302,13 @@ class Linearized:
     # Products
 
     def product(self, way: str, block: Block, vectors: list) -> list:
-        """One pullback ("rows") or pushforward ("columns") of given vectors, leaf by leaf."""
+        """One pullback ("rows") or pushforward ("columns") of given vectors `(*lead, k, ...)`, leaf by leaf."""
         blue = self.blue
+        axis = len(blue.spaces.lead)
 
         def body(consts: Sequence, leaves: Sequence, vectors: list) -> list:
-            point = Point(blue.program, blue.positions, consts, leaves)
-            apply = (pullback if way == "rows" else pushforward)(point, block.outs, block.ins)
-            return jax.vmap(apply)(vectors)
+            apply = applied(blue.point(consts, leaves), blue.spaces, way, block.outs, block.ins)
+            return jax.vmap(apply, in_axes=axis, out_axes=axis)(vectors)
 
         for _ in self.batch:
             body = jax.vmap(body, in_axes=(list(self._const_axes()), 0, 0))
@@ -248,32 +336,48 @@ class Linearized:
                 ) from error
 
 
-def another_way(error: Exception, blocks: Sequence[Block], program: Program, way: str) -> bool:
-    """Note that f has no such direction, and whether there is something else to try.
+def either_way(origin: Linearized, blocks: Sequence[Block], attempt: Callable[[], tuple[str, Callable]]) -> Any:
+    """Work by the direction that an attempt names, and by the other one where f has not got it.
 
-    JAX says so by a TypeError (no pushforward through `custom_vjp`), a ValueError (no pullback through a
-    `while_loop`) or a NotImplementedError while the kernel is traced, before anything is computed.
+    Args:
+      attempt: gives "pullbacks" or "pushforwards", as it sees fit now, and what to run.
     """
+    program = origin.blue.program
+    before, first_error = (program.pulls, program.pushes), None
+    while True:
+        by, work = attempt()
+        try:
+            return work()
+        except Exception as error:
+            first_error = first_error or _no_way(error, origin.blue, by)
+            if not _another_way(error, blocks, program, by):
+                program.pulls, program.pushes = before  # it was something else
+                raise first_error from (None if first_error is error else error)
+
+
+def _another_way(error: Exception, blocks: Sequence[Block], program: Program, by: str) -> bool:
+    # Note that f has no such direction, and whether there is something else to try. JAX says so by a TypeError (no
+    # pushforward through `custom_vjp`), a ValueError (no pullback through a `while_loop`) or a NotImplementedError
+    # while the kernel is traced, before anything is computed.
     if isinstance(error, ReadError) or not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return False
-    if way == "columns" and program.pushes == "jvp":
+    if by == "pushforwards" and program.pushes == "jvp":
         program.pushes = "transposed pullback"
         return True
-    if way == "columns":
+    if by == "pushforwards":
         program.pushes = None
         return program.pulls and all(b.ways.rows for b in blocks)
     program.pulls = False
     return program.pushes is not None and all(b.ways.columns for b in blocks)
 
 
-def no_way(error: Exception, blueprint: Blueprint, way: str) -> Exception:
-    """What to raise where f has neither direction, or not the one that `mode` demands."""
+def _no_way(error: Exception, blueprint: Blueprint, by: str) -> Exception:
+    # What to raise where f has neither direction, or not the one that `mode` demands.
     if isinstance(error, ReadError) or blueprint.mode == "auto":
         return error
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return error
-    told = "pullbacks" if way == "rows" else "pushforwards"
     return type(error)(
-        f"{blueprint.name}(mode={blueprint.mode!r}): expected an f with {told}, got one for which JAX says: {error} "
+        f"{blueprint.name}(mode={blueprint.mode!r}): expected an f with {by}, got one for which JAX says: {error} "
         "Set mode='auto' to use whichever direction f has."
     )

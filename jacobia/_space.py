@@ -49,5 +49,24 @@ class Space:
             offset += size
         return seeds
 
-    def zeros(self) -> list[jax.Array]:
-        return [jnp.zeros(s, d) for s, d in zip(self.shapes, self.dtypes, strict=True)]
+    def zeros(self, lead: tuple[int, ...] = ()) -> list[jax.Array]:
+        return [jnp.zeros(lead + s, d) for s, d in zip(self.shapes, self.dtypes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where independent samples are numbered: how many there are, and along which axis of each leaf."""
+
+    size: int
+    outputs: tuple[int, ...]
+    inputs: tuple[int, ...]
+
+
+def to_front(leaves: Sequence, axes: Sequence[int]) -> list:
+    """Samples on the first axis of every leaf."""
+    return [jnp.moveaxis(a, k, 0) for a, k in zip(leaves, axes, strict=True)]
+
+
+def to_place(leaves: Sequence, axes: Sequence[int]) -> list:
+    """Samples from the first axis to where f has them."""
+    return [jnp.moveaxis(a, 0, k) for a, k in zip(leaves, axes, strict=True)]

@@ -4,7 +4,7 @@ Knows arrays and their numbers. Knows nothing of derivatives. Lines are kept as 
 pieces of several lines; where a piece is gone (donated or deleted by the caller), its lines are unknown.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -94,11 +94,71 @@ class Lines:
         self.nbytes -= piece.array.nbytes
 
 
+class _Patch(NamedTuple):
+    samples: np.ndarray  # sorted; padding behind them has none
+    lines: np.ndarray  # sorted, the same
+    array: Any  # (S, L, ...), or (S, ..., L)
+
+
+class Patches:
+    """Lines of some samples of a batch: pieces of so many samples by so many lines."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[int, _Patch] = {}  # the first is the oldest
+        self.nbytes = 0
+        self._next = 0
+        self._of: dict[int, list[int]] = {}  # sample → pieces
+
+    def put(self, samples: np.ndarray, lines: np.ndarray, array: Any) -> None:
+        self.pieces[self._next] = _Patch(samples, lines, array)
+        for sample in samples.tolist():
+            self._of.setdefault(sample, []).append(self._next)
+        self.nbytes += array.nbytes
+        self._next += 1
+
+    def missing(self, samples: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The samples and the lines between which something is not known."""
+        unknown = np.ones((samples.size, lines.size), bool)
+        for _, _, there in self.take(samples, lines):
+            unknown[there] = False
+        return samples[unknown.any(axis=1)], lines[unknown.any(axis=0)]
+
+    def take(self, samples: np.ndarray, lines: np.ndarray) -> Iterator[tuple[Any, tuple, tuple]]:
+        """What is known: (array of a piece, places in it, places among `samples` and `lines`)."""
+        for key in sorted({k for s in samples.tolist() for k in self._of.get(s, ())}):
+            piece = self.pieces[key]
+            if piece.array.is_deleted():
+                self._drop(key)
+                continue
+            _, here_s, there_s = np.intersect1d(piece.samples, samples, assume_unique=True, return_indices=True)
+            _, here_l, there_l = np.intersect1d(piece.lines, lines, assume_unique=True, return_indices=True)
+            yield piece.array, np.ix_(here_s, here_l), np.ix_(there_s, there_l)
+
+    def shrink(self, limit: int) -> None:
+        """Forget the oldest pieces until the rest fits."""
+        while self.nbytes > limit and self.pieces:
+            self._drop(next(iter(self.pieces)))
+
+    def _drop(self, key: int) -> None:
+        piece = self.pieces.pop(key)
+        for sample in piece.samples.tolist():
+            self._of[sample].remove(key)
+        self.nbytes -= piece.array.nbytes
+
+
 class Store:
-    """All that one view remembers."""
+    """All that one view remembers.
+
+    With a mirror, the store of the transpose (or itself), a row that is known there is a column here.
+    """
+
+    mirror: "Store | None" = None
+    _flip: Callable  # from the whole matrix of the mirror to this one
 
     def __init__(self, num_rows: int, num_columns: int):
         self.full: Any = None
+        self.diagonal: Any = None
+        self.patches: dict[str, Patches] = {}  # by "rows" or "columns"
         self._shape = num_rows, num_columns
         # rows_computed, columns_computed, pullbacks, pushforwards, seeds_run, kernel_calls
         self.counts = [0, 0, 0, 0, 0, 0]
@@ -107,28 +167,48 @@ class Store:
     def rows(self) -> Lines:
         return Lines(self._shape[0])
 
-    @cached_property
+    @property
     def columns(self) -> Lines:
+        return self._columns if self.mirror is None else self.mirror.rows
+
+    @cached_property
+    def _columns(self) -> Lines:
         return Lines(self._shape[1])
+
+    def reflect(self, mirror: "Store", flip: Callable) -> None:
+        """Columns here are rows there from now on."""
+        self.mirror, self._flip = mirror, flip
 
     def whole(self) -> Any:
         """The whole matrix, if it is known."""
         full = self.full
         if full is not None and full.is_deleted():
             full = self.full = None
+        if full is None and self.mirror is not None and self.mirror is not self:
+            other = self.mirror.full
+            if other is not None and not other.is_deleted():
+                full = self.full = self._flip(other)
         return full
 
     def set_whole(self, full: Any) -> None:
         self.full = full
-        for lines in ("rows", "columns"):  # the lines are part of it now
+        for lines in ("rows", "_columns"):  # the lines are part of it now
             self.__dict__.pop(lines, None)
+        self.patches.clear()
+        if self.mirror is not None:
+            self.mirror.__dict__.pop("rows", None)
+            self.mirror.patches.clear()
 
     def clear(self) -> None:
+        self.diagonal = None
         self.set_whole(None)
+        if self.mirror is not None:
+            self.mirror.full = None
 
-    def count(self, way: str, lines: int, seeds: int, run: int) -> None:
+    def count(self, way: str, by: str, lines: int, seeds: int, run: int) -> None:
+        """Note one kernel call: so many rows or columns, by so many pullbacks or pushforwards, `run` with padding."""
         self.counts[0 if way == "rows" else 1] += lines
-        self.counts[2 if way == "rows" else 3] += seeds
+        self.counts[2 if by == "pullbacks" else 3] += seeds
         self.counts[4] += run
         self.counts[5] += 1
 
@@ -140,12 +220,20 @@ class Store:
 
     def shrink(self, limit: int) -> None:
         """Keep to a limit in bytes: what was used last stays."""
-        self.columns.shrink(limit)
-        self.rows.shrink(limit - self.columns.nbytes)
+        for patches in self.patches.values():
+            patches.shrink(limit)
+            limit -= patches.nbytes
+        if self.mirror is None:
+            self._columns.shrink(limit)
+            limit -= self._columns.nbytes
+        self.rows.shrink(limit)
 
     @property
     def nbytes(self) -> int:
-        return self.rows.nbytes + self.columns.nbytes + (0 if self.full is None else self.full.nbytes)
+        """Bytes of what it owns; what a mirror knows is counted there."""
+        own = self._columns.nbytes if self.mirror is None else 0
+        whole = sum(a.nbytes for a in (self.full, self.diagonal) if a is not None)
+        return self.rows.nbytes + own + whole + sum(p.nbytes for p in self.patches.values())
 
     def stats(self) -> Stats:
         rows, columns, pullbacks, pushforwards, seeds, calls = self.counts

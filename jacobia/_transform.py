@@ -5,45 +5,25 @@ import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
-from jacobia._arguments import Call, check_inexact, differentiated, take_apart
+from jacobia._arguments import Call, take_apart
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, jit_disabled, settings_token
-from jacobia._errors import IndependenceError
-from jacobia._jacobian import Jacobian, Layout, read_together, view
-from jacobia._kernels import Spaces
-from jacobia._linearize import Point, read_dependence, trace
+from jacobia._entry import Entry, entry
+from jacobia._hessian import Hessian
+from jacobia._jacobian import Jacobian, read_together, view
+from jacobia._options import Options, options
 from jacobia._reading import Linearized
-from jacobia._space import Space
 from jacobia.program.fingerprint import Identity
 
 # Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
 _INPUTS, _FUNCTIONS = 64, 1024
 
-_LATER = {"batch_axis": None, "sparsity": "auto", "mesh": None}
-
-
-class Options(NamedTuple):
-    """The arguments of `jacobian`, checked, in hashable form."""
-
-    name: str
-    argnums: Any
-    has_aux: bool
-    holomorphic: bool
-    static_argnums: tuple[int, ...]
-    static_argnames: tuple[str, ...]
-    ravel: bool
-    strict: bool
-    lazy: bool
-    jit: bool
-    mode: str
-    chunk_size: Any
-    memory_limit: int | None
+_LATER = {"sparsity": "auto", "mesh": None}
 
 
 def jacobian(
@@ -56,6 +36,7 @@ def jacobian(
     static_argnames: str | Sequence[str] = (),
     where: Any = None,
     batch_axis: int | None = None,
+    verify_batch: bool = True,
     ravel: bool = False,
     strict: bool = False,
     lazy: bool = True,
@@ -82,8 +63,12 @@ def jacobian(
       static_argnames: the same for keyword arguments.
       where: a predicate on leaves, or a tree of booleans like the differentiated arguments: which leaves are
         differentiated. The others pass through, and have `None` in the result.
-      batch_axis: not there yet.
-      ravel: one view of shape `(M, N)` over all outputs and all differentiated inputs, flattened.
+      batch_axis: the axis of every differentiated input and of every output that numbers independent samples;
+        negative numbers count from the end. One pullback gives a row of every sample.
+      verify_batch: `False` leaves out the check that the derivative keeps samples apart, for programs in which that
+        cannot be seen. Where it is not so, sums over samples are returned then.
+      ravel: one view of shape `(M, N)` over all outputs and all differentiated inputs, flattened; `(B, M, N)` with
+        `batch_axis`.
       strict: raise where an output leaf does not depend on an input leaf, decided from the program.
       lazy: `False` returns arrays, nested as `jax.jacrev` nests them.
       jit: `False` runs `f` by Python, for control flow on values. Slow.
@@ -98,25 +83,88 @@ def jacobian(
     Returns:
       A function of the arguments of `f`. It returns a view of shape `y.shape + x.shape` and dtype
       `jnp.result_type(x, y)`, or a tree of views: the output tree of `f`, with the tree of the differentiated
-      inputs in each leaf.
+      inputs in each leaf. With `batch_axis=k`, `(B,) + y.shape without k + x.shape without k`.
 
     Raises:
       TypeError: an argument of the wrong type; inputs or outputs that cannot be differentiated.
-      ValueError: an argument out of range.
+      ValueError: an argument out of range; with `batch_axis`, an input or output that has not that axis, or another
+        number of samples.
       NotImplementedError: an argument that is not there yet.
       IndependenceError: with `strict`, an output that does not depend on an input.
+      BatchMixingError: with `batch_axis`, a derivative that mixes samples.
     """
-    later = {"batch_axis": batch_axis, "sparsity": sparsity, "mesh": mesh}
-    for name, given in later.items():
-        if given is not _LATER[name] and given != _LATER[name]:
-            raise NotImplementedError(
-                f"jacobian({name}=...): expected {_LATER[name]!r}, all that this version takes, got {given!r}. "
-                + ("Write jax.vmap(jacobian(f))(X) for a batch." if name == "batch_axis" else "Leave it out.")
-            )
+    _check_later("jacobian", sparsity, mesh)
     return _make(
-        "jacobian", f, where, argnums, has_aux, holomorphic, static_argnums, static_argnames, ravel, strict, lazy, jit,
-        mode, chunk_size, memory_limit,
+        "jacobian", f, where, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis, verify_batch,
+        ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
     )  # fmt: skip
+
+
+def hessian(
+    f: Callable,
+    argnums: int | Sequence[int] = 0,
+    *,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    where: Any = None,
+    batch_axis: int | None = None,
+    verify_batch: bool = True,
+    ravel: bool = False,
+    strict: bool = False,
+    lazy: bool = True,
+    jit: bool = True,
+    mode: str = "auto",
+    chunk_size: int | str = "auto",
+    sparsity: Any = "auto",
+    memory_limit: int | None = None,
+    mesh: Any = None,
+) -> Callable:
+    """The Hessian of `f`, as a function that returns lazy views.
+
+    The Hessian is the Jacobian of the gradient. A row is a Hessian-vector product, forward over reverse; all rows
+    that are missing are computed in one kernel call. Of a scalar `f` it is symmetric in fact: a row that is
+    remembered serves its column, and an off-diagonal block of a tree is computed once for both its places.
+
+    Args:
+      f: any pure JAX function of floating-point inputs. A scalar (0-D, or one element in any shape, which keeps its
+        shape), or any array or tree of arrays, as in `jax.hessian`.
+      batch_axis: as in `jacobian`; `f` then gives one number for each sample, of shape `(B,)` or with axes of
+        length 1 beside the batch axis, which are dropped.
+      ravel: one view of shape `(N, N)`, or `(B, N, N)` with `batch_axis`, over all differentiated inputs.
+      strict: raise where the gradient with respect to one input does not depend on another one.
+      mode: "auto" and "fwd" (forward over reverse), or "rev" (reverse over reverse). Where `f` does not allow the
+        first, as with a `custom_vjp` whose rules call it again, "auto" takes the second.
+
+    The other arguments are those of `jacobian`.
+
+    Returns:
+      A function of the arguments of `f`. It returns a view of shape `y.shape + x.shape + x.shape` and the dtype of
+      `x`, or a tree of views nested as in `jax.hessian`: the output tree of `f`, with the tree of the differentiated
+      inputs in each leaf, twice.
+
+    Raises:
+      What `jacobian` raises, and ValueError: with `batch_axis`, more than one number for each sample.
+
+    References:
+      Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), for the rows;
+      Griewank and Walther, "Evaluating Derivatives" (2008), section 5.1, for forward over forward (`diagonal`).
+    """
+    _check_later("hessian", sparsity, mesh)
+    return _make(
+        "hessian", f, where, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis, verify_batch,
+        ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
+    )  # fmt: skip
+
+
+def _check_later(transform: str, *given: Any) -> None:
+    for (name, default), value in zip(_LATER.items(), given, strict=True):
+        if value is not default and value != default:
+            raise NotImplementedError(
+                f"{transform}({name}=...): expected {default!r}, all that this version takes, got {value!r}. "
+                "Leave it out."
+            )
 
 
 def _make(name: str, f: Any, where: Any, *rest: Any) -> "_Transform":
@@ -125,87 +173,14 @@ def _make(name: str, f: Any, where: Any, *rest: Any) -> "_Transform":
             f"{name}(f=...): expected a callable, got {type(f).__name__}. Pass the function, not its result."
         )
     try:
-        options = _options(name, *rest)
+        checked = options(name, *rest)
     except TypeError:  # a list cannot be looked up; what is wrong otherwise is told by the same checks
-        options = _options.__wrapped__(name, *rest)
-    return _Transform(f, options, where)
-
-
-@lru_cache(maxsize=256, typed=True)
-def _options(
-    name: str, argnums: Any, has_aux: Any, holomorphic: Any, static_argnums: Any, static_argnames: Any, ravel: Any,
-    strict: Any, lazy: Any, jit: Any, mode: Any, chunk_size: Any, memory_limit: Any,
-) -> Options:  # fmt: skip
-    # Checked once for each combination: transforms are often made anew at each call.
-    flags = {
-        "has_aux": has_aux,
-        "holomorphic": holomorphic,
-        "ravel": ravel,
-        "strict": strict,
-        "lazy": lazy,
-        "jit": jit,
-    }
-    for flag, given in flags.items():
-        if given is not True and given is not False:
-            raise TypeError(f"{name}({flag}=...): expected True or False, got {given!r}. Flags are booleans.")
-    if not isinstance(mode, str) or mode not in ("auto", "fwd", "rev"):
-        raise ValueError(
-            f"{name}(mode=...): expected 'auto', 'fwd' or 'rev', got {mode!r}. 'auto' chooses what is cheaper."
-        )
-    if chunk_size != "auto":
-        _check_count(name, "chunk_size", chunk_size, "a positive int or 'auto'")
-    if memory_limit is not None:
-        _check_count(name, "memory_limit", memory_limit, "a positive number of bytes or None")
-    return Options(
-        name, _numbers(name, "argnums", argnums, keep_int=True), has_aux, holomorphic,
-        _numbers(name, "static_argnums", static_argnums), _names(name, static_argnames), ravel, strict, lazy, jit,
-        mode, chunk_size, memory_limit,
-    )  # fmt: skip
-
-
-def _check_count(name: str, what: str, given: Any, expected: str) -> None:
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
-        raise TypeError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
-    if given.__index__() < 1:
-        raise ValueError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
-
-
-def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
-    if hasattr(given, "__index__") and not isinstance(given, bool):
-        return given.__index__() if keep_int else (given.__index__(),)
-    if isinstance(given, (tuple, list)) and all(hasattr(k, "__index__") and not isinstance(k, bool) for k in given):
-        if keep_int and not given:
-            raise ValueError(
-                f"{name}({what}=...): expected at least one argument number, got {given!r}. Write 0 or (0,)."
-            )
-        return tuple(k.__index__() for k in given)
-    raise TypeError(
-        f"{name}({what}=...): expected an int or a sequence of ints, got {given!r}. Arguments are numbered from 0."
-    )
-
-
-def _names(name: str, given: Any) -> tuple[str, ...]:
-    if isinstance(given, str):
-        return (given,)
-    if isinstance(given, (tuple, list)) and all(isinstance(k, str) for k in given):
-        return tuple(given)
-    raise TypeError(
-        f"{name}(static_argnames=...): expected a string or a sequence of strings, got {given!r}. "
-        "Positional arguments are named by static_argnums."
-    )
-
-
-class Entry(NamedTuple):
-    """What is known of f at one abstract input."""
-
-    blue: Blueprint
-    consts: list  # arrays that f closes over
-    layouts: list[Layout]
-    only: Layout | None  # of the one view that is returned as it is
+        checked = options.__wrapped__(name, *rest)
+    return _Transform(f, checked, where)
 
 
 class _Transform:
-    """`jacobian(f)`: call it with the arguments of f."""
+    """`jacobian(f)` or `hessian(f)`: call it with the arguments of f."""
 
     def __init__(self, f: Callable, options: Options, where: Any):
         self.__wrapped__ = f
@@ -219,7 +194,8 @@ class _Transform:
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
-        return f"The Jacobian of a function, as lazy views.\n\n{getattr(self._f, '__doc__', None) or ''}"
+        what = self._options.name.capitalize()
+        return f"The {what} of a function, as lazy views.\n\n{getattr(self._f, '__doc__', None) or ''}"
 
     def __repr__(self) -> str:
         return f"<{self.__name__}>"
@@ -229,14 +205,15 @@ class _Transform:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         options = self._options
-        origin, entry = self._linearized(args, kwargs)
-        if entry.only is not None:
-            return view(origin, 0, entry.only)
-        views = _tree(origin.blue, [view(origin, k, layout) for k, layout in enumerate(entry.layouts)])
+        origin, known = self._linearized(args, kwargs)
+        kind = Hessian if options.name == "hessian" else Jacobian
+        if known.only is not None:
+            return view(kind, origin, 0, known.only)
+        views = _tree(origin.blue, [view(kind, origin, k, layout) for k, layout in enumerate(known.layouts)])
         if not options.lazy:
             views = materialize(views, ...)
         if options.has_aux:
-            return views, tree_unflatten(origin.blue.aux_tree, origin.value()[1])
+            return views, origin.aux()
         return views
 
     def linearized(self, args: tuple, kwargs: dict) -> Linearized:
@@ -251,29 +228,29 @@ class _Transform:
                 if type(a) not in _ARRAYS:
                     break
             else:
-                entry = self._entries.get((treedef, settings_token(), *[a.aval for a in leaves]))
-                if entry is not None:
-                    origin = Linearized(entry.blue, entry.consts, leaves)
+                known = self._entries.get((treedef, settings_token(), *[a.aval for a in leaves]))
+                if known is not None:
+                    origin = Linearized(known.blue, known.consts, leaves)
                     origin.source = (self, args, kwargs)
-                    return origin, entry
+                    return origin, known
         options = self._options
         call = take_apart(options.name, args, kwargs, options.static_argnums, options.static_argnames)
-        entry = self._entry(call)
+        known = self._entry(call)
         _ARRAYS.update(type(a) for a in call.leaves if not isinstance(a, Tracer))
-        origin = Linearized.anywhere(entry.blue, entry.consts, call.leaves)
+        origin = Linearized.anywhere(known.blue, known.consts, call.leaves)
         origin.source = None if origin.traced else (self, *call.rebuild(call.leaves))
-        return origin, entry
+        return origin, known
 
     def _entry(self, call: Call) -> Entry:
         jit = self._options.jit and not jit_disabled()
         form = call.form if any(call[2:]) else None if call.treedef == _ONE_ARRAY else call.treedef
         key = (form, settings_token(), *[jax.typeof(a) for a in call.leaves])
-        entry = self._entries.get(key) if jit else None
-        if entry is None:
-            entry = _entry(self._f, self._options, self._where, call, jit)
-            if jit and not any(isinstance(c, Tracer) for c in entry.consts):
-                self._entries.put(key, entry)
-        return entry
+        known = self._entries.get(key) if jit else None
+        if known is None:
+            known = entry(self._f, self._options, self._where, call, jit)
+            if jit and not any(isinstance(c, Tracer) for c in known.consts):
+                self._entries.put(key, known)
+        return known
 
 
 # Types of arrays that are computed and not traced, as they are met: asking for them is faster than isinstance.
@@ -282,63 +259,20 @@ _ARRAYS: set[type] = set()
 _ONE_ARRAY = tree_structure(((0,), {}))
 
 
-def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> Entry:
-    name = options.name
-    positions, paths, in_tree, kept = differentiated(name, call, options.argnums, where)
-    for place, path in zip(positions, paths, strict=True):
-        check_inexact(name, path, call.leaves[place].dtype, options.holomorphic, "input")
-    traced = trace(name, f, call, options.has_aux, jit)
-    for aval, path in zip(traced.out_avals, traced.out_paths, strict=True):
-        check_inexact(name, path, aval.dtype, options.holomorphic, "output")
-    ins = Space(tuple(call.leaves[p].shape for p in positions), tuple(call.leaves[p].dtype for p in positions), paths)
-    outs = Space(tuple(a.shape for a in traced.out_avals), tuple(a.dtype for a in traced.out_avals), traced.out_paths)
-    blue = Blueprint(
-        name, traced.program, positions, Spaces(outs, ins), in_tree, kept, traced.out_tree, traced.aux_tree,
-        options.ravel, options.mode, options.chunk_size, options.memory_limit, jit,
-        tuple(a.shape for a in call.leaves), tuple(c.shape for c in traced.consts),
-    )  # fmt: skip
-    if options.ravel and not any(blue.exact):
-        raise TypeError(
-            f"{name}(ravel=True): expected inputs or outputs of one dtype, as wide as the result, got inputs "
-            f"{', '.join(map(str, ins.dtypes))} and outputs {', '.join(map(str, outs.dtypes))}. Either direction would "
-            "round some of them: convert them, or leave ravel out."
-        )
-    if options.strict or options.holomorphic:
-        _check_program(options, blue, Point(traced.program, positions, traced.consts, call.leaves))
-    layouts = [Layout(b, (), False, False) for b in blue.blocks]
-    as_it_is = blue.single and options.lazy and not options.has_aux
-    return Entry(blue, traced.consts, layouts, layouts[0] if as_it_is else None)
-
-
-def _check_program(options: Options, blue: Blueprint, point: Point) -> None:
-    found = read_dependence(point)
-    if options.holomorphic and found.real_linear:
-        raise TypeError(
-            f"{options.name}(holomorphic=True): expected a holomorphic f, got {', '.join(found.real_linear)} on the "
-            "way from an input to an output, whose rows and columns would disagree. Differentiate with respect to real "
-            "and imaginary parts."
-        )
-    if options.strict:
-        outs, ins = blue.spaces
-        for path, sources in zip(outs.paths, found.outputs, strict=True):
-            for j, in_path in enumerate(ins.paths):
-                if j not in sources:
-                    raise IndependenceError(
-                        f"{options.name}(strict=True): expected every output to depend on every input, but {path} does "
-                        f"not depend on {in_path}: that block is all zeros. Leave strict out if this is meant."
-                    )
-
-
 def _tree(blue: Blueprint, items: list) -> Any:
-    # The output tree, with the tree of the differentiated inputs in each leaf.
+    # The output tree, with the tree of the differentiated inputs in each leaf; for a Hessian in each of those again.
     if blue.ravel:
         return items[0]
-    rest, width = iter(items), len(blue.spaces.inputs)
-    rows = []
-    for _ in range(len(blue.spaces.outputs)):
-        own = iter([next(rest) for _ in range(width)])
-        rows.append(tree_unflatten(blue.in_tree, [next(own) if kept else None for kept in blue.kept_leaves]))
-    return tree_unflatten(blue.out_tree, rows)
+    width, counts = len(blue.spaces.inputs), [len(blue.spaces.outputs)]
+    if blue.primal is not None:
+        counts.append(len(blue.primal.outputs))
+    for count in counts:
+        rest = iter(items)
+        items = []
+        for _ in range(count):
+            own = iter([next(rest) for _ in range(width)])
+            items.append(tree_unflatten(blue.in_tree, [next(own) if kept else None for kept in blue.kept_leaves]))
+    return tree_unflatten(blue.out_tree, items)
 
 
 def materialize(tree: Any, key: Any = ...) -> Any:

@@ -22,7 +22,7 @@ def test_what_is_known(rows, columns, whole, text):
 
 
 def test_a_view_on_one_line():
-    text = describe((5, 4), np.dtype("float32"), "nothing known")
+    text = describe("Jacobian", (5, 4), np.dtype("float32"), "nothing known")
     assert text == "Jacobian(shape=(5, 4), dtype=float32, nothing known)"
 
 

@@ -12,7 +12,7 @@ import pytest
 from reference import assert_close, central_differences
 
 import jacobia
-from jacobia import jacobian
+from jacobia import hessian, jacobian
 
 X = np.linspace(0.1, 1, 4, dtype=np.float32)
 REFUSALS = (TypeError, ValueError, RuntimeError)
@@ -301,11 +301,12 @@ def test_conj_away_from_x_is_no_matter():
 # Options
 
 
-@pytest.mark.parametrize("option, value", [("batch_axis", 0), ("sparsity", "dense"), ("mesh", object())])
-def test_options_that_are_not_there_yet(option, value):
+@pytest.mark.parametrize("transform", [jacobian, hessian], ids=["jacobian", "hessian"])
+@pytest.mark.parametrize("option, value", [("sparsity", "dense"), ("mesh", object())], ids=["sparsity", "mesh"])
+def test_options_that_are_not_there_yet(transform, option, value):
     f = Watched()
     with pytest.raises(NotImplementedError, match=option):
-        jacobian(f, **{option: value})(X)
+        transform(f, **{option: value})(X)
     assert f.runs == 0
 
 

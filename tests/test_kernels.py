@@ -7,9 +7,11 @@ import pytest
 
 from jacobia import _kernels, cache_clear, cache_info, jacobian
 from jacobia._arguments import take_apart
-from jacobia._kernels import Kind, Point, Spaces, Sweep, keep, residual_bytes, run_sweep, sweeps_at, sweeps_of
-from jacobia._linearize import linearize, trace
+from jacobia._kernels import Kind, keep, residual_bytes
+from jacobia._linearize import Point, linearize
 from jacobia._space import Space
+from jacobia._sweeps import Spaces, Sweep, run_sweep, sweeps_at, sweeps_of
+from jacobia._trace import trace
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
@@ -41,6 +43,10 @@ def pull(cotangents):
     return [cotangents[0] @ jnp.asarray(A)]
 
 
+def answering(apply, basis):
+    return (lambda index: apply(basis.basis(index))), basis
+
+
 INPUTS, OUTPUTS = Space(((N,),), (jnp.float32,), ("x",)), Space(((M,),), (jnp.float32,), ("y",))
 
 
@@ -52,7 +58,9 @@ def sweep(way, width=None, chunk=None, dtype=jnp.float32, flat=False, padded=Tru
 @pytest.mark.parametrize("count", [1, 3, 64, 65, 70])
 def test_numbers_without_padding_give_as_many_lines(count, chunk):
     ids = RNG.permutation(M)[:count].astype(np.int32)
-    rows = jax.jit(lambda ids: run_sweep(sweep("rows", count, chunk, padded=False), pull, OUTPUTS, ids)[0])(ids)
+    rows = jax.jit(lambda ids: run_sweep(sweep("rows", count, chunk, padded=False), *answering(pull, OUTPUTS), ids)[0])(
+        ids
+    )
     assert rows.shape == (count, N)
     close(rows, A[ids])
 
@@ -62,14 +70,14 @@ def test_numbers_without_padding_give_as_many_lines(count, chunk):
 @pytest.mark.parametrize("way", ["rows", "columns"])
 def test_all_seeds_in_chunks_that_need_not_divide(way, chunk, flat):
     apply, basis = (pull, OUTPUTS) if way == "rows" else (push, INPUTS)
-    (answer,) = jax.jit(lambda: run_sweep(sweep(way, None, chunk, flat=flat), apply, basis, None))()
+    (answer,) = jax.jit(lambda: run_sweep(sweep(way, None, chunk, flat=flat), *answering(apply, basis), None))()
     assert answer.shape == (M, N)
     close(answer, A)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 5, 64])
 def test_some_seeds_of_every_count_in_one_compiled_loop(chunk):
-    run = jax.jit(lambda ids: run_sweep(sweep("rows", M, chunk), pull, OUTPUTS, ids)[0])
+    run = jax.jit(lambda ids: run_sweep(sweep("rows", M, chunk), *answering(pull, OUTPUTS), ids)[0])
     for count in range(1, M + 1, 1 if chunk == 64 else 3):
         numbers = np.sort(RNG.permutation(M)[:count])
         ids = np.full(M, -1, np.int32)
@@ -82,13 +90,13 @@ def test_some_seeds_of_every_count_in_one_compiled_loop(chunk):
 def test_some_columns_stand_on_the_last_axis():
     ids = np.array([2, 0, -1], np.int32)
     for chunk in (None, 1, 2):
-        (out,) = run_sweep(sweep("columns", 3, chunk), push, INPUTS, ids)
+        (out,) = run_sweep(sweep("columns", 3, chunk), *answering(push, INPUTS), ids)
         assert out.shape[0] == M and out.shape[1] >= 3
         close(out[:, :2], A[:, [2, 0]])
 
 
 def test_answers_have_the_dtype_of_the_block(x64):
-    (out,) = run_sweep(sweep("rows", 1, dtype=jnp.float64), pull, OUTPUTS, np.array([4], np.int32))
+    (out,) = run_sweep(sweep("rows", 1, dtype=jnp.float64), *answering(pull, OUTPUTS), np.array([4], np.int32))
     assert out.dtype == jnp.float64
     close(out, A[4:5])
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import _linearize
+from jacobia import _trace
 from jacobia._arguments import take_apart
-from jacobia._linearize import Point, linearize, pullback, pushforward, read_dependence, settings, trace, value
+from jacobia._linearize import Point, linearize, pullback, pushforward, read_dependence, value
+from jacobia._trace import settings, trace
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.normal(size=3).astype(np.float32), RNG.normal(size=(2, 2)).astype(np.float32)
@@ -210,7 +211,7 @@ def test_programs_are_freed_with_their_functions():
 
     f = lambda x: (x * 2 + 12345.5, None)  # noqa: E731
     known, _ = traced(f, X)
-    held = _linearize._programs
+    held = _trace._programs
     before = len(held)
     del known
     gc.collect()
@@ -235,13 +236,13 @@ def test_settings_leave_harmless_flags_out():
 
 
 def test_tracing_is_seen():
-    assert not _linearize.tracing()
+    assert not _trace.tracing()
     seen = []
-    jax.make_jaxpr(lambda x: seen.append(_linearize.tracing()) or x)(1.0)
-    jax.vmap(lambda x: seen.append(_linearize.tracing()) or x)(jnp.ones(2))
-    jax.grad(lambda x: seen.append(_linearize.tracing()) or x)(1.0)
+    jax.make_jaxpr(lambda x: seen.append(_trace.tracing()) or x)(1.0)
+    jax.vmap(lambda x: seen.append(_trace.tracing()) or x)(jnp.ones(2))
+    jax.grad(lambda x: seen.append(_trace.tracing()) or x)(1.0)
     # What a call of an old jaxpr shows is whether something is traced, not whether this value is.
-    assert seen[:2] == [True, True] and not _linearize.tracing()
+    assert seen[:2] == [True, True] and not _trace.tracing()
 
 
 def test_which_outputs_depend_on_which_inputs():

@@ -125,8 +125,8 @@ def test_many_random_puts_takes_and_drops():
 def test_counters_go_on_where_what_is_known_is_forgotten():
     store = Store(COUNT, WIDTH)
     assert store.stats() == Stats(0, 0, 0, 0, 0, 0, 0)
-    store.count("rows", 3, 3, 4)
-    store.count("columns", 2, 2, 2)
+    store.count("rows", "pullbacks", 3, 3, 4)
+    store.count("columns", "pushforwards", 2, 2, 2)
     store.rows.put(*lines_of(0, 1))
     assert store.stats() == Stats(3, 2, 3, 2, 6, 2, 2 * BYTES)
     store.clear()

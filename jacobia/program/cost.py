@@ -49,6 +49,16 @@ def peak_bytes(jaxpr: Any) -> int:
     return peak
 
 
+def written_bytes(jaxpr: Any) -> int:
+    """Bytes of the answers of operations that are not fused into their neighbours."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner = sum(written_bytes(getattr(p, "jaxpr", p)) for p in subprograms(eqn))
+        own = sum(_nbytes(v.aval) for v in eqn.outvars) if eqn.primitive.name in _UNFUSED else 0
+        total += inner or own
+    return total
+
+
 def seed_cost(jaxpr: Any, num_seeded: int, transposed: bool) -> float:
     """What one more seed costs, in elements read or written; for comparing the two directions of one program.
 

@@ -1,0 +1,99 @@
+"""What a bar gives, and what all bars share: ratios in words, rounds, checks against a closed form, a counter."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import timing
+from benchmarks.workloads import Workload, check, check_closed_form, inputs
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table. Without a limit it informs and can't be missed."""
+
+    bar: str
+    measured: float | None  # None: it failed, and the note says how
+    unit: str
+    limit: float | None = None
+    at_least: bool = False
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.measured is None:
+            return "**failed**"
+        if self.limit is None:
+            return ""
+        met = self.measured >= self.limit if self.at_least else self.measured <= self.limit
+        return "met" if met else "**missed**"
+
+    @property
+    def loses(self) -> bool:
+        """jacobia takes more than what it is compared with."""
+        if self.measured is None:
+            return False
+        return (self.unit == "×" and self.measured > 1) or (self.unit == "× faster" and self.measured < 1)
+
+
+def slower(bar: str, times: timing.Times, ours: str, other: str, limit: float | None = None) -> Result:
+    """How many times the other's time we take."""
+    note = f"{median(times[ours])} / {median(times[other])}"
+    return Result(bar, timing.ratio(times[ours], times[other]), "×", limit, note=note)
+
+
+def faster(bar: str, times: timing.Times, ours: str, other: str, limit: float) -> Result:
+    """How many times our time the other takes."""
+    note = f"{median(times[other])} / {median(times[ours])}"
+    return Result(bar, timing.ratio(times[other], times[ours]), "× faster", limit, at_least=True, note=note)
+
+
+def median(times: list[float]) -> str:
+    return timing.human(statistics.median(times))
+
+
+def wait(result: jax.Array) -> jax.Array:
+    return result.block_until_ready()
+
+
+def rounds(contenders: timing.Contenders, points: list, quick: bool, wait: Callable = wait) -> timing.Times:
+    count, budget = (5, 0.02) if quick else (15, 0.1)
+    return timing.rounds_in_turn(contenders, points, wait, count, budget)
+
+
+def checked(workload: Workload) -> tuple[Callable, list[jax.Array], Callable]:
+    """f (a gradient, for a Hessian), points, and a check of contenders to be called before they are timed."""
+    check_closed_form(workload)
+    f = workload.build(jnp, jnp.asarray)
+    points = inputs(workload)
+
+    def right(contenders: timing.Contenders) -> None:
+        for name, call in contenders.items():
+            for x in points[:2]:  # the first may be the call that compiles
+                try:
+                    check(workload, x, np.asarray(call(jnp.asarray(x))))
+                except AssertionError as error:
+                    raise AssertionError(f"{name}: {error}") from error
+
+    return jax.grad(f) if workload.hessian else f, [jnp.asarray(x) for x in points], right
+
+
+class Compilations:
+    """Counts what XLA compiles in this process."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        jax.jit(lambda x: x * 3 + 1)(jnp.zeros(5))
+        if not self.count:
+            raise RuntimeError("Compilations(): expected an event for a program, got none. Was it renamed?")
+
+    def _listen(self, event: str, duration: float, **_) -> None:
+        self.count += "backend_compile" in event

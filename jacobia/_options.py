@@ -1,0 +1,100 @@
+"""The arguments of `jacobian` and `hessian` apart from f, checked once for each combination.
+
+Knows names and types. Knows nothing of f.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+
+class Options(NamedTuple):
+    """The arguments of a transform, checked, in hashable form."""
+
+    name: str
+    argnums: Any
+    has_aux: bool
+    holomorphic: bool
+    static_argnums: tuple[int, ...]
+    static_argnames: tuple[str, ...]
+    batch_axis: int | None
+    verify_batch: bool
+    ravel: bool
+    strict: bool
+    lazy: bool
+    jit: bool
+    mode: str
+    chunk_size: Any
+    memory_limit: int | None
+
+
+@lru_cache(maxsize=256, typed=True)
+def options(
+    name: str, argnums: Any, has_aux: Any, holomorphic: Any, static_argnums: Any, static_argnames: Any,
+    batch_axis: Any, verify_batch: Any, ravel: Any, strict: Any, lazy: Any, jit: Any, mode: Any, chunk_size: Any,
+    memory_limit: Any,
+) -> Options:  # fmt: skip
+    # Checked once for each combination: transforms are often made anew at each call.
+    flags = {
+        "has_aux": has_aux,
+        "holomorphic": holomorphic,
+        "verify_batch": verify_batch,
+        "ravel": ravel,
+        "strict": strict,
+        "lazy": lazy,
+        "jit": jit,
+    }
+    for flag, given in flags.items():
+        if given is not True and given is not False:
+            raise TypeError(f"{name}({flag}=...): expected True or False, got {given!r}. Flags are booleans.")
+    if not isinstance(mode, str) or mode not in ("auto", "fwd", "rev"):
+        raise ValueError(
+            f"{name}(mode=...): expected 'auto', 'fwd' or 'rev', got {mode!r}. 'auto' chooses what is cheaper."
+        )
+    if chunk_size != "auto":
+        _check_count(name, "chunk_size", chunk_size, "a positive int or 'auto'")
+    if memory_limit is not None:
+        _check_count(name, "memory_limit", memory_limit, "a positive number of bytes or None")
+    if batch_axis is not None:
+        if isinstance(batch_axis, bool) or not hasattr(batch_axis, "__index__"):
+            raise TypeError(
+                f"{name}(batch_axis=...): expected an int or None, got {batch_axis!r}. It is one axis, the same for "
+                "every differentiated input and every output; transpose those that differ."
+            )
+        batch_axis = batch_axis.__index__()
+    return Options(
+        name, _numbers(name, "argnums", argnums, keep_int=True), has_aux, holomorphic,
+        _numbers(name, "static_argnums", static_argnums), _names(name, static_argnames), batch_axis, verify_batch,
+        ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
+    )  # fmt: skip
+
+
+def _check_count(name: str, what: str, given: Any, expected: str) -> None:
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        raise TypeError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
+    if given.__index__() < 1:
+        raise ValueError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
+
+
+def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
+    if hasattr(given, "__index__") and not isinstance(given, bool):
+        return given.__index__() if keep_int else (given.__index__(),)
+    if isinstance(given, (tuple, list)) and all(hasattr(k, "__index__") and not isinstance(k, bool) for k in given):
+        if keep_int and not given:
+            raise ValueError(
+                f"{name}({what}=...): expected at least one argument number, got {given!r}. Write 0 or (0,)."
+            )
+        return tuple(k.__index__() for k in given)
+    raise TypeError(
+        f"{name}({what}=...): expected an int or a sequence of ints, got {given!r}. Arguments are numbered from 0."
+    )
+
+
+def _names(name: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, (tuple, list)) and all(isinstance(k, str) for k in given):
+        return tuple(given)
+    raise TypeError(
+        f"{name}(static_argnames=...): expected a string or a sequence of strings, got {given!r}. "
+        "Positional arguments are named by static_argnums."
+    )

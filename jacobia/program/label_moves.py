@@ -1,0 +1,111 @@
+"""Labels through operations that put elements elsewhere and compute nothing: exact.
+
+Shapes: labels are (2, *shape); B in an element that depends on no sample.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def _broadcast_in_dim(eqn: Any, operands: Any, size: int) -> list:
+    x, shape = operands.labels[0], eqn.params["shape"]
+    places = [1] * len(shape)
+    for length, axis in zip(x.shape[1:], eqn.params["broadcast_dimensions"], strict=True):
+        places[axis] = length
+    return [np.broadcast_to(x.reshape(2, *places), (2, *shape))]
+
+
+def _reshape(eqn: Any, operands: Any, size: int) -> list:
+    x, order = operands.labels[0], eqn.params["dimensions"]
+    x = x if order is None else x.transpose([0, *(d + 1 for d in order)])
+    return [x.reshape(2, *eqn.params["new_sizes"])]
+
+
+def _transpose(eqn: Any, operands: Any, size: int) -> list:
+    return [operands.labels[0].transpose([0, *(a + 1 for a in eqn.params["permutation"])])]
+
+
+def _squeeze(eqn: Any, operands: Any, size: int) -> list:
+    return [operands.labels[0].reshape(2, *eqn.outvars[0].aval.shape)]
+
+
+def _rev(eqn: Any, operands: Any, size: int) -> list:
+    return [np.flip(operands.labels[0], tuple(a + 1 for a in eqn.params["dimensions"]))]
+
+
+def _slice(eqn: Any, operands: Any, size: int) -> list:
+    p = eqn.params
+    steps = p["strides"] or [1] * len(p["start_indices"])
+    cuts = [slice(*c) for c in zip(p["start_indices"], p["limit_indices"], steps, strict=True)]
+    return [operands.labels[0][(slice(None), *cuts)]]
+
+
+def _pad(eqn: Any, operands: Any, size: int) -> list:
+    x, value = operands.labels
+    shape = eqn.outvars[0].aval.shape
+    value = np.full(2, size, np.int32) if value is None else value
+    out = np.array(np.broadcast_to(value.reshape(2, *[1] * len(shape)), (2, *shape)))
+    if x is not None:
+        sources, targets = [np.arange(2)], [np.arange(2)]
+        for (low, _, interior), n, m in zip(eqn.params["padding_config"], x.shape[1:], shape, strict=True):
+            places = low + np.arange(n) * (interior + 1)  # a negative pad cuts entries off
+            inside = (places >= 0) & (places < m)
+            sources.append(np.flatnonzero(inside))
+            targets.append(places[inside])
+        out[np.ix_(*targets)] = x[np.ix_(*sources)]
+    return [out]
+
+
+def _filled(eqn: Any, operands: Any, size: int) -> list:
+    # Operands without samples, as labels.
+    return [
+        np.full((2, *a.aval.shape), size, np.int32) if x is None else x
+        for x, a in zip(operands.labels, eqn.invars, strict=True)
+    ]
+
+
+def _concatenate(eqn: Any, operands: Any, size: int) -> list:
+    return [np.concatenate(_filled(eqn, operands, size), eqn.params["dimension"] + 1)]
+
+
+def _stack(eqn: Any, operands: Any, size: int) -> list:
+    return [np.stack(_filled(eqn, operands, size), eqn.params["axis"] + 1)]
+
+
+def _split(eqn: Any, operands: Any, size: int) -> list:
+    return np.split(operands.labels[0], np.cumsum(eqn.params["sizes"])[:-1], eqn.params["axis"] + 1)
+
+
+def _unstack(eqn: Any, operands: Any, size: int) -> list:
+    return list(np.moveaxis(operands.labels[0], eqn.params["axis"] + 1, 0))
+
+
+def _tile(eqn: Any, operands: Any, size: int) -> list:
+    return [np.tile(operands.labels[0], (1, *eqn.params["reps"]))]
+
+
+def _bitcast(eqn: Any, operands: Any, size: int) -> list:
+    # Wider entries are made of several narrow ones, which number the last axis.
+    x, rank = operands.labels[0], eqn.outvars[0].aval.ndim + 1
+    if x.ndim > rank:
+        return [x.min(-1)]
+    return [x[..., None] if x.ndim < rank else x]
+
+
+MOVES: dict[str, Callable] = {
+    "broadcast_in_dim": _broadcast_in_dim,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "rev": _rev,
+    "slice": _slice,
+    "pad": _pad,
+    "concatenate": _concatenate,
+    "stack": _stack,
+    "split": _split,
+    "unstack": _unstack,
+    "tile": _tile,
+    "bitcast_convert_type": _bitcast,
+}

@@ -1,0 +1,153 @@
+"""Labels through operations that read or write at given positions: exact where the positions are known.
+
+Shapes: labels are (2, *shape); B in an element that depends on no sample. Along an axis in which the position is
+not known, an element may come from (or go to) any place: the union over that axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jax.lax import GatherScatterMode
+
+
+def _on(values: np.ndarray, axes: Sequence[int], rank: int) -> np.ndarray:
+    # An array whose axes are some axes, in order, of an array of that rank.
+    shape = [1] * rank
+    for axis, length in zip(axes, values.shape, strict=True):
+        shape[axis] = length
+    return values.reshape(shape)
+
+
+class _Places:
+    # For every element of the narrow array (what is read, or written) its place in the wide one.
+    def __init__(self, wide: Sequence[int], narrow: Sequence[int]):
+        self.wide, self.narrow = wide, narrow
+        self.flat = np.zeros([1] * len(narrow), np.int64)
+        self.inside = np.ones([1] * len(narrow), bool)
+        self.unknown: list[int] = []  # axes of the wide array
+        self.sure = True  # that what is written is really written
+
+    def add(self, axis: int, places: np.ndarray) -> None:
+        self.flat = self.flat + places * int(np.prod(self.wide[axis + 1 :], dtype=np.int64))
+
+    def count(self, axis: int, at: int) -> None:
+        # Entries of the wide axis are numbered by an axis of the narrow array.
+        self.add(axis, _on(np.arange(self.narrow[at]), [at], len(self.narrow)))
+
+    def start(self, axis: int, start: np.ndarray | None, width: int, clipped: bool, at: Sequence[int]) -> None:
+        # `start` has the axes `at` of the narrow array; a window that sticks out is moved or left out.
+        if start is None:
+            self.sure = False
+            if width != self.wide[axis]:
+                self.unknown.append(axis)
+            return
+        last = self.wide[axis] - width
+        start = _on(np.asarray(start, np.int64), at, len(self.narrow))
+        if not clipped:
+            self.inside = self.inside & (start >= 0) & (start <= last)
+        self.add(axis, np.clip(start, 0, last))
+
+    def read(self, labels: np.ndarray, size: int) -> np.ndarray:
+        labels = _spread(labels, self.unknown)
+        found = labels.reshape(2, -1)[:, np.broadcast_to(self.flat, self.narrow)]
+        return found if self.inside.all() else np.where(self.inside, found, np.int32(size))
+
+    def write(self, base: np.ndarray | None, labels: np.ndarray | None, replace: bool, size: int) -> np.ndarray:
+        count = int(np.prod(self.wide))
+        flat, inside = np.broadcast_to(self.flat, self.narrow), np.broadcast_to(self.inside, self.narrow)
+        out = np.full((2, count), size, np.int32) if base is None else np.array(base).reshape(2, count)
+        if replace and self.sure:
+            out[:, flat[inside]] = size
+        if labels is not None:
+            written = np.full((2, count), size, np.int32)
+            for plane, values in zip(written, labels, strict=True):
+                np.minimum.at(plane, flat[inside], values[inside])
+            spread = _spread(written.reshape(2, *self.wide), self.unknown)
+            out = np.minimum(out, spread.reshape(2, count))
+        return out.reshape(2, *self.wide)
+
+
+def _spread(labels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    if not axes:
+        return labels
+    return np.broadcast_to(labels.min(tuple(a + 1 for a in axes), keepdims=True), labels.shape)
+
+
+def _gather(eqn: Any, operands: Any, size: int) -> list:
+    p, d = eqn.params, eqn.params["dimension_numbers"]
+    shapes = [a.aval.shape for a in eqn.invars]
+    if operands.labels[1] is not None:
+        return _all(eqn, operands)
+    places = _Places(shapes[0], eqn.outvars[0].aval.shape)
+    numbered = [a for a in range(len(places.narrow)) if a not in d.offset_dims]
+    clipped = p["mode"] != GatherScatterMode.FILL_OR_DROP
+    columns = operands.columns(1)
+    for axis, column in zip(d.start_index_map, columns, strict=True):
+        places.start(axis, column, p["slice_sizes"][axis], clipped, numbered)
+    for axis, j in zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True):
+        places.count(axis, numbered[j])
+    window = [a for a in range(len(shapes[0])) if a not in (*d.collapsed_slice_dims, *d.operand_batching_dims)]
+    for axis, at in zip(window, d.offset_dims, strict=True):
+        places.count(axis, at)
+    return [places.read(operands.labels[0], size)]
+
+
+def _scatter(replace: bool) -> Callable:
+    def rule(eqn: Any, operands: Any, size: int) -> list:
+        p, d = eqn.params, eqn.params["dimension_numbers"]
+        shapes = [a.aval.shape for a in eqn.invars]
+        if operands.labels[1] is not None:
+            return _all(eqn, operands)
+        places = _Places(shapes[0], shapes[2])
+        numbered = [a for a in range(len(shapes[2])) if a not in d.update_window_dims]
+        window = [a for a in range(len(shapes[0])) if a not in (*d.inserted_window_dims, *d.operand_batching_dims)]
+        widths = dict(zip(window, (shapes[2][a] for a in d.update_window_dims), strict=True))
+        columns = operands.columns(1)
+        for axis, column in zip(d.scatter_dims_to_operand_dims, columns, strict=True):
+            places.start(axis, column, widths.get(axis, 1), p["mode"] == GatherScatterMode.CLIP, numbered)
+        for axis, j in zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True):
+            places.count(axis, numbered[j])
+        for axis, at in zip(window, d.update_window_dims, strict=True):
+            places.count(axis, at)
+        return [places.write(operands.labels[0], operands.labels[2], replace, size)]
+
+    return rule
+
+
+def _dynamic(eqn: Any, operands: Any, narrow: Sequence[int], first: int) -> _Places:
+    places = _Places(eqn.invars[0].aval.shape, narrow)
+    for axis, width in enumerate(narrow):
+        start = operands.known(first + axis)
+        places.start(axis, start, width, True, [])
+        places.count(axis, axis)
+    return places
+
+
+def _dynamic_slice(eqn: Any, operands: Any, size: int) -> list:
+    if any(x is not None for x in operands.labels[1:]):
+        return _all(eqn, operands)
+    return [_dynamic(eqn, operands, eqn.params["slice_sizes"], 1).read(operands.labels[0], size)]
+
+
+def _dynamic_update_slice(eqn: Any, operands: Any, size: int) -> list:
+    if any(x is not None for x in operands.labels[2:]):
+        return _all(eqn, operands)
+    places = _dynamic(eqn, operands, eqn.invars[1].aval.shape, 2)
+    return [places.write(operands.labels[0], operands.labels[1], True, size)]
+
+
+def _all(eqn: Any, operands: Any) -> list:
+    # Positions that depend on samples: every element may come from anywhere.
+    union = np.minimum.reduce([x.reshape(2, -1).min(1) for x in operands.labels if x is not None and x.size])
+    return [union.reshape(2, *[1] * v.aval.ndim) for v in eqn.outvars]
+
+
+_KINDS = ("add", "sub", "mul", "min", "max")
+POSITIONED: dict[str, Callable] = {
+    "gather": _gather,
+    "scatter": _scatter(True),
+    **{f"scatter{sep}{kind}": _scatter(False) for sep in "-_" for kind in _KINDS},
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update_slice,
+}
