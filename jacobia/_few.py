@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jacobia import _plan
-from jacobia._fulfil import Want, choose_way, mirrored, padded, request, sized, store_of
+from jacobia._fulfil import Plan, Want, choose_way, mirrored, padded, request, sized, store_of
 from jacobia._reading import Linearized
 from jacobia._store import Patches
 from jacobia._sweeps import Sweep
@@ -33,12 +33,25 @@ def few(origin: Linearized, want: Want, samples: Any) -> bool:
     return origin.cuts(plan.sweep(origin, plan.numbers, len(samples)))
 
 
+def plan_few(origin: Linearized, want: Want, samples: Any) -> Plan:
+    """What reading them would do now."""
+    plan = _plan_for(origin, want, samples)
+    store = origin.stores.get(plan.todo.block)
+    patches = Patches() if store is None else store.patches.get(plan.way, Patches())
+    lines = patches.missing(samples, _numbers(plan.numbers, plan.most))[1]
+    if not lines.size:
+        return Plan("none", 0, 0, "it is known for these samples")
+    block = origin.blue.blocks[want.block]
+    instead = math.prod(block.row_shape if plan.asked_way == "columns" else block.column_shape)
+    return Plan(plan.asked_way, lines.size, instead, f"the {plan.asked_way} of these samples")
+
+
 def compute_few(origin: Linearized, want: Want, samples: Any) -> tuple[jax.Array, dict[str, Any]]:
     """As part of a trace: an array with axes (samples, rows, columns), and the numbers it holds, None for all."""
     plan = _plan_for(origin, want, samples)
     sweep = plan.sweep(origin, plan.numbers, len(samples))
     array = origin.run_cut(sweep, padded(plan.numbers, sweep), samples)[0]
-    plan.count(origin, sweep, plan.numbers)
+    plan.note(origin, sweep, plan.numbers)
     return _oriented(plan, array.reshape(len(samples), *plan.flat)), plan.holds(samples, plan.numbers)
 
 
@@ -54,7 +67,7 @@ def read_few(origin: Linearized, want: Want, samples: np.ndarray) -> tuple[np.nd
         part = lines if lines.size < plan.most else None
         sweep = plan.sweep(origin, part, wide.size)
         array = origin.run_cut(sweep, padded(part, sweep), wide)[0]
-        plan.count(origin, sweep, part)
+        plan.note(origin, sweep, part)
         patches.put(absent, lines, array)
     lined = (samples.size, *(numbers.size if k < 0 else k for k in plan.flat))
     cube = np.zeros(lined, origin.blue.blocks[plan.todo.block].dtype)
@@ -89,7 +102,7 @@ class _Plan(NamedTuple):
     def holds(self, samples: Any, numbers: Any) -> dict[str, Any]:
         return {"batch": samples, "rows": None, "columns": None} | {self.asked_way: numbers}
 
-    def count(self, origin: Linearized, sweep: Sweep, numbers: Any) -> None:
+    def note(self, origin: Linearized, sweep: Sweep, numbers: Any) -> None:
         lines = self.most if numbers is None else len(numbers)
         run = lines if sweep.width is None else sweep.width
         store_of(origin, self.want.block).count(self.asked_way, origin.by(self.way), lines, lines, run)

@@ -5,7 +5,7 @@ Between the view, which knows what a key asks for, and the kernels, which know h
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -60,11 +60,33 @@ def _new_store(origin: Linearized, index: int) -> Store:
 
 def flipped(origin: Linearized, index: int, full: Any) -> jax.Array:
     """The whole mirror image of a block."""
-    lead, rows = len(origin.lead), len(origin.lead) + len(origin.blue.blocks[index].row_shape)
-    axes = range(full.ndim)
-    turned = jnp.transpose(full, (*axes[:lead], *axes[rows:], *axes[lead:rows]))
-    image = origin.blue.blocks[origin.blue.mirror(index)]
-    return turned.reshape(origin.lead + image.row_shape + image.column_shape)
+    return _flip([full], (_flip_form(origin, index),))[0]
+
+
+def _flip_form(origin: Linearized, index: int) -> tuple:
+    blue, lead = origin.blue, len(origin.lead)
+    image, rows = blue.blocks[blue.mirror(index)], lead + len(blue.blocks[index].row_shape)
+    axes = range(rows + len(blue.blocks[index].column_shape))
+    return (*axes[:lead], *axes[rows:], *axes[lead:rows]), origin.lead + image.row_shape + image.column_shape
+
+
+@partial(jax.jit, static_argnums=1)
+def _flip(fulls: list, forms: tuple) -> list:
+    # All of them by one compiled call: one by one they cost as much as a small kernel each.
+    return [jnp.transpose(a, axes).reshape(shape) for a, (axes, shape) in zip(fulls, forms, strict=True)]
+
+
+def flip_together(origin: Linearized, indices: Sequence[int]) -> None:
+    """Make the whole of blocks of which the mirror image is known."""
+    if not origin.blue.symmetric:
+        return
+    stores = [(origin.blue.mirror(k), store_of(origin, k)) for k in dict.fromkeys(indices)]
+    todo = [(k, s, s.mirror.full) for k, s in stores if s.full is None and s.mirror is not None]
+    todo = [(k, s, full) for k, s, full in todo if full is not None and not full.is_deleted()]
+    if todo:
+        fulls = _flip([full for _, _, full in todo], tuple(_flip_form(origin, k) for k, _, _ in todo))
+        for (_, store, _), full in zip(todo, fulls, strict=True):
+            store.full = full
 
 
 def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
@@ -89,11 +111,30 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     return done
 
 
+def fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
+    """Compute all of some blocks, in one kernel call, and remember it."""
+    fresh = not (origin.stores or origin.special)
+    own: dict[int, None] = {}
+    for k in indices:
+        if not (origin.blue.symmetric and origin.blue.mirror(k) in own):
+            own[k] = None
+    recipe = origin.blue.recipes.get(("together", *own)) if fresh else None
+    if recipe is None:
+        fulfil(origin, [Want(k, None, None) for k in own])
+    else:
+        out = origin.run_fused(recipe.kind, recipe.body, recipe.ids)
+        for block, sweep, place, asked, way, by, lines in recipe.answers:
+            store_of(origin, block).set_whole(out[sweep][place])
+            store_of(origin, asked).count(way, by, lines, lines, lines)
+    flip_together(origin, indices)
+
+
 def _reflected(origin: Linearized, want: Want, among: Sequence[Want]) -> bool:
     # Whether all of it is the transpose of what is computed anyway.
-    return origin.blue.symmetric and Want(origin.blue.mirror(want.block), want.columns, want.rows) in [
-        w for w in among if w.rows is None and w.columns is None
-    ]
+    if not origin.blue.symmetric or want.rows is not None or want.columns is not None:
+        return False
+    image = origin.blue.mirror(want.block)
+    return any(w.block == image and w.rows is None and w.columns is None for w in among)
 
 
 def compute_each(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
@@ -103,7 +144,8 @@ def compute_each(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     found = dict(zip(own, done, strict=True))
     for k, want in enumerate(wants):
         if k not in found:
-            image = wants.index(Want(origin.blue.mirror(want.block), None, None))
+            mirror = origin.blue.mirror(want.block)
+            image = next(n for n in own if wants[n] == Want(mirror, None, None))
             found[k] = Done(want.block, "rows", None, flipped(origin, wants[image].block, found[image].array))
     return [found[k] for k in range(len(wants))]
 
@@ -168,6 +210,14 @@ def _run(
         _count(origin, want, way, sweeps[answer.sweep], result)
     if len(done) == 1 and not any(isinstance(i, Tracer) for i in ids):
         _remember_way(origin, missing[0].block, done[0], sweeps)
+    need = 2 * sum(_nbytes(origin, w.block) for w in missing)
+    if len(done) > 1 and all(i is None for i in ids) and _worth_remembering(origin, need):
+        parts = [
+            (d.block, a.sweep, a.place, w.block, way, origin.by(d.way), _most(origin.blue.blocks[w.block], way))
+            for d, a, w, way in zip(done, answers, missing, ways, strict=True)
+        ]
+        name = ("together", *(w.block for w in missing))
+        origin.blue.recipes[name] = _Together(*origin.fused(sweeps), tuple(ids), tuple(parts))
     return done
 
 
@@ -305,11 +355,28 @@ class _Recipe(NamedTuple):
     body: Any
 
 
-def _remember_way(origin: Linearized, index: int, done: Done, sweeps: tuple[Sweep, ...]) -> None:
-    # Only what is read often and is small: all of a block, or as many rows as a kernel is wide.
+class _Together(NamedTuple):
+    # The same for all of several blocks.
+    kind: Any
+    body: Any
+    ids: tuple
+    answers: tuple  # (block, sweep, place of its answer; block asked for, way, by, lines)
+
+
+def _nbytes(origin: Linearized, index: int) -> int:
     block = origin.blue.blocks[index]
-    need = 2 * block.dtype.itemsize * math.prod(origin.lead + block.row_shape + block.column_shape)
-    if not origin.compiles or origin.batch or done.block != index or origin.limit(need) is not None:
+    return block.dtype.itemsize * math.prod(origin.lead + block.row_shape + block.column_shape)
+
+
+def _worth_remembering(origin: Linearized, need: int) -> bool:
+    # Only what is read often and is small.
+    return origin.compiles and not origin.batch and origin.limit(need) is None
+
+
+def _remember_way(origin: Linearized, index: int, done: Done, sweeps: tuple[Sweep, ...]) -> None:
+    # All of a block, or as many rows as a kernel is wide.
+    block = origin.blue.blocks[index]
+    if done.block != index or not _worth_remembering(origin, 2 * _nbytes(origin, index)):
         return
     by = origin.by(done.way)
     if done.numbers is None:

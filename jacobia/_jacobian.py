@@ -18,7 +18,7 @@ from jacobia._blueprint import Block
 from jacobia._compat import Tracer
 from jacobia._diagonal import diagonal
 from jacobia._display import describe, explanation, known_lines
-from jacobia._few import compute_few, few, read_few
+from jacobia._few import compute_few, few, plan_few, read_few
 from jacobia._fulfil import (
     Done,
     Plan,
@@ -29,6 +29,7 @@ from jacobia._fulfil import (
     complete,
     compute_each,
     fulfil,
+    fulfil_all,
     known_cube,
     plan,
     store_of,
@@ -125,7 +126,8 @@ class Jacobian(ArrayLike):
 
     def __repr__(self) -> str:
         store = store_of(self._origin, self._index)
-        known = known_lines(store.rows.known(), store.columns.known(), store.whole() is not None)
+        samples = max((len(p) for p in store.patches.values()), default=0)
+        known = known_lines(store.rows.known(), store.columns.known(), store.whole() is not None, samples)
         return describe(type(self).__name__, self.shape, self.dtype, "traced" if self._origin.traced else known)
 
     @property
@@ -163,11 +165,17 @@ class Jacobian(ArrayLike):
 
     def explain(self, key: Any = ...) -> str:
         """What `J[key]` would do now, in words. Nothing is computed."""
-        choice = pick(key, self._layout.parts)
-        blue = self._origin.blue
-        return explanation(
-            repr(self), choice.shape, plan(self._origin, self._want(choice)), blue.jit, blue.program.pushes
+        origin, layout = self._origin, self._layout
+        choice = pick(key, layout.parts)
+        want, samples = self._want(choice), self._samples(choice)
+        alone = None
+        if 0 not in choice.shape and layout.lead and few(origin, want, samples):
+            alone = (len(samples), math.prod(layout.lead))
+        passes = tuple(
+            "Hessian-vector products" if origin.blue.symmetric else origin.by(way) for way in ("rows", "columns")
         )
+        todo = plan(origin, want) if alone is None else plan_few(origin, want, samples)
+        return explanation(repr(self), choice.shape, todo, origin.blue.jit, origin.blue.program.pushes, passes, alone)
 
     # Reading
 
@@ -221,7 +229,7 @@ class Jacobian(ArrayLike):
         ids, want = dict(zip(order, choice.ids, strict=True)), self._want(choice)
         self._check_result(choice.shape)
         inline = not origin.compiles or any(isinstance(i, Tracer) for i in choice.ids)
-        if layout.lead and few(origin, want, samples := wanted(ids["batch"], choice.whole[order.index("batch")])):
+        if layout.lead and few(origin, want, samples := self._samples(choice)):
             return self._read_few(choice, ids, want, samples, inline)
         if inline:
             # Part of a trace: what is indexed and nothing else, and nothing is remembered.
@@ -271,6 +279,10 @@ class Jacobian(ArrayLike):
         ids = dict(zip(self._layout.order, choice.ids, strict=True))
         whole = dict(zip(self._layout.order, choice.whole, strict=True))
         return Want(self._index, wanted(ids["rows"], whole["rows"]), wanted(ids["columns"], whole["columns"]))
+
+    def _samples(self, choice: Pick) -> Any:
+        k = self._layout.order.index("batch")
+        return wanted(choice.ids[k], choice.whole[k])
 
     def _finish_inline(self, choice: Pick, done: Done | None) -> jax.Array:
         layout = self._layout
@@ -367,7 +379,15 @@ class Jacobian(ArrayLike):
                 known = view(type(self), self._origin, self._index, layout)[...]
             return by, lambda: product(self._origin, block, vector, known)
 
-        return either_way(self._origin, [block], attempt)
+        several = vector.ndim > len(self._origin.lead) + len(
+            block.column_shape if way == "columns" else block.row_shape
+        )
+        axis = -1 if way == "columns" else len(self._origin.lead)
+        count = vector.shape[axis] if several else 1
+        out = either_way(self._origin, [block], attempt)
+        if self._known() is None:
+            store_of(self._origin, self._index).count(way, self._origin.by(way), 0, count, count)
+        return out
 
     def diagonal(self) -> jax.Array:
         """The diagonal, without the matrix: each pass keeps one entry for each sample.
@@ -459,6 +479,10 @@ def view(kind: type, origin: Linearized, index: int, layout: Layout) -> Any:
 def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
     """The same key of several views of one call, by their ids: one kernel call for all of them."""
     origin = views[0]._origin
+    if origin.compiles and all(0 not in J.shape and is_all(key, J.ndim) for J in views):
+        with origin.lock:
+            fulfil_all(origin, [J._index for J in views])
+            return {id(J): J[...] for J in views}
     choices = [pick(key, J._layout.parts) for J in views]
     wants = [J._want(choice) for J, choice in zip(views, choices, strict=True)]
     todo = [k for k, c in enumerate(choices) if 0 not in c.shape and views[k]._known() is None]

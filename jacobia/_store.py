@@ -109,6 +109,10 @@ class Patches:
         self._next = 0
         self._of: dict[int, list[int]] = {}  # sample → pieces
 
+    def __len__(self) -> int:
+        """How many samples something is known of."""
+        return sum(bool(keys) for keys in self._of.values())
+
     def put(self, samples: np.ndarray, lines: np.ndarray, array: Any) -> None:
         self.pieces[self._next] = _Patch(samples, lines, array)
         for sample in samples.tolist():

@@ -35,7 +35,7 @@ def test_an_explanation_names_the_way_the_other_way_and_why():
         "f: compiled",
     ]
     other = explanation("a view", (4,), Plan("columns", 1, 5, "because"), True, "jvp")
-    assert "to do: 1 pushforwards in one kernel call (because); instead of 5 pullbacks" in other
+    assert "to do: 1 pushforward in one kernel call (because); instead of 5 pullbacks" in other
 
 
 def test_an_explanation_of_nothing_to_do():

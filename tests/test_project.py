@@ -22,15 +22,17 @@ def test_version_is_the_same_everywhere():
     assert project["version"] == jacobia.__version__
 
 
-def test_readme_example_holds():
-    (example,) = blocks("python")
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_readme_example_holds(number):
+    example = blocks("python")[number]
     assert example.count("assert ") >= 4
     exec(compile(example, "README.md", "exec"), {})
 
 
-def test_readme_example_can_fail():
-    (example,) = blocks("python")
-    wrong = example.replace("J.stats.pullbacks == 3", "J.stats.pullbacks == 2000")
+@pytest.mark.parametrize("number, right", [(0, "J.stats.pullbacks == 3"), (1, "H.stats.pushforwards == 1")])
+def test_readme_example_can_fail(number, right):
+    example = blocks("python")[number]
+    wrong = example.replace(right, right[:-1] + "2000")
     assert wrong != example
     with pytest.raises(AssertionError):
         exec(compile(wrong, "README.md", "exec"), {})
@@ -53,7 +55,7 @@ def test_package_is_typed_and_public_names_exist():
     assert (ROOT / "jacobia" / "py.typed").is_file()
     for name in jacobia.__all__:
         assert hasattr(jacobia, name), name
-    assert {"jacobian", "Jacobian", "materialize", "cache_info", "cache_clear"} <= set(jacobia.__all__)
+    assert {"jacobian", "Jacobian", "hessian", "Hessian", "materialize", "cache_info"} <= set(jacobia.__all__)
 
 
 def test_ci_is_executable():

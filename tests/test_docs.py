@@ -1,0 +1,86 @@
+"""The Python examples on the pages of docs/ hold as they are printed.
+
+Each section (`##`) runs alone, with names of its own: first the examples above the first section, then those in it.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+# Fences first: a line of code that begins with "## " is no heading.
+FENCE_OR_HEADING = re.compile(r"^```(\w*)\n(.*?)^```$|^## ([^\n]+)$", flags=re.M | re.S)
+
+
+class Section(NamedTuple):
+    page: str
+    title: str  # "" above the first section
+    examples: tuple[str, ...]
+
+    def __str__(self):
+        return f"{self.page}-{re.sub('[^a-z0-9]+', '_', self.title.lower()).strip('_')}"
+
+    def run(self):
+        names = {"__name__": self.page}
+        for example in self.examples:
+            exec(compile(example, str(DOCS / f"{self.page}.md"), "exec"), names)
+
+
+def sections(page, text):
+    """The sections of a page that have examples; line numbers of errors are those of the page."""
+    examples, title = {"": []}, ""
+    for match in FENCE_OR_HEADING.finditer(text):
+        language, code, heading = match.groups()
+        if heading:
+            title = heading
+        elif language == "python":
+            examples.setdefault(title, []).append("\n" * text.count("\n", 0, match.start(2)) + code)
+    setup = examples.pop("")
+    own = [Section(page, title, (*setup, *found)) for title, found in examples.items()]
+    return own or [Section(page, "", tuple(setup))] * bool(setup)
+
+
+SECTIONS = [section for page, text in PAGES.items() for section in sections(page, text)]
+
+
+def section(page, title):
+    (found,) = (s for s in SECTIONS if (s.page, s.title) == (page, title))
+    return found
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=str)
+def test_examples_hold(section):
+    assert any("assert" in example.lower() for example in section.examples)
+    section.run()
+
+
+def test_examples_can_fail():
+    right = section("migration", "From JAX")
+    wrong = right._replace(examples=tuple(e.replace("H.stats.rows_computed == 1", "False") for e in right.examples))
+    assert wrong != right
+    with pytest.raises(AssertionError) as error:
+        wrong.run()
+    line = error.traceback[-1].lineno + 1
+    assert "H.stats.rows_computed == 1" in PAGES["migration"].splitlines()[line - 1]
+
+
+def test_sections_and_examples_are_told_apart():
+    text = "~python\na = 1\n~\n## One\n~text\nb\n~\n~python\n## c\nc = a\n~\n## Two\n## Three\n~python\nd\n~\n"
+    text = text.replace("~", "```")
+    one, three = sections("page", text)
+    assert [(s.title, [e.strip() for e in s.examples]) for s in (one, three)] == [
+        ("One", ["a = 1", "## c\nc = a"]),
+        ("Three", ["a = 1", "d"]),
+    ]
+    assert str(one) == "page-one"
+    with pytest.raises(NameError):
+        three.run()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
+        assert "://" in target or (DOCS / target).exists(), target
