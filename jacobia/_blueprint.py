@@ -199,6 +199,18 @@ class Blueprint:
         """Bytes of what one seed makes pass through memory: answers of operations that no compiler fuses."""
         return 0 if self.program.jaxpr is None else _LINEAR * written_bytes(self.program.jaxpr)
 
+    @cached_property
+    def lies_across(self) -> bool:
+        """Whether all of a symmetric matrix is better written with the seeds on its last axis.
+
+        Element by element the seeds are what a processor's vectors hold best; products give their answers row by row.
+        """
+        if not self.symmetric or not self.spaces.pushes_rows(self.program):
+            return False
+        inputs = self.spaces.inputs
+        line = inputs.size * max((d.itemsize for d in inputs.dtypes), default=0) * math.prod(self.spaces.lead)
+        return self.program.jaxpr is not None and self.heavy < line
+
     def sweep(
         self,
         way: str,

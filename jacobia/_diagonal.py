@@ -32,7 +32,7 @@ def diagonal(origin: Linearized, index: int, flat: bool) -> jax.Array:
     shape = _shape(origin, index, flat)
     if 0 in shape:
         return origin.empty(shape, origin.blue.blocks[index].dtype)
-    if not origin.compiles:
+    if not origin.remembers:
         return _compute(origin, index, None).reshape(shape)
     with origin.lock:
         store = store_of(origin, index)
@@ -44,17 +44,16 @@ def diagonal(origin: Linearized, index: int, flat: bool) -> jax.Array:
 def _shape(origin: Linearized, index: int, flat: bool) -> tuple[int, ...]:
     blue, block = origin.blue, origin.blue.blocks[index]
     rows, columns = block.row_shape, block.column_shape
+    square = rows[len(rows) - len(columns) :] == columns  # behind the shape of f, for a Hessian
+    if rows == columns or (blue.spaces.hessian and square):
+        return origin.lead + ((math.prod(rows),) if flat else rows)
+    if blue.program.heads is None and (flat or len(rows) == len(columns) == 1):
+        return (*origin.lead, min(math.prod(rows), math.prod(columns)))
     if blue.spaces.hessian:
-        if blue.mirror(index) == index:
-            return origin.lead + ((math.prod(rows),) if flat else rows)
         raise ValueError(
-            f"H.diagonal(): expected a block of one input with itself, got {_what(origin, block)}. "
+            f"H.diagonal(): expected a square block, got {_what(origin, block)}. "
             "Take it of the blocks H[i][i], or set ravel=True."
         )
-    if rows == columns:
-        return origin.lead + ((math.prod(rows),) if flat else rows)
-    if flat or len(rows) == len(columns) == 1:
-        return (*origin.lead, min(math.prod(rows), math.prod(columns)))
     raise ValueError(
         f"J.diagonal(): expected an output of the shape of the input, or a 2-D view, got {rows} and {columns}. "
         "Write J.matrix.diagonal() for that of the flat matrix."
@@ -115,7 +114,7 @@ def _compute(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.
     if numbers is None and _count(origin, index) < max(math.prod(block.row_shape), math.prod(block.column_shape)):
         numbers = np.arange(_count(origin, index))  # not square
     primal = None if blue.primal is None else blue.primal.program
-    if primal is None or primal.pushes != "jvp" or blue.mode == "rev":
+    if primal is None or primal.pushes != "jvp" or blue.mode == "rev" or blue.mirror(index) != index:
         return _swept(origin, index, numbers)
     try:
         return _second(origin, index, numbers)

@@ -118,7 +118,7 @@ def _without(space: Space, axes: tuple[int, ...]) -> Space:
 def _batch_axes(name: str, axis: Any, space: Space, what: str, first: tuple | None) -> tuple[int, ...]:
     axes = []
     for shape, path in zip(space.shapes, space.paths, strict=True):
-        size, given, given_shape = first or (None, "", ())
+        size, given, given_shape = first or (None, *_with_axis(axis, space))
         beside = f", as in {given} of shape {given_shape}" if given else ""
         if not -len(shape) <= axis < len(shape):
             raise ValueError(
@@ -134,6 +134,12 @@ def _batch_axes(name: str, axis: Any, space: Space, what: str, first: tuple | No
         first = first or (shape[axis], path, shape)
         axes.append(axis % len(shape))
     return tuple(axes)
+
+
+def _with_axis(axis: int, space: Space) -> tuple[str, tuple[int, ...]]:
+    # A leaf that has the axis, to show beside one that has not.
+    pairs = zip(space.paths, space.shapes, strict=True)
+    return next(((p, s) for p, s in pairs if -len(s) <= axis < len(s)), ("", ()))
 
 
 def _check_samples(name: str, point: Point, what: str) -> None:

@@ -203,13 +203,13 @@ def _run(
 ) -> list[Done]:
     out = origin.run(sweeps, ids)
     done = [
-        Done(t.want.block, t.way, a.numbers, out[a.sweep][a.place], t.way != way)
-        for t, a, way in zip(todo, answers, ways, strict=True)
+        Done(t.want.block, t.way, a.numbers, out[a.sweep][a.place], _is_turned(t, want, way))
+        for t, a, want, way in zip(todo, answers, missing, ways, strict=True)
     ]
     for want, way, answer, result in zip(missing, ways, answers, done, strict=True):
         _count(origin, want, way, sweeps[answer.sweep], result)
     if len(done) == 1 and not any(isinstance(i, Tracer) for i in ids):
-        _remember_way(origin, missing[0].block, done[0], sweeps)
+        _remember_way(origin, missing[0].block, ways[0], done[0], sweeps)
     need = 2 * sum(_nbytes(origin, w.block) for w in missing)
     if len(done) > 1 and all(i is None for i in ids) and _worth_remembering(origin, need):
         parts = [
@@ -219,6 +219,12 @@ def _run(
         name = ("together", *(w.block for w in missing))
         origin.blue.recipes[name] = _Together(*origin.fused(sweeps), tuple(ids), tuple(parts))
     return done
+
+
+def _is_turned(todo: "Todo", want: Want, way: str) -> bool:
+    if (todo.want.rows if todo.way == "rows" else todo.want.columns) is None:
+        return todo.want.block != want.block
+    return todo.way != way
 
 
 def _count(origin: Linearized, want: Want, way: str, sweep: Sweep, done: Done) -> None:
@@ -237,6 +243,14 @@ def mirrored(origin: Linearized, want: Want, way: str) -> Todo:
     if way == "columns" and origin.blue.symmetric:
         return Todo(Want(origin.blue.mirror(want.block), want.columns, want.rows), "rows")
     return Todo(want, way)
+
+
+def _laid_out(origin: Linearized, want: Want, way: str) -> Todo:
+    # Where all lines are computed, those of a symmetric matrix may lie either way: as it is cheaper to write them.
+    todo = mirrored(origin, want, way)
+    if todo.want.rows is None and todo.way == "rows" and origin.blue.lies_across:
+        return Todo(Want(origin.blue.mirror(todo.want.block), todo.want.columns, None), "columns")
+    return todo
 
 
 def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None:
@@ -373,14 +387,14 @@ def _worth_remembering(origin: Linearized, need: int) -> bool:
     return origin.compiles and not origin.batch and origin.limit(need) is None
 
 
-def _remember_way(origin: Linearized, index: int, done: Done, sweeps: tuple[Sweep, ...]) -> None:
+def _remember_way(origin: Linearized, index: int, way: str, done: Done, sweeps: tuple[Sweep, ...]) -> None:
     # All of a block, or as many rows as a kernel is wide.
     block = origin.blue.blocks[index]
     if done.block != index or not _worth_remembering(origin, 2 * _nbytes(origin, index)):
         return
     by = origin.by(done.way)
     if done.numbers is None:
-        origin.blue.recipes[index, None] = _Recipe(done.way, by, _most(block, done.way), *origin.fused(sweeps))
+        origin.blue.recipes[index, None] = _Recipe(way, by, _most(block, way), *origin.fused(sweeps))
     elif done.way == "rows" and sweeps[0].width == len(done.numbers):
         origin.blue.recipes[index, sweeps[0].width] = _Recipe("rows", by, len(done.numbers), *origin.fused(sweeps))
 
@@ -427,7 +441,7 @@ def _sweeps(
     origin: Linearized, missing: Sequence[Want], ways: list[str]
 ) -> tuple[list[Todo], tuple[Sweep, ...], list, list[_Answer]]:
     # Blocks that need the same lines of the same leaves share their seeds.
-    todo = [mirrored(origin, want, way) for want, way in zip(missing, ways, strict=True)]
+    todo = [_laid_out(origin, want, way) for want, way in zip(missing, ways, strict=True)]
     blocks = [origin.blue.blocks[t.want.block] for t in todo]
     groups: dict[Any, list[int]] = {}
     for k, (block, (want, way)) in enumerate(zip(blocks, todo, strict=True)):

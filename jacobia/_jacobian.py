@@ -171,9 +171,8 @@ class Jacobian(ArrayLike):
         alone = None
         if 0 not in choice.shape and layout.lead and few(origin, want, samples):
             alone = (len(samples), math.prod(layout.lead))
-        passes = tuple(
-            "Hessian-vector products" if origin.blue.symmetric else origin.by(way) for way in ("rows", "columns")
-        )
+        products = "Hessian-vector products" if origin.blue.symmetric else None
+        passes = products or origin.by("rows"), products or origin.by("columns")
         todo = plan(origin, want) if alone is None else plan_few(origin, want, samples)
         return explanation(repr(self), choice.shape, todo, origin.blue.jit, origin.blue.program.pushes, passes, alone)
 
@@ -206,7 +205,7 @@ class Jacobian(ArrayLike):
         full = self._known()
         if full is not None:
             return _row_of(full, k)
-        if not origin.compiles:
+        if not origin.remembers:
             return None
         with origin.lock:
             first = at_once(origin, index, range(k, k + 1))
@@ -228,7 +227,7 @@ class Jacobian(ArrayLike):
         order = layout.order
         ids, want = dict(zip(order, choice.ids, strict=True)), self._want(choice)
         self._check_result(choice.shape)
-        inline = not origin.compiles or any(isinstance(i, Tracer) for i in choice.ids)
+        inline = not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids)
         if layout.lead and few(origin, want, samples := self._samples(choice)):
             return self._read_few(choice, ids, want, samples, inline)
         if inline:
@@ -309,7 +308,7 @@ class Jacobian(ArrayLike):
             block = layout.block
             return origin.empty(layout.lead + block.row_shape + block.column_shape, self.dtype)
         self._check_result(layout.shape)
-        if not origin.compiles:
+        if not origin.remembers:
             return compute_each(origin, [want])[0].array
         with origin.lock:
             fulfil(origin, [want])
@@ -396,12 +395,13 @@ class Jacobian(ArrayLike):
 
         Returns:
           `x.shape` where that is `y.shape`, `(min(M, N),)` for other 2-D views; `y.shape + x.shape` for a Hessian.
-          A batched view has its batch axes in front.
+          A batched view has its batch axes in front. Of a transposed view, the same with all axes reversed.
 
         Raises:
           ValueError: a view that is neither.
         """
-        return diagonal(self._origin, self._index, self._layout.matrix)
+        out = diagonal(self._origin, self._index, self._layout.matrix)
+        return jnp.transpose(out) if self._layout.transposed and out.ndim > 1 else out
 
     def __matmul__(self, other: Any) -> jax.Array:
         v = jnp.asarray(other)
@@ -479,14 +479,14 @@ def view(kind: type, origin: Linearized, index: int, layout: Layout) -> Any:
 def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
     """The same key of several views of one call, by their ids: one kernel call for all of them."""
     origin = views[0]._origin
-    if origin.compiles and all(0 not in J.shape and is_all(key, J.ndim) for J in views):
+    if origin.remembers and all(0 not in J.shape and is_all(key, J.ndim) for J in views):
         with origin.lock:
             fulfil_all(origin, [J._index for J in views])
             return {id(J): J[...] for J in views}
     choices = [pick(key, J._layout.parts) for J in views]
     wants = [J._want(choice) for J, choice in zip(views, choices, strict=True)]
     todo = [k for k, c in enumerate(choices) if 0 not in c.shape and views[k]._known() is None]
-    if origin.compiles and not any(isinstance(i, Tracer) for c in choices for i in c.ids):
+    if origin.remembers and not any(isinstance(i, Tracer) for c in choices for i in c.ids):
         with origin.lock:
             fulfil(origin, [wants[k] for k in todo])
             return {id(J): J[key] for J in views}

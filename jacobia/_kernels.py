@@ -51,7 +51,13 @@ class _Cache:
                 self.misses += 1
                 while len(self.kernels) > self.limit:
                     self.kernels.popitem(last=False)
-        out = kernel(*args)
+        try:
+            out = kernel(*args)
+        except Exception:
+            if not found:  # f has not got this direction, or not these settings: it would never run
+                with self.lock:
+                    self.kernels.pop(key, None)
+            raise
         if found:  # kept in order once the kernel is on its way, which is what a small one waits for
             with self.lock:
                 self.hits += 1
@@ -78,9 +84,10 @@ def _jitted(made_under: dict, body: Callable) -> Callable:
     # jax.jit traces again when a setting has changed that could change results; here it is noticed.
     def kernel(*args: Any) -> Any:
         _check_settings(made_under)
-        with _cache.lock:
+        out = body(*args)
+        with _cache.lock:  # it could be traced, so it is compiled now
             _cache.compiles += 1
-        return body(*args)
+        return out
 
     return jax.jit(kernel)
 
@@ -123,7 +130,8 @@ def call(program: Program, positions: tuple[int, ...], kind: Kind, body: Callabl
     kernels are those of its expansion: its derivative, in which the rules have been applied.
     """
     name = _expansion(program, positions) if program.opaque else program
-    return _cache.run((name, kind), lambda: _jitted(program.settings, body), args)
+    # Another program with the same expansion may not have found out yet which directions it lacks.
+    return _cache.run((name, program.pulls, program.pushes, kind), lambda: _jitted(program.settings, body), args)
 
 
 def _expansion(program: Program, positions: tuple[int, ...]) -> Hashable:

@@ -15,6 +15,7 @@ from jacobia._space import Batch, Space, to_front, to_place
 from jacobia._trace import Program, interned
 from jacobia.program.dependence import Dependence, dependence
 from jacobia.program.independence import Known, Mixing, mixing
+from jacobia.program.walk import holds
 
 
 class Point(NamedTuple):
@@ -208,25 +209,46 @@ def gradient(point: Point, heads: Space) -> tuple[Program, list]:
 
 def read_dependence(point: Point) -> Dependence:
     """Which output leaves depend on which differentiated leaves: read off the linear program."""
-    closed, known, num = _linear_program(point)
-    return dependence(closed.jaxpr, closed.consts, known, num)
+    linear = _linear_program(point)
+    consts = linear.consts
+    if point.program.jaxpr is None:  # they are residuals, and may be zero at this point alone
+        consts = [None] * len(consts)
+    return dependence(linear.jaxpr, consts, linear.known, linear.num_tangents)
 
 
 def read_mixing(point: Point) -> Mixing | None:
     """What mixes samples in the linear program, where something does."""
     assert point.batch is not None
-    closed, known, num = _linear_program(point)
-    inputs = [None if k is None else Known(k) for k in known] + [0] * num
-    return mixing(closed.jaxpr, closed.consts, inputs, [0] * len(closed.jaxpr.outvars), point.batch.size)
+    linear = _linear_program(point)
+    if holds(linear.jaxpr, "custom_lin"):  # a `custom_vjp`, which only the other direction has gone through
+        linear = _linear_program(point, linear.jaxpr.outvars)
+    inputs = [None if k is None else Known(k) for k in linear.known] + [0] * linear.num_tangents
+    return mixing(linear.jaxpr, linear.consts, inputs, [0] * len(linear.jaxpr.outvars), point.batch.size)
 
 
-def _linear_program(point: Point) -> tuple[Any, list, int]:
-    # The program of constants, leaves and tangents that gives the tangents of the outputs; what is known of the
-    # first two; and how many tangents there are.
-    def linear(consts: list, leaves: list, tangents: list) -> list:
-        return linearize(point._replace(consts=consts, leaves=leaves))[2](tangents)
+class _Linear(NamedTuple):
+    # The program of constants, leaves and tangents that gives the tangents of the outputs.
+    jaxpr: Any
+    consts: list
+    known: list  # of the inputs that are no tangents
+    num_tangents: int
 
-    xs = _all(point)[1]
-    closed = jax.make_jaxpr(linear)(list(point.consts), list(point.leaves), xs)
+
+def _linear_program(point: Point, outs: Sequence | None = None) -> _Linear:
+    # With the variables of its results, their cotangents take the place of tangents: the transposed program.
+    def linear(at: Point) -> Callable[[list], list]:
+        if outs is None:
+            return linearize(at)[2]
+        g, xs = _all(at)
+        pull = jax.vjp(lambda xs: g(xs)[0], xs)[1]
+        return lambda cotangents: pull(cotangents)[0]
+
+    seeds = _all(point)[1] if outs is None else [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in outs]
+    if point.program.jaxpr is None:  # Python runs f at these very values, and at no others
+        closed = jax.make_jaxpr(linear(point))(seeds)
+        return _Linear(closed.jaxpr, closed.consts, [], len(seeds))
+    closed = jax.make_jaxpr(lambda consts, leaves, seeds: linear(point._replace(consts=consts, leaves=leaves))(seeds))(
+        list(point.consts), list(point.leaves), seeds
+    )
     known = [None if isinstance(c, Tracer) else c for c in point.consts] + [None] * len(point.leaves)
-    return closed, known, len(xs)
+    return _Linear(closed.jaxpr, closed.consts, known, len(seeds))

@@ -3,6 +3,7 @@
 Knows names and types. Knows nothing of f.
 """
 
+import operator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -55,12 +56,13 @@ def options(
     if memory_limit is not None:
         _check_count(name, "memory_limit", memory_limit, "a positive number of bytes or None")
     if batch_axis is not None:
-        if isinstance(batch_axis, bool) or not hasattr(batch_axis, "__index__"):
+        axis = _index(batch_axis)
+        if axis is None:
             raise TypeError(
                 f"{name}(batch_axis=...): expected an int or None, got {batch_axis!r}. It is one axis, the same for "
                 "every differentiated input and every output; transpose those that differ."
             )
-        batch_axis = batch_axis.__index__()
+        batch_axis = axis
     return Options(
         name, _numbers(name, "argnums", argnums, keep_int=True), has_aux, holomorphic,
         _numbers(name, "static_argnums", static_argnums), _names(name, static_argnames), batch_axis, verify_batch,
@@ -68,22 +70,32 @@ def options(
     )  # fmt: skip
 
 
+def _index(given: Any) -> int | None:
+    # None: it is no whole number, such as a boolean or an array of several.
+    try:
+        return None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        return None
+
+
 def _check_count(name: str, what: str, given: Any, expected: str) -> None:
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
+    count = _index(given)
+    if count is None:
         raise TypeError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
-    if given.__index__() < 1:
+    if count < 1:
         raise ValueError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
 
 
 def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
-    if hasattr(given, "__index__") and not isinstance(given, bool):
-        return given.__index__() if keep_int else (given.__index__(),)
-    if isinstance(given, (tuple, list)) and all(hasattr(k, "__index__") and not isinstance(k, bool) for k in given):
+    number = _index(given)
+    if number is not None:
+        return number if keep_int else (number,)
+    if isinstance(given, (tuple, list)) and all(_index(k) is not None for k in given):
         if keep_int and not given:
             raise ValueError(
                 f"{name}({what}=...): expected at least one argument number, got {given!r}. Write 0 or (0,)."
             )
-        return tuple(k.__index__() for k in given)
+        return tuple(map(operator.index, given))
     raise TypeError(
         f"{name}({what}=...): expected an int or a sequence of ints, got {given!r}. Arguments are numbered from 0."
     )

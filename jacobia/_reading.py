@@ -65,8 +65,13 @@ class Linearized:
         return _new_guard() if self._guard is None else self._guard
 
     @property
+    def remembers(self) -> bool:
+        """Whether results are arrays that can be kept; otherwise they are part of a trace."""
+        return not (tracing() or self.traced)
+
+    @property
     def compiles(self) -> bool:
-        """Whether kernels are compiled and results remembered; otherwise they are part of a trace, or of Python."""
+        """Whether kernels are compiled besides; otherwise they are part of a trace, or run by Python."""
         return self.blue.jit and not (jit_disabled() or tracing() or self.traced)
 
     @property

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jacobia._compat import Literal, bind, eval_jaxpr, inner_consts, scan_split
-from jacobia.program.sample_rules import Along, Followed, Lost, lost
+from jacobia.program.along import Along, Followed, Lost, lost
 from jacobia.program.samples import body_of, follow, found, has_references, is_empty, shifted, solver_parts
 
 _Step = Callable[[Any, list], list]  # (sample, values) -> results
@@ -48,16 +48,21 @@ def cut(jaxpr: Any, in_axes: Sequence[int | None], out_axes: Sequence[int], size
     if size < 2 or jaxpr.constvars or has_references(jaxpr):
         return None
     maker = _Maker(size)
-    states = [None if a is None else Along(a) for a in in_axes]
+    states = [_along(v, a) for v, a in zip(jaxpr.invars, in_axes, strict=True)]
+    wanted = [_along(v, a) for v, a in zip(jaxpr.outvars, out_axes, strict=True)]
     try:
-        step = maker.program(jaxpr, states, [Along(a) for a in out_axes])
+        step = maker.program(jaxpr, states, wanted)
         made = Cut(step, maker.has_rules)
         outs = jax.eval_shape(made, jnp.int32(0), [_one(v.aval, s) for v, s in zip(jaxpr.invars, states, strict=True)])
     except (Lost, TypeError, ValueError):  # the last two: an operation whose parameters fit the whole batch only
         return None
-    expected = [_one(v.aval, Along(a)) for v, a in zip(jaxpr.outvars, out_axes, strict=True)]
+    expected = [_one(v.aval, w) for v, w in zip(jaxpr.outvars, wanted, strict=True)]
     fits = all((o.shape, o.dtype) == (e.shape, e.dtype) for o, e in zip(outs, expected, strict=True))
     return made if fits else None
+
+
+def _along(var: Any, axis: int | None) -> Along | None:
+    return None if axis is None else Along(axis % var.aval.ndim)
 
 
 def _one(aval: Any, along: Along | None) -> Any:

@@ -35,14 +35,14 @@ def dependence(jaxpr: Any, consts: Sequence, known: Sequence[Any | None], num_ta
 
     Args:
       jaxpr: a program whose last inputs are the tangents.
-      consts: the values of its constant variables.
+      consts: the values of its constant variables, or None where they are not to be looked at.
       known: for the other inputs, a value known now, or None.
       num_tangents: how many tangents there are.
     """
     seen: list[str] = []
     inputs: list = [_Tangent(frozenset()) if k is None else _Known(k) for k in known]
     inputs += [_Tangent(frozenset([i])) for i in range(num_tangents)]
-    outs = _run(jaxpr, [_Known(c) for c in consts], inputs, seen)
+    outs = _run(jaxpr, [_Tangent(frozenset()) if c is None else _Known(c) for c in consts], inputs, seen)
     return Dependence([_sources(o) for o in outs], seen)
 
 

@@ -7,14 +7,16 @@ Shapes: B samples.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jacobia._compat import Tracer, inner_consts, scan_split
+from jacobia.program.along import Along, Lost, describe
 from jacobia.program.known import Lazy, results, sliced
 from jacobia.program.labels import Operands, axis_of, everything, is_mixed, label, labels_of
-from jacobia.program.sample_rules import ELEMENTWISE, Along, Lost, describe
+from jacobia.program.sample_rules import ELEMENTWISE
 from jacobia.program.samples import body_of, follow, found, has_references, shifted, solver_parts
 from jacobia.program.walk import run
 
@@ -22,6 +24,8 @@ from jacobia.program.walk import run
 _STEPS = 64
 # After so many rounds without an end, what goes around a loop may be any sample.
 _ROUNDS = 8
+# How far behind a product with something known its zeros are remembered.
+_DEPTH = 50
 
 
 class Known(NamedTuple):
@@ -61,6 +65,12 @@ class _Labels:
     moved: _Event
 
 
+class _Masked(Along):
+    # An axis with the exact labels in reserve, where something known may be zero in between.
+    depth: int
+    labels: Callable[[], np.ndarray]
+
+
 class _Columns(NamedTuple):
     # An index array of which only some columns (places along the last axis) are known.
     columns: list[Lazy | None]
@@ -84,12 +94,12 @@ def mixing(jaxpr: Any, consts: Sequence, inputs: Sequence, out_axes: Sequence[in
     if has_references(jaxpr):  # what is written to them is read elsewhere
         return Mixing("a mutable reference", None, 0, "mixed", 1, 0)
     reading = _Reading(size)
-    values = [_given(i) for i in inputs]
+    values = [_given(i, v) for i, v in zip(inputs, jaxpr.invars, strict=True)]
     outs = reading.run(jaxpr, [_constant(c) for c in consts], values)
     for k, (out, var, axis) in enumerate(zip(outs, jaxpr.outvars, out_axes, strict=True)):
-        found = _verdict(out, var.aval.shape, axis, size)
-        if found is not None:
-            return found._replace(output=k)
+        verdict = reading.verdict(out, var.aval.shape, axis % var.aval.ndim)
+        if verdict is not None:
+            return verdict._replace(output=k)
     return None
 
 
@@ -97,37 +107,33 @@ def _constant(value: Any) -> Lazy | None:
     return None if isinstance(value, Tracer) else Lazy(value)
 
 
-def _given(given: Any) -> Any:
+def _given(given: Any, var: Any) -> Any:
     if isinstance(given, Known):
         return _constant(given.value)
-    return None if given is None else Along(int(given))
-
-
-def _verdict(out: Any, shape: Sequence[int], axis: int, size: int) -> Mixing | None:
-    if not isinstance(out, (Along, _Labels)) or out == Along(axis):
-        return None
-    array = labels_of(out, shape, size) if isinstance(out, Along) else out.array
-    if shape[axis] == size:
-        wanted = labels_of(Along(axis), shape, size)
-        wrong = array < wanted
-    else:
-        wanted, wrong = np.zeros_like(array), array < size
-    if not wrong.any():
-        return None
-    plane, *place = np.argwhere(wrong)[0]
-    sample, source = int(place[axis]), int(array[(plane, *place)])
-    source = -source if plane else source
-    if isinstance(out, Along):
-        others = f"samples along axis {out.axis}, not" if out.axis != axis else "more than samples"
-        return Mixing(f"an output with {others} along axis {axis}", out.axis, 0, "placed", sample, source)
-    event, kind = (out.met, "mixed") if out.met is not None else (out.moved, "moved")
-    return Mixing(event.operation, event.axis, 0, kind, sample, source)
+    return None if given is None else Along(given % var.aval.ndim)
 
 
 class _Reading:
     def __init__(self, size: int):
         self.size = size
         self.order = 0
+
+    def verdict(self, out: Any, shape: Sequence[int], axis: int) -> Mixing | None:
+        if not isinstance(out, (Along, _Labels)) or out == Along(axis):
+            return None
+        array = self.array(out, shape)
+        assert array is not None
+        right = shape[axis] == self.size  # else no element is where it should be
+        wrong = array < (labels_of(Along(axis), shape, self.size) if right else self.size)
+        if not wrong.any():
+            return None
+        plane, *place = (int(i) for i in np.argwhere(wrong)[0])
+        sample, source = place[axis], abs(int(array[(plane, *place)]))
+        if isinstance(out, Along):
+            others = f"samples along axis {out.axis}, not" if out.axis != axis else "more than samples"
+            return Mixing(f"an output with {others} along axis {axis}", out.axis, 0, "placed", sample, source)
+        event, kind = (out.met, "mixed") if out.met is not None else (out.moved, "moved")
+        return Mixing(event.operation, event.axis, 0, kind, sample, source)
 
     # Programs
 
@@ -150,8 +156,8 @@ class _Reading:
         name, event = eqn.primitive.name, None
         if not any(isinstance(v, _Labels) for v in values):
             try:
-                outs = follow(eqn, [v if isinstance(v, Along) else None for v in values], self.size).outs
-                return list(found(outs))
+                given = [Along(*v) if isinstance(v, Along) else None for v in values]
+                return self.masked(eqn, values, list(found(follow(eqn, given, self.size).outs)))
             except Lost as lost:
                 event = self.event(lost.operation, lost.axis)
         nested = {"cond": self.cond, "scan": self.scan, "while": self.loop, "custom_linear_solve": self.solve}
@@ -173,17 +179,32 @@ class _Reading:
         name = eqn.primitive.name
         if event is None:
             event = self.event(describe(name, _axis(eqn)), _axis(eqn))
-        moves = not given or not (name in ELEMENTWISE or name in _STILL)
+        moves = not given or name not in _STILL
         met = min((v.met for v in given if v.met is not None), default=event)
         moved = event if moves else max((v.moved for v in given), key=lambda e: e.order)
-        operands = Operands(
+        return [self.value(a, met, moved) for a in label(eqn, self.operands(eqn, values), self.size)]
+
+    def operands(self, eqn: Any, values: list) -> Operands:
+        return Operands(
             [self.array(v, a.aval.shape) for v, a in zip(values, eqn.invars, strict=True)],
             lambda k: values[k].value() if isinstance(values[k], Lazy) else None,
             lambda k: _columns(values[k], eqn.invars[k].aval.shape[-1]),
         )
-        return [self.value(a, met, moved) for a in label(eqn, operands, self.size)]
+
+    def masked(self, eqn: Any, values: list, outs: list) -> list:
+        # Known zeros make no difference to an axis. If the axis is lost soon after, they may to the labels.
+        depth = 1 + max((v.depth for v in values if isinstance(v, _Masked)), default=0)
+        name, zeros = eqn.primitive.name, any(isinstance(v, Lazy) for v in values)
+        matters = name in ("mul", "select_n") and zeros or name in _STILL and depth > 1
+        if not matters or depth > _DEPTH or len(outs) > 1:
+            return outs
+        out = _Masked(*outs[0])
+        out.depth, out.labels = depth, cache(lambda: label(eqn, self.operands(eqn, values), self.size)[0])
+        return [out]
 
     def array(self, value: Any, shape: Sequence[int]) -> np.ndarray | None:
+        if isinstance(value, _Masked):
+            return value.labels()
         if isinstance(value, Along):
             return labels_of(value, shape, self.size)
         return value.array if isinstance(value, _Labels) else None
@@ -200,7 +221,7 @@ class _Reading:
         """One of several values, it is not known which."""
         given = [v for v in values if _has_samples(v)]
         if all(isinstance(v, Along) and v == given[0] for v in given):
-            return given[0] if given else None
+            return _plain(given[0]) if given else None
         event = self.event("a choice between values whose samples lie in different ways", None)
         arrays = [a for a in (self.array(v, shape) for v in given) if a is not None]
         return self.value(np.minimum.reduce(arrays), *self.events(given, event))
@@ -270,7 +291,7 @@ class _Reading:
     def around(self, outvars: Sequence, carry: list, step: Callable, values: list) -> tuple[list, list]:
         """What goes around a loop, until nothing grows."""
         shapes = [v.aval.shape for v in outvars]
-        carry = [v if _has_samples(v) else None for v in carry]  # known at the first step is not known at the next
+        carry = [_plain(v) for v in carry]  # what is known at the first step is not known at the next
         rounds = 0
         while True:
             outs = step(carry)
@@ -289,7 +310,7 @@ class _Reading:
         if isinstance(x, Lazy):
             return None if step is None else sliced(x, step)
         if isinstance(x, Along) and x.axis > 0:
-            return shifted(x, -1)
+            return shifted(_plain(x), -1)
         array = self.array(x, shape)
         if array is None:
             return None
@@ -301,7 +322,7 @@ class _Reading:
         if not any(map(_has_samples, entries)):
             return None
         if all(isinstance(e, Along) and e == entries[0] for e in entries):
-            return shifted(entries[0], 1)
+            return shifted(_plain(entries[0]), 1)
         arrays = [self.array(e, shape[1:]) for e in entries]
         none = np.full((2, *shape[1:]), self.size, np.int32)
         array = np.stack([none if a is None else np.broadcast_to(a, none.shape) for a in arrays], 1)
@@ -310,11 +331,11 @@ class _Reading:
     def repeated(self, entry: Any, shape: Sequence[int]) -> Any:
         if isinstance(entry, _Labels):
             return replace(entry, array=np.broadcast_to(entry.array[:, None], (2, *shape)))
-        return shifted(entry, 1) if isinstance(entry, Along) else None
+        return shifted(_plain(entry), 1)
 
 
 # Operations that leave the order of the elements alone.
-_STILL = {"reshape", "squeeze", "broadcast_in_dim", "transpose", "dot_general", "reduce_sum", "mul"}
+_STILL = ELEMENTWISE | {"reshape", "squeeze", "broadcast_in_dim", "transpose", "dot_general", "reduce_sum"}
 
 
 def _wrapped(value: Any) -> Any:
@@ -333,6 +354,13 @@ def _is_known(eqn: Any, values: list) -> bool:
     )
 
 
+def _plain(value: Any) -> Along | _Labels | None:
+    # Where the samples are, without anything that is known of this one value only.
+    if isinstance(value, Along):
+        return Along(*value)
+    return value if isinstance(value, _Labels) else None
+
+
 def _has_samples(value: Any) -> bool:
     return isinstance(value, (Along, _Labels))
 
@@ -347,11 +375,11 @@ def _axis(eqn: Any) -> int | None:
     numbers = eqn.params.get("dimension_numbers")
     places = {name: eqn.params.get(name) for name in ("axes", "axis", "dimension", "dimensions")}
     places |= {name: getattr(numbers, name, None) for name in ("start_index_map", "scatter_dims_to_operand_dims")}
-    for found in places.values():
-        if isinstance(found, (tuple, list)) and len(found) == 1:
-            found = found[0]
-        if isinstance(found, (int, np.integer)):
-            return int(found)
+    for given in places.values():
+        if isinstance(given, (tuple, list)) and len(given) == 1:
+            given = given[0]
+        if isinstance(given, (int, np.integer)):
+            return int(given)
     return None
 
 

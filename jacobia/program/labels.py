@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jacobia.program.along import Along
 from jacobia.program.label_moves import MOVES
 from jacobia.program.label_positions import POSITIONED
-from jacobia.program.sample_rules import ELEMENTWISE, Along, idle_window
+from jacobia.program.sample_rules import ELEMENTWISE, idle_window
 
 # Beyond this many elements or products nothing is told apart any more.
 _LIMIT = 30_000_000

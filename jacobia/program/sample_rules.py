@@ -1,102 +1,34 @@
 """Where the samples of a batch are in the results of one operation, given where they are in its operands.
 
 Knows single operations. Knows nothing of derivatives, nor of programs inside operations.
-Shapes: B samples; an axis with samples has outer * B * inner entries, and entry e belongs to sample
-(e // inner) % B. An operand without samples is used whole by every sample, or cut where the samples are.
+Shapes: B samples; see `along`. An operand without samples is used whole by every sample, or cut where they are.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Along(NamedTuple):
-    """The axis that numbers the samples, and what has been merged into it from before and from behind."""
-
-    axis: int
-    outer: int = 1
-    inner: int = 1
-
-    def at(self, axis: int) -> "Along":
-        return self._replace(axis=axis)
-
-    @property
-    def one(self) -> int:
-        """The length of the axis when there is one sample."""
-        return self.outer * self.inner
-
-
-class Followed(NamedTuple):
-    outs: list  # per result: along what its samples lie, or None
-    operands: list  # per operand: along what it is cut for one sample; None: used whole
-    params: dict  # of the same equation on one sample
-
-
-class Lost(Exception):
-    """The samples cannot be followed through an operation: it mixes them, or seems to."""
-
-    def __init__(self, operation: str, axis: int | None):
-        super().__init__(operation)
-        self.operation, self.axis = operation, axis
-
-
-# How an axis takes part in an operation, where "along" does not say it.
-_HOW = {
-    "dot_general": "contracting", "gather": "(indexing) along", "scatter": "(indexed update) along",
-    "scan": "stepping over", "argmax": "over", "argmin": "over", "reduce": "over",
-}  # fmt: skip
-
-
-_SPOKEN = {"add_any": "add"}
-
-
-def describe(name: str, axis: int | None) -> str:
-    """An operation in words: `reduce_sum over axis 0`."""
-    name = _SPOKEN.get(name, name)
-    how = _HOW.get(name) or _HOW.get(name.split("_")[0].split("-")[0]) or "along"
-    return name if axis is None else f"{name} {how} axis {axis}"
-
-
-def lost(eqn: Any, axis: int | None) -> Lost:
-    return Lost(describe(eqn.primitive.name, axis), axis)
-
-
-def common(eqn: Any, states: Sequence) -> Along:
-    """The one way in which the samples of all operands lie.
-
-    Raises:
-      Lost: they lie in different ways.
-    """
-    found = list(dict.fromkeys(s for s in states if s is not None))
-    if len(found) > 1:
-        axes = sorted({s.axis for s in found})
-        where = f"samples along axes {axes[0]} and {axes[1]}" if len(axes) > 1 else "samples in different orders"
-        raise Lost(f"{describe(eqn.primitive.name, None)} of {where}", axes[0])
-    return found[0]
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    return getattr(atom.aval, "shape", ())
-
-
-def _shapes(eqn: Any) -> list[tuple[int, ...]]:
-    return [_shape(a) for a in eqn.invars]
-
-
-def _replaced(values: Sequence[int], axis: int, value: int) -> tuple[int, ...]:
-    return (*values[:axis], value, *values[axis + 1 :])
+from jacobia.program.along import Along, Followed, common, lost, replaced, shape_of, shapes_of
+from jacobia.program.sample_products import (
+    convolution,
+    dot_general,
+    dynamic_slice,
+    dynamic_update_slice,
+    gather,
+    scatter,
+)  # fmt: skip
 
 
 def _same_axis(eqn: Any, along: Along) -> Followed:
     # Operands of the rank and length of the samples are cut; scalars and what is stretched are not.
-    full = _shape(eqn.outvars[0])[along.axis]
-    operands = [along if along.axis < len(s) and s[along.axis] == full else None for s in _shapes(eqn)]
+    full = shape_of(eqn.outvars[0])[along.axis]
+    operands = [along if along.axis < len(s) and s[along.axis] == full else None for s in shapes_of(eqn)]
     return Followed([along] * len(eqn.outvars), operands, eqn.params)
 
 
 def _elementwise(eqn: Any, states: Sequence, size: int) -> Followed:
-    rank = len(_shape(eqn.outvars[0]))
-    if any(len(s) not in (0, rank) for s in _shapes(eqn)):
+    rank = len(shape_of(eqn.outvars[0]))
+    if any(len(s) not in (0, rank) for s in shapes_of(eqn)):
         raise lost(eqn, None)
     return _same_axis(eqn, common(eqn, states))
 
@@ -108,7 +40,7 @@ def _each(eqn: Any, states: Sequence, size: int) -> Followed:
 
 def _bitcast(eqn: Any, states: Sequence, size: int) -> Followed:
     along = common(eqn, states)
-    if along.axis >= len(_shape(eqn.outvars[0])):
+    if along.axis >= len(shape_of(eqn.outvars[0])):
         raise lost(eqn, along.axis)
     return Followed([along], [along], eqn.params)
 
@@ -132,8 +64,8 @@ def _reduction(name: str) -> Callable:
         if along.axis in axes:
             raise lost(eqn, along.axis)
         out = along.at(along.axis - sum(a < along.axis for a in axes))
-        full = next(s for s, state in zip(_shapes(eqn), states, strict=True) if state)
-        operands = [along if len(s) == len(full) else None for s in _shapes(eqn)]  # the others are initial values
+        full = next(s for s, state in zip(shapes_of(eqn), states, strict=True) if state)
+        operands = [along if len(s) == len(full) else None for s in shapes_of(eqn)]  # the others are initial values
         return Followed([out] * len(eqn.outvars), operands, eqn.params)
 
     return rule
@@ -141,7 +73,7 @@ def _reduction(name: str) -> Callable:
 
 def _top_k(eqn: Any, states: Sequence, size: int) -> Followed:
     along = common(eqn, states)
-    if along.axis == eqn.params.get("axis", len(_shape(eqn.invars[0])) - 1) % len(_shape(eqn.invars[0])):
+    if along.axis == eqn.params.get("axis", len(shape_of(eqn.invars[0])) - 1) % len(shape_of(eqn.invars[0])):
         raise lost(eqn, along.axis)
     return _same_axis(eqn, along)
 
@@ -149,7 +81,7 @@ def _top_k(eqn: Any, states: Sequence, size: int) -> Followed:
 def _broadcast_in_dim(eqn: Any, states: Sequence, size: int) -> Followed:
     along = common(eqn, states)
     out = along.at(int(eqn.params["broadcast_dimensions"][along.axis]))
-    params = eqn.params | {"shape": _replaced(eqn.params["shape"], out.axis, along.one)}
+    params = eqn.params | {"shape": replaced(eqn.params["shape"], out.axis, along.one)}
     return Followed([out], [along, *[None] * (len(states) - 1)], params)
 
 
@@ -165,14 +97,14 @@ def reshaped(along: Along, old: Sequence[int], new: Sequence[int], size: int) ->
 
 
 def _reshape(eqn: Any, states: Sequence, size: int) -> Followed:
-    along, old, order = common(eqn, states), _shape(eqn.invars[0]), eqn.params["dimensions"]
+    along, old, order = common(eqn, states), shape_of(eqn.invars[0]), eqn.params["dimensions"]
     start = along
     if order is not None:
         start, old = along.at(list(order).index(along.axis)), [old[d] for d in order]
     out = reshaped(start, old, eqn.params["new_sizes"], size) if 0 not in old else None
     if out is None:
         raise lost(eqn, along.axis)
-    params = eqn.params | {"new_sizes": _replaced(eqn.params["new_sizes"], out.axis, out.one)}
+    params = eqn.params | {"new_sizes": replaced(eqn.params["new_sizes"], out.axis, out.one)}
     return Followed([out], [along, *[None] * (len(states) - 1)], params)
 
 
@@ -201,8 +133,8 @@ def _slice(eqn: Any, states: Sequence, size: int) -> Followed:
         raise lost(eqn, a)
     out = _piece(eqn, along, stop - start, size)
     params = p | {
-        "start_indices": _replaced(p["start_indices"], a, start // size),
-        "limit_indices": _replaced(p["limit_indices"], a, stop // size),
+        "start_indices": replaced(p["start_indices"], a, start // size),
+        "limit_indices": replaced(p["limit_indices"], a, stop // size),
     }
     return Followed([out], [along], params)
 
@@ -213,13 +145,13 @@ def _pad(eqn: Any, states: Sequence, size: int) -> Followed:
     low, high, interior = config[a]
     if interior or low % (size * along.inner):
         raise lost(eqn, a)
-    out = _piece(eqn, along, _shape(eqn.outvars[0])[a], size)
+    out = _piece(eqn, along, shape_of(eqn.outvars[0])[a], size)
     one = (low // size, high // size, 0)
     return Followed([out], [along, None], eqn.params | {"padding_config": (*config[:a], one, *config[a + 1 :])})
 
 
 def _concatenate(eqn: Any, states: Sequence, size: int) -> Followed:
-    a, shapes = eqn.params["dimension"], _shapes(eqn)
+    a, shapes = eqn.params["dimension"], shapes_of(eqn)
     if all(s is None or s.axis != a for s in states):
         return _same_axis(eqn, common(eqn, states))
     along = common(eqn, [s and s._replace(outer=1) for s in states])
@@ -268,33 +200,10 @@ def _windows(eqn: Any, states: Sequence, size: int) -> Followed:
     return _same_axis(eqn, along)
 
 
-def _dot_general(eqn: Any, states: Sequence, size: int) -> Followed:
-    contracting, batch = eqn.params["dimension_numbers"]
-    operands: list = list(states)
-    free = [
-        [a for a in range(len(shape)) if a not in contracting[k] and a not in batch[k]]
-        for k, shape in enumerate(_shapes(eqn))
-    ]
-    for k, along in enumerate(states):
-        if along is not None and along.axis in contracting[k]:
-            raise lost(eqn, along.axis)
-    k = 0 if states[0] is not None else 1
-    along, other = states[k], states[1 - k]
-    if along.axis in batch[k]:
-        out = along.at(list(batch[k]).index(along.axis))
-        operands[1 - k] = along.at(int(batch[1 - k][out.axis]))
-        if other not in (None, operands[1 - k]):
-            raise Lost("dot_general of every sample with every other", along.axis)
-        return Followed([out], operands, eqn.params)
-    if other is not None:
-        raise Lost("dot_general of every sample with every other", along.axis)
-    return Followed([along.at(len(batch[0]) + k * len(free[0]) + free[k].index(along.axis))], operands, eqn.params)
-
-
 def _leading(*core: int) -> Callable:
     # Works on the last axes of each operand, for every entry of the axes before these.
     def rule(eqn: Any, states: Sequence, size: int) -> Followed:
-        along, shapes = common(eqn, states), _shapes(eqn)
+        along, shapes = common(eqn, states), shapes_of(eqn)
         if len(shapes) != len(core) or any(along.axis >= len(s) - r for s, r in zip(shapes, core, strict=True)):
             raise lost(eqn, along.axis)
         return _same_axis(eqn, along)
@@ -308,97 +217,6 @@ def _fft(eqn: Any, states: Sequence, size: int) -> Followed:
 
 def _random(eqn: Any, states: Sequence, size: int) -> Followed:
     return _leading(*[0] * len(states))(eqn, states, size)
-
-
-def _convolution(eqn: Any, states: Sequence, size: int) -> Followed:
-    p, (lhs, rhs) = eqn.params, states
-    lhs_spec, rhs_spec, out_spec = (tuple(s) for s in p["dimension_numbers"])
-    if lhs is not None and lhs.axis not in lhs_spec[:2]:
-        raise lost(eqn, lhs.axis)
-    if rhs is not None and rhs.axis != rhs_spec[0]:
-        raise lost(eqn, rhs.axis)
-    batches = p["batch_group_count"]
-    if rhs is None and lhs is not None and lhs.axis == lhs_spec[0] and lhs.outer % batches == 0:
-        return Followed([Along(out_spec[0], lhs.outer // batches, lhs.inner)], [lhs, None], p)
-    name, axis = ("batch_group_count", lhs_spec[0]) if batches > 1 else ("feature_group_count", lhs_spec[1])
-    groups = p[name]
-    if (
-        lhs is None and rhs is not None and rhs.outer % groups == 0
-    ):  # kernels of the samples, which all see the same images
-        return Followed([rhs.at(out_spec[1])], [None, rhs], p)
-    # Each group belongs to one sample, with images and kernels of its own: what vmap makes of a convolution.
-    image, kernel = _shape(eqn.invars[0])[axis] // groups, _shape(eqn.invars[1])[rhs_spec[0]] // groups
-    along, width = next((s, w) for s, w in ((lhs, image), (rhs, kernel)) if s is not None)
-    run = along.inner // width  # groups of one sample, side by side
-    images, kernels = Along(axis, along.outer, run * image), Along(rhs_spec[0], along.outer, run * kernel)
-    if groups == 1 or lhs not in (None, images) or rhs not in (None, kernels) or along.inner % width:
-        raise lost(eqn, along.axis)
-    return Followed([kernels.at(out_spec[1])], [images, kernels], p | {name: along.outer * run})
-
-
-def _gather(eqn: Any, states: Sequence, size: int) -> Followed:
-    d, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    (operand, indices), (shape, index_shape) = states, _shapes(eqn)
-    offset = [int(a) for a in d.offset_dims]
-    numbered = [a for a in range(len(_shape(eqn.outvars[0]))) if a not in offset]  # results per index
-    pairs = dict(zip(map(int, d.operand_batching_dims), map(int, d.start_indices_batching_dims), strict=True))
-    if operand is not None and operand.axis not in pairs:
-        window = [a for a in range(len(shape)) if a not in (*d.collapsed_slice_dims, *pairs)]
-        if indices is not None or operand.axis not in window or sizes[operand.axis] != shape[operand.axis]:
-            raise lost(eqn, operand.axis)
-        params = eqn.params | {"slice_sizes": _replaced(sizes, operand.axis, operand.one)}
-        return Followed([operand.at(offset[window.index(operand.axis)])], [operand, None], params)
-    cut = operand.at(pairs[operand.axis]) if operand is not None else indices
-    if indices not in (None, cut) or cut.axis == len(index_shape) - 1:
-        raise lost(eqn, cut.axis)
-    back = {j: a for a, j in pairs.items()}
-    operands = [cut.at(back[cut.axis]) if cut.axis in back else None, cut]
-    return Followed([cut.at(numbered[cut.axis])], operands, eqn.params)
-
-
-def _scatter(eqn: Any, states: Sequence, size: int) -> Followed:
-    d = eqn.params["dimension_numbers"]
-    (operand, indices, updates), (shape, _, update_shape) = states, _shapes(eqn)
-    windows = [int(a) for a in d.update_window_dims]
-    numbered = [a for a in range(len(update_shape)) if a not in windows]  # updates per index
-    batching = [int(a) for a in d.operand_batching_dims]
-    per_index = [int(a) for a in d.scatter_indices_batching_dims]
-    inside = [a for a in range(len(shape)) if a not in (*d.inserted_window_dims, *batching)]
-    # The axis of the operand that each axis of the others stands for, where it is one.
-    of_update = dict(zip(windows, inside, strict=True)) | {
-        numbered[j]: a for j, a in zip(per_index, batching, strict=True)
-    }
-    of_index = dict(zip(per_index, batching, strict=True))
-    found = [operand, indices and (of_index, indices), updates and (of_update, updates)]
-    for k, pair in enumerate(found):
-        if k and pair is not None:
-            axes, along = pair
-            if along.axis not in axes:
-                raise lost(eqn, along.axis)
-            found[k] = along.at(axes[along.axis])
-    along = common(eqn, found)
-    if along.axis in batching:
-        j = per_index[batching.index(along.axis)]
-        return Followed([along], [along, along.at(j), along.at(numbered[j])], eqn.params)
-    at = windows[inside.index(along.axis)] if along.axis in inside else None
-    if indices is not None or at is None or update_shape[at] != shape[along.axis]:
-        raise lost(eqn, along.axis)
-    return Followed([along], [along, None, along.at(at)], eqn.params)
-
-
-def _dynamic_slice(eqn: Any, states: Sequence, size: int) -> Followed:
-    along, sizes = common(eqn, states), eqn.params["slice_sizes"]
-    if sizes[along.axis] != _shape(eqn.invars[0])[along.axis]:
-        raise lost(eqn, along.axis)
-    params = eqn.params | {"slice_sizes": _replaced(sizes, along.axis, along.one)}
-    return Followed([along], [along, *[None] * (len(states) - 1)], params)
-
-
-def _dynamic_update_slice(eqn: Any, states: Sequence, size: int) -> Followed:
-    along, (shape, update_shape, *_) = common(eqn, states), _shapes(eqn)
-    if shape[along.axis] != update_shape[along.axis]:
-        raise lost(eqn, along.axis)
-    return Followed([along], [along, along, *[None] * (len(states) - 2)], eqn.params)
 
 
 # Each entry of the result comes from the same entry of the operands. A name that is not here is not assumed to be one.
@@ -441,15 +259,15 @@ RULES: dict[str, Callable] = {
         ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add",
          "select_and_scatter_add"), _windows,
     ),
-    "dot_general": _dot_general,
-    "conv_general_dilated": _convolution,
-    "gather": _gather,
+    "dot_general": dot_general,
+    "conv_general_dilated": convolution,
+    "gather": gather,
     **dict.fromkeys(
         ("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max", "scatter_add",
-         "scatter_sub", "scatter_mul", "scatter_min", "scatter_max"), _scatter,
+         "scatter_sub", "scatter_mul", "scatter_min", "scatter_max"), scatter,
     ),
-    "dynamic_slice": _dynamic_slice,
-    "dynamic_update_slice": _dynamic_update_slice,
+    "dynamic_slice": dynamic_slice,
+    "dynamic_update_slice": dynamic_update_slice,
     **dict.fromkeys(
         ("cholesky", "lu", "qr", "geqrf", "eigh", "eig", "svd", "schur", "hessenberg", "tridiagonal"), _leading(2)
     ),

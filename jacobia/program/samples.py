@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jacobia._compat import scan_split
-from jacobia.program.sample_rules import RULES, Along, Followed, Lost, common, lost
+from jacobia.program.along import Along, Followed, Lost, common, lost
+from jacobia.program.sample_rules import RULES
 from jacobia.program.walk import CALLS, run, subprograms
 
 # A call of a program that is done once, as it is, by the parameter that holds it.

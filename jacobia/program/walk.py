@@ -32,6 +32,14 @@ def subprograms(eqn: Any) -> Iterator[Any]:
                 yield item
 
 
+def holds(jaxpr: Any, name: str) -> bool:
+    """Whether a program has an operation of this name, at any depth."""
+    return any(
+        eqn.primitive.name == name or any(holds(getattr(p, "jaxpr", p), name) for p in subprograms(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
 def _is_plain_call(eqn: Any) -> bool:
     # A jit with shardings of its own means something; any other one only groups equations.
     return eqn.primitive.name in CALLS and all(

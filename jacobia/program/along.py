@@ -1,0 +1,85 @@
+"""Samples along an axis: what is said of a value, of an operation, and of one that cannot be followed.
+
+Shapes: B samples; an axis with samples has outer * B * inner entries, and entry e belongs to sample
+(e // inner) % B.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Along(NamedTuple):
+    """The axis that numbers the samples, and what has been merged into it from before and from behind."""
+
+    axis: int
+    outer: int = 1
+    inner: int = 1
+
+    def at(self, axis: int) -> "Along":
+        return self._replace(axis=axis)
+
+    @property
+    def one(self) -> int:
+        """The length of the axis when there is one sample."""
+        return self.outer * self.inner
+
+
+class Followed(NamedTuple):
+    outs: list  # per result: along what its samples lie, or None
+    operands: list  # per operand: along what it is cut for one sample; None: used whole
+    params: dict  # of the same equation on one sample
+
+
+class Lost(Exception):
+    """The samples cannot be followed through an operation: it mixes them, or seems to."""
+
+    def __init__(self, operation: str, axis: int | None):
+        super().__init__(operation)
+        self.operation, self.axis = operation, axis
+
+
+# How an axis takes part in an operation, where "along" does not say it.
+_HOW = {
+    "dot_general": "contracting", "gather": "(indexing) along", "scatter": "(indexed update) along",
+    "scan": "stepping over", "argmax": "over", "argmin": "over", "reduce": "over",
+}  # fmt: skip
+
+
+_SPOKEN = {"add_any": "add"}
+
+
+def describe(name: str, axis: int | None) -> str:
+    """An operation in words: `reduce_sum over axis 0`."""
+    name = _SPOKEN.get(name, name)
+    how = _HOW.get(name) or _HOW.get(name.split("_")[0].split("-")[0]) or "along"
+    return name if axis is None else f"{name} {how} axis {axis}"
+
+
+def lost(eqn: Any, axis: int | None) -> Lost:
+    return Lost(describe(eqn.primitive.name, axis), axis)
+
+
+def common(eqn: Any, states: Sequence) -> Along:
+    """The one way in which the samples of all operands lie.
+
+    Raises:
+      Lost: they lie in different ways.
+    """
+    found = list(dict.fromkeys(s for s in states if s is not None))
+    if len(found) > 1:
+        axes = sorted({s.axis for s in found})
+        where = f"samples along axes {axes[0]} and {axes[1]}" if len(axes) > 1 else "samples in different orders"
+        raise Lost(f"{describe(eqn.primitive.name, None)} of {where}", axes[0])
+    return found[0]
+
+
+def shape_of(atom: Any) -> tuple[int, ...]:
+    return getattr(atom.aval, "shape", ())
+
+
+def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
+    return [shape_of(a) for a in eqn.invars]
+
+
+def replaced(values: Sequence[int], axis: int, value: int) -> tuple[int, ...]:
+    return (*values[:axis], value, *values[axis + 1 :])
