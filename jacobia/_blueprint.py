@@ -95,18 +95,24 @@ class Blueprint:
         assert self.primal is not None
         return Spaces(self.primal.outputs, self.spaces.inputs, self.primal.batch)
 
-    @property
+    @cached_property
     def symmetric(self) -> bool:
         """Whether a row of a block is a column of its mirror image: the Hessian of a scalar f."""
         return self.spaces.hessian and self.program.heads is None
 
-    def mirror(self, index: int) -> int:
-        """The block that is the transpose of this one."""
+    @cached_property
+    def mirrors(self) -> tuple[int, ...]:
+        """Of a Hessian: for each block the one that is its transpose."""
         if self.ravel:
-            return index
-        width = len(self.spaces.inputs)
-        o, i, j = index // width**2, index // width % width, index % width
-        return (o * width + j) * width + i
+            return (0,)
+        n = len(self.spaces.inputs)
+        outs = range(len(self.spaces.outputs) // n)
+        return tuple((o * n + j) * n + i for o in outs for i in range(n) for j in range(n))
+
+    @cached_property
+    def counts(self) -> tuple[tuple[int, int], ...]:
+        """For each block, how many rows and columns it has as a matrix."""
+        return tuple((math.prod(b.row_shape), math.prod(b.column_shape)) for b in self.blocks)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

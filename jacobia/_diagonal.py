@@ -114,7 +114,7 @@ def _compute(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.
     if numbers is None and _count(origin, index) < max(math.prod(block.row_shape), math.prod(block.column_shape)):
         numbers = np.arange(_count(origin, index))  # not square
     primal = None if blue.primal is None else blue.primal.program
-    if primal is None or primal.pushes != "jvp" or blue.mode == "rev" or blue.mirror(index) != index:
+    if primal is None or primal.pushes != "jvp" or blue.mode == "rev" or blue.mirrors[index] != index:
         return _swept(origin, index, numbers)
     try:
         return _second(origin, index, numbers)

@@ -4,7 +4,7 @@ Between the view, which knows what a key asks for, and the kernels, which know h
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia import _plan
-from jacobia._blueprint import Block
+from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, eval_context
 from jacobia._errors import MaterializationError
 from jacobia._reading import Linearized, either_way
 from jacobia._store import Lines, Store
-from jacobia._sweeps import Sweep
+from jacobia._sweeps import Image, Sweep
 
 
 class Want(NamedTuple):
@@ -46,13 +46,15 @@ def store_of(origin: Linearized, index: int) -> Store:
 
 
 def _new_store(origin: Linearized, index: int) -> Store:
-    block = origin.blue.blocks[index]
-    store = Store(math.prod(block.row_shape), math.prod(block.column_shape))
-    if origin.blue.symmetric:
-        other = origin.blue.mirror(index)
-        twin = store if other == index else Store(math.prod(block.column_shape), math.prod(block.row_shape))
-        store.reflect(twin, lambda full: flipped(origin, other, full))
-        twin.reflect(store, lambda full: flipped(origin, index, full))
+    blue = origin.blue
+    m, n = blue.counts[index]
+    store = Store(m, n)
+    if blue.symmetric:
+        lead = origin.lead  # taken out here: the origin owns the store, and nothing owns the origin
+        other = blue.mirrors[index]
+        twin = store if other == index else Store(n, m)
+        store.reflect(twin, lambda full: _flip(full, *_flip_form(blue, lead, other)))
+        twin.reflect(store, lambda full: _flip(full, *_flip_form(blue, lead, index)))
         origin.stores[other] = twin
     origin.stores[index] = store
     return store
@@ -60,48 +62,38 @@ def _new_store(origin: Linearized, index: int) -> Store:
 
 def flipped(origin: Linearized, index: int, full: Any) -> jax.Array:
     """The whole mirror image of a block."""
-    return _flip([full], (_flip_form(origin, index),))[0]
+    return _flip(full, *_flip_form(origin.blue, origin.lead, index))
 
 
-def _flip_form(origin: Linearized, index: int) -> tuple:
-    blue, lead = origin.blue, len(origin.lead)
-    image, rows = blue.blocks[blue.mirror(index)], lead + len(blue.blocks[index].row_shape)
-    axes = range(rows + len(blue.blocks[index].column_shape))
-    return (*axes[:lead], *axes[rows:], *axes[lead:rows]), origin.lead + image.row_shape + image.column_shape
+def _flip_form(blue: Blueprint, lead: tuple[int, ...], index: int) -> tuple:
+    image, block = blue.blocks[blue.mirrors[index]], blue.blocks[index]
+    rows = len(lead) + len(block.row_shape)
+    axes = range(rows + len(block.column_shape))
+    return (*axes[: len(lead)], *axes[rows:], *axes[len(lead) : rows]), lead + image.row_shape + image.column_shape
 
 
-@partial(jax.jit, static_argnums=1)
-def _flip(fulls: list, forms: tuple) -> list:
-    # All of them by one compiled call: one by one they cost as much as a small kernel each.
-    return [jnp.transpose(a, axes).reshape(shape) for a, (axes, shape) in zip(fulls, forms, strict=True)]
-
-
-def flip_together(origin: Linearized, indices: Sequence[int]) -> None:
-    """Make the whole of blocks of which the mirror image is known."""
-    if not origin.blue.symmetric:
-        return
-    stores = [(origin.blue.mirror(k), store_of(origin, k)) for k in dict.fromkeys(indices)]
-    todo = [(k, s, s.mirror.full) for k, s in stores if s.full is None and s.mirror is not None]
-    todo = [(k, s, full) for k, s, full in todo if full is not None and not full.is_deleted()]
-    if todo:
-        fulls = _flip([full for _, _, full in todo], tuple(_flip_form(origin, k) for k, _, _ in todo))
-        for (_, store, _), full in zip(todo, fulls, strict=True):
-            store.full = full
+@partial(jax.jit, static_argnums=(1, 2))
+def _flip(full: jax.Array, axes: tuple, shape: tuple) -> jax.Array:
+    return jnp.transpose(full, axes).reshape(shape)
 
 
 def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     """Compute what is missing of some blocks of one call, in one kernel call, and remember it."""
-    missing, asked = [], []
+    missing, asked, reflected = [], [], set()
     for want in wants:
         store = store_of(origin, want.block)
-        if store.whole() is None and not _reflected(origin, want, asked):
-            rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
-            if rows.size and columns.size:
-                missing.append(_want(want.block, rows, columns, store))
-                asked.append(_want(*want, store))
+        if store.whole() is not None:
+            continue
+        if _reflected(origin, want, asked):
+            reflected.add(want.block)
+            continue
+        rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
+        if rows.size and columns.size:
+            missing.append(_want(want.block, rows, columns, store))
+            asked.append(_want(*want, store))
     if not missing:
         return []
-    done = compute(origin, missing, asked)
+    done = compute(origin, missing, asked, reflected)
     for result in done:
         store = store_of(origin, result.block)
         if result.numbers is None:
@@ -113,27 +105,23 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
 
 def fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
     """Compute all of some blocks, in one kernel call, and remember it."""
-    fresh = not (origin.stores or origin.special)
-    own: dict[int, None] = {}
-    for k in indices:
-        if not (origin.blue.symmetric and origin.blue.mirror(k) in own):
-            own[k] = None
-    recipe = origin.blue.recipes.get(("together", *own)) if fresh else None
+    recipe = origin.blue.recipes.get(frozenset(indices)) if not (origin.stores or origin.special) else None
     if recipe is None:
-        fulfil(origin, [Want(k, None, None) for k in own])
-    else:
-        out = origin.run_fused(recipe.kind, recipe.body, recipe.ids)
-        for block, sweep, place, asked, way, by, lines in recipe.answers:
-            store_of(origin, block).set_whole(out[sweep][place])
-            store_of(origin, asked).count(way, by, lines, lines, lines)
-    flip_together(origin, indices)
+        fulfil(origin, [Want(k, None, None) for k in indices])
+        return
+    out = origin.run_fused(recipe.kind, recipe.body, recipe.ids)
+    for block, sweep, place, asked, way, by, lines in recipe.answers:
+        store_of(origin, block).full = out[sweep][place]
+        store_of(origin, asked).count(way, by, lines, lines, lines)
+    for block, full in zip(recipe.images, out[-1], strict=False):
+        store_of(origin, block).full = full
 
 
 def _reflected(origin: Linearized, want: Want, among: Sequence[Want]) -> bool:
     # Whether all of it is the transpose of what is computed anyway.
     if not origin.blue.symmetric or want.rows is not None or want.columns is not None:
         return False
-    image = origin.blue.mirror(want.block)
+    image = origin.blue.mirrors[want.block]
     return any(w.block == image and w.rows is None and w.columns is None for w in among)
 
 
@@ -144,7 +132,7 @@ def compute_each(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     found = dict(zip(own, done, strict=True))
     for k, want in enumerate(wants):
         if k not in found:
-            mirror = origin.blue.mirror(want.block)
+            mirror = origin.blue.mirrors[want.block]
             image = next(n for n in own if wants[n] == Want(mirror, None, None))
             found[k] = Done(want.block, "rows", None, flipped(origin, wants[image].block, found[image].array))
     return [found[k] for k in range(len(wants))]
@@ -152,7 +140,7 @@ def compute_each(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
 
 def _turned_back(origin: Linearized, done: Done) -> Done:
     # Rows of a mirror image, as columns of the block that was asked for.
-    image = origin.blue.mirror(done.block)
+    image = origin.blue.mirrors[done.block]
     if done.numbers is None:
         return Done(image, "rows", None, flipped(origin, done.block, done.array))
     lead = origin.lead
@@ -169,12 +157,21 @@ def _none_if_all(numbers: np.ndarray | None, lines: Lines) -> np.ndarray | None:
     return None if numbers is None or numbers.size == lines.count else numbers
 
 
-def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] | None = None) -> list[Done]:
+def compute(
+    origin: Linearized,
+    missing: Sequence[Want],
+    asked: Sequence[Want] | None = None,
+    reflected: Set[int] | None = None,
+) -> list[Done]:
     """Run one kernel for all blocks; the other way where f does not have the one that was chosen.
 
     Args:
       missing: what has to be computed.
       asked: what was asked for, which says what the caller would rather have: rows or columns.
+      reflected: blocks that are wanted whole besides, as transposes of missing ones. None: no transposes are made.
+
+    Returns:
+      What is missing, in order, and the transposes of whole blocks that are wanted as well.
     """
     blocks = [origin.blue.blocks[w.block] for w in missing]
 
@@ -187,7 +184,7 @@ def compute(origin: Linearized, missing: Sequence[Want], asked: Sequence[Want] |
         except MaterializationError:
             ways = _turned(origin, blocks, ways)  # fewer passes, but more than fits: the other way may
             plan = _sweeps(origin, missing, ways)
-        return origin.by(plan[0][0].way), lambda: _run(origin, missing, ways, *plan)
+        return origin.by(plan[0][0].way), lambda: _run(origin, missing, ways, reflected, *plan)
 
     return either_way(origin, blocks, attempt)
 
@@ -196,12 +193,14 @@ def _run(
     origin: Linearized,
     missing: Sequence[Want],
     ways: list[str],
+    reflected: Set[int] | None,
     todo: list["Todo"],
     sweeps: tuple[Sweep, ...],
     ids: list,
     answers: list["_Answer"],
 ) -> list[Done]:
-    out = origin.run(sweeps, ids)
+    images = _images(origin, missing, reflected, todo, answers) if origin.compiles else {}
+    out = origin.run(sweeps, ids, tuple(images.values()))
     done = [
         Done(t.want.block, t.way, a.numbers, out[a.sweep][a.place], _is_turned(t, want, way))
         for t, a, want, way in zip(todo, answers, missing, ways, strict=True)
@@ -210,15 +209,38 @@ def _run(
         _count(origin, want, way, sweeps[answer.sweep], result)
     if len(done) == 1 and not any(isinstance(i, Tracer) for i in ids):
         _remember_way(origin, missing[0].block, ways[0], done[0], sweeps)
+    made = [Done(block, "rows", None, full) for block, full in zip(images, out[-1], strict=False)]
     need = 2 * sum(_nbytes(origin, w.block) for w in missing)
     if len(done) > 1 and all(i is None for i in ids) and _worth_remembering(origin, need):
         parts = [
             (d.block, a.sweep, a.place, w.block, way, origin.by(d.way), _most(origin.blue.blocks[w.block], way))
             for d, a, w, way in zip(done, answers, missing, ways, strict=True)
         ]
-        name = ("together", *(w.block for w in missing))
-        origin.blue.recipes[name] = _Together(*origin.fused(sweeps), tuple(ids), tuple(parts))
-    return done
+        forms = origin.fused(sweeps, tuple(images.values()))
+        recipe = _Together(*forms, tuple(ids), tuple(parts), tuple(images))
+        origin.blue.recipes[frozenset(d.block for d in (*done, *made))] = recipe
+    return [*done, *made]
+
+
+def _images(
+    origin: Linearized,
+    missing: Sequence[Want],
+    reflected: Set[int] | None,
+    todo: list["Todo"],
+    answers: list["_Answer"],
+) -> dict[int, Image]:
+    # Whole blocks that are wanted and are transposes of what is computed, by their numbers.
+    if reflected is None or not origin.blue.symmetric:
+        return {}
+    wanted = reflected | {w.block for w in missing if w.rows is None and w.columns is None}
+    computed = {t.want.block for t in todo}
+    images = {}
+    for (want, way), answer in zip(todo, answers, strict=True):
+        image = origin.blue.mirrors[want.block]
+        if image in wanted - computed and (want.rows if way == "rows" else want.columns) is None:
+            form = _flip_form(origin.blue, origin.blue.spaces.lead, want.block)
+            images[image] = Image(answer.sweep, answer.place, *form)
+    return images
 
 
 def _is_turned(todo: "Todo", want: Want, way: str) -> bool:
@@ -241,7 +263,7 @@ class Todo(NamedTuple):
 def mirrored(origin: Linearized, want: Want, way: str) -> Todo:
     """What is computed for a want: a column of a symmetric matrix is a row of its mirror image."""
     if way == "columns" and origin.blue.symmetric:
-        return Todo(Want(origin.blue.mirror(want.block), want.columns, want.rows), "rows")
+        return Todo(Want(origin.blue.mirrors[want.block], want.columns, want.rows), "rows")
     return Todo(want, way)
 
 
@@ -249,7 +271,7 @@ def _laid_out(origin: Linearized, want: Want, way: str) -> Todo:
     # Where all lines are computed, those of a symmetric matrix may lie either way: as it is cheaper to write them.
     todo = mirrored(origin, want, way)
     if todo.want.rows is None and todo.way == "rows" and origin.blue.lies_across:
-        return Todo(Want(origin.blue.mirror(todo.want.block), todo.want.columns, None), "columns")
+        return Todo(Want(origin.blue.mirrors[todo.want.block], todo.want.columns, None), "columns")
     return todo
 
 
@@ -301,7 +323,7 @@ def possible(origin: Linearized, block: Block) -> _plan.Ways:
 def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: int) -> _plan.Choice:
     """Rows or columns, for so many missing ones of one block."""
     blue = origin.blue
-    block, own = blue.blocks[index], blue.symmetric and blue.mirror(index) == index
+    block, own = blue.blocks[index], blue.symmetric and blue.mirrors[index] == index
     choice = _plan.choose(asked, rows, columns, possible(origin, block), lambda: "rows" if own else blue.cheaper(block))
     if own and choice.way == "columns" and asked != "columns" and rows == columns:
         return choice._replace(way="rows")  # the same lines
@@ -375,6 +397,7 @@ class _Together(NamedTuple):
     body: Any
     ids: tuple
     answers: tuple  # (block, sweep, place of its answer; block asked for, way, by, lines)
+    images: tuple[int, ...]  # blocks behind the answers
 
 
 def _nbytes(origin: Linearized, index: int) -> int:

@@ -478,11 +478,13 @@ def view(kind: type, origin: Linearized, index: int, layout: Layout) -> Any:
 
 def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
     """The same key of several views of one call, by their ids: one kernel call for all of them."""
+    if len(views) == 1:
+        return {id(views[0]): views[0][key]}
     origin = views[0]._origin
-    if origin.remembers and all(0 not in J.shape and is_all(key, J.ndim) for J in views):
+    if origin.remembers and all(0 not in J.shape and (key is ... or is_all(key, J.ndim)) for J in views):
         with origin.lock:
             fulfil_all(origin, [J._index for J in views])
-            return {id(J): J[...] for J in views}
+            return {id(J): J._whole() for J in views}
     choices = [pick(key, J._layout.parts) for J in views]
     wants = [J._want(choice) for J, choice in zip(views, choices, strict=True)]
     todo = [k for k, c in enumerate(choices) if 0 not in c.shape and views[k]._known() is None]

@@ -17,7 +17,7 @@ from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, var
 from jacobia._kernels import Kind, ReadError, call, keep, residual_bytes
 from jacobia._linearize import Point, linearize, value
 from jacobia._plan import byte_limit
-from jacobia._sweeps import Sweep, applied, sweep_in_blocks, sweep_of_samples, sweeps_at, sweeps_of
+from jacobia._sweeps import Image, Sweep, applied, sweep_in_blocks, sweep_of_samples, sweeps_at, sweeps_of
 from jacobia._trace import Program, tracing
 from jacobia.program.cut import Cut
 
@@ -120,8 +120,12 @@ class Linearized:
 
     # Running sweeps
 
-    def run(self, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[Any]]:
-        """Run sweeps: compiled for arrays, inline under a trace, by Python for jit=False."""
+    def run(self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...] = ()) -> list[list[Any]]:
+        """Run sweeps: compiled for arrays, inline under a trace, by Python for jit=False.
+
+        Returns:
+          For each sweep its answers; behind them, where there are any, the images.
+        """
         self.reads += 1
         if not self.compiles:
             # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
@@ -129,9 +133,9 @@ class Linearized:
             if shared and all(map(self._pushes, sweeps)):
                 return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids)
-        return self._telling(self._compiled, sweeps, ids)
+        return self._telling(self._compiled, sweeps, ids, images)
 
-    def _compiled(self, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[Any]]:
+    def _compiled(self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]) -> list[list[Any]]:
         blue = self.blue
         if self._keeps(sweeps):
             kept = self._kept_residuals()
@@ -139,11 +143,11 @@ class Linearized:
             kind = self._kind("kept", sweeps, ())
             body = lambda residuals, ids: sweeps_of(jax.tree_util.tree_unflatten(tree, residuals), spaces, sweeps, ids)  # noqa: E731
             return call(blue.program, blue.positions, kind, body, kept.residuals, list(ids))
-        return call(blue.program, blue.positions, *self.fused(sweeps), self.consts, self.leaves, tuple(ids))
+        return call(blue.program, blue.positions, *self.fused(sweeps, images), self.consts, self.leaves, tuple(ids))
 
-    def fused(self, sweeps: tuple[Sweep, ...]) -> tuple[Kind, Callable]:
+    def fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> tuple[Kind, Callable]:
         """The kernel that linearizes and runs sweeps at once: its name and its body."""
-        return self._kind("fused", sweeps, self._const_axes()), self._fused(sweeps)
+        return self._kind("fused", sweeps, self._const_axes(), images), self._fused(sweeps, images)
 
     def run_fused(self, kind: Kind, body: Callable, ids: Sequence) -> list[list[Any]]:
         """Run a kernel that `fused` has named."""
@@ -200,11 +204,11 @@ class Linearized:
 
         return of_views if depth else of_samples
 
-    def _kind(self, what: str, sweeps: tuple[Sweep, ...], axes: tuple) -> Kind:
-        name = (what, sweeps, len(self.batch), axes)
+    def _kind(self, what: str, sweeps: tuple[Sweep, ...], axes: tuple, images: tuple[Image, ...] = ()) -> Kind:
+        name = (what, sweeps, len(self.batch), axes, images)
         kinds = self.blue.kinds
         if name not in kinds:
-            kinds[name] = Kind(what, self.blue.positions, self.blue.spaces, sweeps, len(self.batch), axes)
+            kinds[name] = Kind(what, self.blue.positions, self.blue.spaces, *name[1:])
         return kinds[name]
 
     def _const_axes(self) -> tuple:
@@ -212,7 +216,7 @@ class Linearized:
             return ()
         return tuple(None if jnp.shape(c) == s else 0 for c, s in zip(self.consts, self.blue.const_shapes, strict=True))
 
-    def _fused(self, sweeps: tuple[Sweep, ...]) -> Callable:
+    def _fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> Callable:
         blue = self.blue
         second = sweeps[0].way == "second"
         at, spaces = (blue.primal_point, blue.primal_spaces) if second else (blue.point, blue.spaces)
@@ -221,8 +225,10 @@ class Linearized:
         def body(consts: Sequence, leaves: Sequence, ids: Sequence) -> list:
             point = at(consts, leaves)
             if None in cuts:
-                return sweeps_at(point, spaces, sweeps, ids)
-            return [sweep_in_blocks(c, point, spaces, s, i) for c, s, i in zip(cuts, sweeps, ids, strict=True) if c]
+                out = sweeps_at(point, spaces, sweeps, ids)
+            else:
+                out = [sweep_in_blocks(c, point, spaces, s, i) for c, s, i in zip(cuts, sweeps, ids, strict=True) if c]
+            return [*out, [i.of(out[i.sweep][i.place]) for i in images]] if images else out
 
         axes = list(self._const_axes())
         for _ in self.batch:

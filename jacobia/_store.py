@@ -4,6 +4,7 @@ Knows arrays and their numbers. Knows nothing of derivatives. Lines are kept as 
 pieces of several lines; where a piece is gone (donated or deleted by the caller), its lines are unknown.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -156,7 +157,7 @@ class Store:
     With a mirror, the store of the transpose (or itself), a row that is known there is a column here.
     """
 
-    mirror: "Store | None" = None
+    _mirror: "weakref.ref[Store] | None" = None  # weak: what a view remembers goes with the view, not with a collection
     _flip: Callable  # from the whole matrix of the mirror to this one
 
     def __init__(self, num_rows: int, num_columns: int):
@@ -173,25 +174,30 @@ class Store:
 
     @property
     def columns(self) -> Lines:
-        return self._columns if self.mirror is None else self.mirror.rows
+        mirror = self.mirror
+        return self._columns if mirror is None else mirror.rows
 
     @cached_property
     def _columns(self) -> Lines:
         return Lines(self._shape[1])
 
+    @property
+    def mirror(self) -> "Store | None":
+        """The store of the transpose; whoever owns this one owns that one too."""
+        return None if self._mirror is None else self._mirror()
+
     def reflect(self, mirror: "Store", flip: Callable) -> None:
         """Columns here are rows there from now on."""
-        self.mirror, self._flip = mirror, flip
+        self._mirror, self._flip = weakref.ref(mirror), flip
 
     def whole(self) -> Any:
         """The whole matrix, if it is known."""
         full = self.full
         if full is not None and full.is_deleted():
             full = self.full = None
-        if full is None and self.mirror is not None and self.mirror is not self:
-            other = self.mirror.full
-            if other is not None and not other.is_deleted():
-                full = self.full = self._flip(other)
+        mirror = self.mirror if full is None else None
+        if mirror is not None and mirror is not self and mirror.full is not None and not mirror.full.is_deleted():
+            full = self.full = self._flip(mirror.full)
         return full
 
     def set_whole(self, full: Any) -> None:
@@ -199,15 +205,17 @@ class Store:
         for lines in ("rows", "_columns"):  # the lines are part of it now
             self.__dict__.pop(lines, None)
         self.patches.clear()
-        if self.mirror is not None:
-            self.mirror.__dict__.pop("rows", None)
-            self.mirror.patches.clear()
+        mirror = self.mirror
+        if mirror is not None:
+            mirror.__dict__.pop("rows", None)
+            mirror.patches.clear()
 
     def clear(self) -> None:
         self.diagonal = None
         self.set_whole(None)
-        if self.mirror is not None:
-            self.mirror.full = None
+        mirror = self.mirror
+        if mirror is not None:
+            mirror.full = None
 
     def count(self, way: str, by: str, lines: int, seeds: int, run: int) -> None:
         """Note one kernel call: so many rows or columns, by so many pullbacks or pushforwards, `run` with padding."""

@@ -36,6 +36,18 @@ class Sweep(NamedTuple):
     block: int | None = None  # how many samples of a batch run at once, where they are independent; None: all
 
 
+class Image(NamedTuple):
+    """The transpose of an answer that has all of a block: made by the kernel that made the answer."""
+
+    sweep: int
+    place: int  # among the leaves that the sweep reads
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def of(self, answer: jax.Array) -> jax.Array:
+        return jnp.transpose(answer, self.axes).reshape(self.shape)
+
+
 def run_sweep(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: tuple[int, ...] = ()) -> list[jax.Array]:
     """Rows `(R, *x.shape)` for each leaf read, or columns `(*y.shape, R)`; all of them: `y.shape + x.shape`.
 

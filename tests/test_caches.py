@@ -536,3 +536,32 @@ def test_deleting_another_point_changes_nothing():
     jacobian(jnp.sin)(x)[0]
     x.delete()
     assert_close(jacobian(jnp.sin)(X)[0], np.diag(np.cos(X))[0])
+
+
+# What a view remembers goes with the view, at once: waiting for a collection, the next one takes fresh memory.
+
+
+def squares(p):
+    return jnp.sum(jnp.sin(p["a"]) * p["b"]) ** 2
+
+
+VIEWS = {
+    "jacobian": lambda: jacobian(jnp.sin)(jnp.ones(3)),
+    "hessian": lambda: jacobia.hessian(lambda x: jnp.sum(x**3))(jnp.ones(3)),
+    "block": lambda: jacobia.hessian(squares)({"a": jnp.ones(3), "b": jnp.ones(3)})["a"]["b"],
+    "batch": lambda: jacobia.hessian(jax.vmap(lambda x: jnp.sum(x**3)), batch_axis=0)(jnp.ones((20, 3))),
+}
+
+
+@pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS.keys())
+@pytest.mark.parametrize("key", [0, (slice(None), 1), ...], ids=["row", "column", "all"])
+def test_a_dropped_view_is_gone_without_a_collection(make, key):
+    gc.disable()
+    try:
+        J = make()
+        J[key], J[key], J.T[...], J.diagonal()
+        owner = weakref.ref(J._origin)
+        del J
+        assert owner() is None
+    finally:
+        gc.enable()

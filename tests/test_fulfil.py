@@ -141,9 +141,9 @@ def test_one_run_serves_all_blocks_of_a_read(monkeypatch):
     runs = []
     run = _fulfil.Linearized.run
 
-    def counted(self, sweeps, ids):
+    def counted(self, sweeps, ids, images):
         runs.append(sweeps)
-        return run(self, sweeps, ids)
+        return run(self, sweeps, ids, images)
 
     monkeypatch.setattr(_fulfil.Linearized, "run", counted)
     views = views_of(PARAMS, SQUARE[0])
@@ -162,7 +162,7 @@ def test_blocks_that_need_the_same_rows_share_their_seeds():
     close(got["b"], TREE["hidden"]["b"][[2, 0]])
     runs = []
     origin = views_of(PARAMS, SQUARE[0], mode="rev")["hidden"]["w"]._origin
-    origin.run = lambda sweeps, ids: runs.append(sweeps) or type(origin).run(origin, sweeps, ids)
+    origin.run = lambda sweeps, *rest: runs.append(sweeps) or type(origin).run(origin, sweeps, *rest)
     fulfil(origin, [Want(0, np.array([0, 2]), None), Want(1, np.array([0, 2]), None)])
     ((sweep,),) = runs
     assert sweep.seeded == (0,) and sweep.read == (0, 1) and sweep.width == 2
