@@ -18,6 +18,7 @@ from jacobia._blueprint import Block
 from jacobia._compat import Tracer
 from jacobia._diagonal import diagonal
 from jacobia._display import describe, explanation, known_lines
+from jacobia._export import to_bcoo, to_bcsr, to_scipy
 from jacobia._few import compute_few, few, plan_few, read_few
 from jacobia._fulfil import (
     Done,
@@ -35,8 +36,10 @@ from jacobia._fulfil import (
     store_of,
 )
 from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
+from jacobia._pattern import Pattern
 from jacobia._products import checked, mv, vm
 from jacobia._reading import Linearized, either_way
+from jacobia._sparse import found, nonzeros
 from jacobia._store import Stats
 
 _ROLES = ("batch", "rows", "columns")
@@ -155,6 +158,62 @@ class Jacobian(ArrayLike):
     def aux(self) -> Any:
         """The auxiliary output of f, or None."""
         return self._origin.aux()
+
+    # Nonzeros
+
+    @property
+    def pattern(self) -> Pattern:
+        """Which entries of `J.matrix` can be nonzero, for every input of this shape; of one sample, with samples.
+
+        Read off the linear program: no derivative is computed.
+        """
+        pattern = found(self._origin, self._index).pattern
+        return pattern.T if self._layout.transposed else pattern
+
+    def nonzeros(self) -> tuple[jax.Array, np.ndarray, np.ndarray]:
+        """The entries of `J.matrix` that can be nonzero, all at once, in about the time that f takes.
+
+        Returns:
+          data, rows, cols: shape (nnz,), in the order of `J.pattern`; data has the axes of samples in front.
+
+        References:
+          Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10 on accumulation; here every intermediate
+          holds its own nonzero derivatives, vectorized over its elements.
+        """
+        data, pattern = self._nonzeros()
+        return data, pattern.rows, pattern.cols
+
+    def to_bcoo(self) -> Any:
+        """`J.matrix` as a `jax.experimental.sparse.BCOO`; axes of samples are batch axes."""
+        return to_bcoo(*self._nonzeros())
+
+    def to_bcsr(self) -> Any:
+        """`J.matrix` as a `jax.experimental.sparse.BCSR`; axes of samples are batch axes."""
+        return to_bcsr(*self._nonzeros())
+
+    def to_scipy(self, format: str = "csr") -> Any:
+        """`J.matrix` as a `scipy.sparse` array of this format.
+
+        Raises:
+          ValueError: a format that SciPy has not, or more than one sample.
+        """
+        return to_scipy(*self._nonzeros(), format)
+
+    def _nonzeros(self) -> tuple[jax.Array, Pattern]:
+        origin, index = self._origin, self._index
+        if not origin.remembers:
+            data, pattern = nonzeros(origin, index)
+        else:
+            with origin.lock:
+                store = store_of(origin, index)
+                pattern = found(origin, index).pattern
+                if store.nonzeros is None or store.nonzeros.is_deleted():
+                    store.nonzeros = nonzeros(origin, index)[0]
+                    store.counts[5] += 1
+                data = store.nonzeros
+        if self._layout.transposed:
+            return data[..., pattern.by_column], pattern.T
+        return data, pattern
 
     # Plans
 

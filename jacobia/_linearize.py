@@ -209,7 +209,7 @@ def gradient(point: Point, heads: Space) -> tuple[Program, list]:
 
 def read_dependence(point: Point) -> Dependence:
     """Which output leaves depend on which differentiated leaves: read off the linear program."""
-    linear = _linear_program(point)
+    linear = linear_program(point)
     consts = linear.consts
     if point.program.jaxpr is None:  # they are residuals, and may be zero at this point alone
         consts = [None] * len(consts)
@@ -219,36 +219,63 @@ def read_dependence(point: Point) -> Dependence:
 def read_mixing(point: Point) -> Mixing | None:
     """What mixes samples in the linear program, where something does."""
     assert point.batch is not None
-    linear = _linear_program(point)
+    linear = linear_program(point)
     if holds(linear.jaxpr, "custom_lin"):  # a `custom_vjp`, which only the other direction has gone through
-        linear = _linear_program(point, linear.jaxpr.outvars)
+        outs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in linear.jaxpr.outvars]
+        linear = transposed_program(point, outs)
     inputs = [None if k is None else Known(k) for k in linear.known] + [0] * linear.num_tangents
     return mixing(linear.jaxpr, linear.consts, inputs, [0] * len(linear.jaxpr.outvars), point.batch.size)
 
 
-class _Linear(NamedTuple):
-    # The program of constants, leaves and tangents that gives the tangents of the outputs.
+class LinearProgram(NamedTuple):
+    """The program of constants, leaves and tangents that gives the tangents of the outputs."""
+
     jaxpr: Any
     consts: list
     known: list  # of the inputs that are no tangents
     num_tangents: int
 
 
-def _linear_program(point: Point, outs: Sequence | None = None) -> _Linear:
-    # With the variables of its results, their cotangents take the place of tangents: the transposed program.
-    def linear(at: Point) -> Callable[[list], list]:
-        if outs is None:
-            return linearize(at)[2]
-        g, xs = _all(at)
-        pull = jax.vjp(lambda xs: g(xs)[0], xs)[1]
-        return lambda cotangents: pull(cotangents)[0]
+def linear_program(point: Point) -> LinearProgram:
+    """The linear program of all outputs and differentiated leaves at a point, of which shapes are enough."""
+    return _read_program(point, None, lambda at: linearize(at)[2])
 
-    seeds = _all(point)[1] if outs is None else [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in outs]
+
+def pushed_program(point: Point) -> LinearProgram:
+    """The same with what it is linear at computed on the way: a loop is one loop, and knows its counter.
+
+    Raises:
+      TypeError: f has no pushforward.
+    """
+    if point.program.jaxpr is None:
+        return linear_program(point)
+
+    def push(at: Point) -> Callable[[list], list]:
+        g, xs = _all(at)
+        return lambda tangents: jax.jvp(lambda xs: g(xs)[0], (xs,), (tangents,))[1]
+
+    return _read_program(point, None, push)
+
+
+def transposed_program(point: Point, outs: Sequence) -> LinearProgram:
+    """The other direction: cotangents of the outputs, of these shapes, take the place of tangents."""
+
+    def pull(at: Point) -> Callable[[list], list]:
+        g, xs = _all(at)
+        pulled = jax.vjp(lambda xs: g(xs)[0], xs)[1]
+        return lambda cotangents: pulled(cotangents)[0]
+
+    return _read_program(point, outs, pull)
+
+
+def _read_program(point: Point, outs: Sequence | None, linear: Callable) -> LinearProgram:
+
+    seeds = _all(point)[1] if outs is None else list(outs)
     if point.program.jaxpr is None:  # Python runs f at these very values, and at no others
         closed = jax.make_jaxpr(linear(point))(seeds)
-        return _Linear(closed.jaxpr, closed.consts, [], len(seeds))
+        return LinearProgram(closed.jaxpr, closed.consts, [], len(seeds))
     closed = jax.make_jaxpr(lambda consts, leaves, seeds: linear(point._replace(consts=consts, leaves=leaves))(seeds))(
         list(point.consts), list(point.leaves), seeds
     )
     known = [None if isinstance(c, Tracer) else c for c in point.consts] + [None] * len(point.leaves)
-    return _Linear(closed.jaxpr, closed.consts, known, len(seeds))
+    return LinearProgram(closed.jaxpr, closed.consts, known, len(seeds))

@@ -329,6 +329,19 @@ class Linearized:
         kind = self._kind("product " + way, (blue.sweep(way, block.outs, block.ins, None, None),), self._const_axes())
         return self._telling(call, blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
 
+    def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
+        """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name."""
+        self.reads += 1
+        for _ in self.batch:
+            body = jax.vmap(body, in_axes=(list(self._const_axes()), 0, None))
+        if not self.compiles:
+            return body(self.consts, self.leaves, arrays)
+        kind = (*name, len(self.batch), self._const_axes())
+        if kind not in self.blue.kinds:
+            self.blue.kinds[kind] = Kind(*kind)
+        args = self.blue.program, self.blue.positions, self.blue.kinds[kind], body
+        return self._telling(call, *args, self.consts, self.leaves, arrays)
+
     def _telling(self, work: Callable, *args: Any) -> Any:
         # JAX says that some array has been deleted; this says which.
         try:

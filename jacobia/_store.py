@@ -163,6 +163,7 @@ class Store:
     def __init__(self, num_rows: int, num_columns: int):
         self.full: Any = None
         self.diagonal: Any = None
+        self.nonzeros: Any = None
         self.patches: dict[str, Patches] = {}  # by "rows" or "columns"
         self._shape = num_rows, num_columns
         # rows_computed, columns_computed, pullbacks, pushforwards, seeds_run, kernel_calls
@@ -211,7 +212,7 @@ class Store:
             mirror.patches.clear()
 
     def clear(self) -> None:
-        self.diagonal = None
+        self.diagonal = self.nonzeros = None
         self.set_whole(None)
         mirror = self.mirror
         if mirror is not None:
@@ -244,7 +245,7 @@ class Store:
     def nbytes(self) -> int:
         """Bytes of what it owns; what a mirror knows is counted there."""
         own = self._columns.nbytes if self.mirror is None else 0
-        whole = sum(a.nbytes for a in (self.full, self.diagonal) if a is not None)
+        whole = sum(a.nbytes for a in (self.full, self.diagonal, self.nonzeros) if a is not None)
         return self.rows.nbytes + own + whole + sum(p.nbytes for p in self.patches.values())
 
     def stats(self) -> Stats:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jacobia._compat import Tracer, inner_consts, scan_split
 from jacobia.program.along import Along, Lost, describe
-from jacobia.program.known import Lazy, results, sliced
+from jacobia.program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results, sliced
 from jacobia.program.labels import Operands, axis_of, everything, is_mixed, label, labels_of
 from jacobia.program.sample_rules import ELEMENTWISE
 from jacobia.program.samples import body_of, follow, found, has_references, shifted, solver_parts
@@ -69,11 +69,6 @@ class _Masked(Along):
     # An axis with the exact labels in reserve, where something known may be zero in between.
     depth: int
     labels: Callable[[], np.ndarray]
-
-
-class _Columns(NamedTuple):
-    # An index array of which only some columns (places along the last axis) are known.
-    columns: list[Lazy | None]
 
 
 def mixing(jaxpr: Any, consts: Sequence, inputs: Sequence, out_axes: Sequence[int], size: int) -> Mixing | None:
@@ -146,13 +141,13 @@ class _Reading:
 
     def rule(self, eqn: Any, values: list) -> list:
         values = [_wrapped(v) for v in values]
-        if _is_known(eqn, values):
+        if all(isinstance(v, Lazy) for v in values) and can_be_known(eqn):
             return results(eqn, values)
         body = body_of(eqn)
         if body is not None:
             return self.body(body, values)
         if not any(map(_has_samples, values)):
-            return _indices(eqn, values)
+            return [joined_columns(eqn, values)] if eqn.primitive.name == "concatenate" else [None] * len(eqn.outvars)
         name, event = eqn.primitive.name, None
         if not any(isinstance(v, _Labels) for v in values):
             try:
@@ -188,7 +183,7 @@ class _Reading:
         return Operands(
             [self.array(v, a.aval.shape) for v, a in zip(values, eqn.invars, strict=True)],
             lambda k: values[k].value() if isinstance(values[k], Lazy) else None,
-            lambda k: _columns(values[k], eqn.invars[k].aval.shape[-1]),
+            lambda k: known_columns(values[k], eqn.invars[k].aval.shape[-1]),
         )
 
     def masked(self, eqn: Any, values: list, outs: list) -> list:
@@ -340,18 +335,7 @@ _STILL = ELEMENTWISE | {"reshape", "squeeze", "broadcast_in_dim", "transpose", "
 
 def _wrapped(value: Any) -> Any:
     # What is none of ours is a literal of the program.
-    return value if value is None or isinstance(value, (Lazy, Along, _Labels, _Columns)) else Lazy(value)
-
-
-def _is_known(eqn: Any, values: list) -> bool:
-    # A callback is not called to find out, and what makes something of nothing may depend on where it runs.
-    name = eqn.primitive.name
-    return (
-        not eqn.effects
-        and all(isinstance(v, Lazy) for v in values)
-        and (bool(values) or name == "iota")
-        and "callback" not in name
-    )
+    return value if value is None or isinstance(value, (Lazy, Along, _Labels, Columns)) else Lazy(value)
 
 
 def _plain(value: Any) -> Along | _Labels | None:
@@ -381,31 +365,3 @@ def _axis(eqn: Any) -> int | None:
         if isinstance(given, (int, np.integer)):
             return int(given)
     return None
-
-
-def _indices(eqn: Any, values: list) -> list:
-    # Indices are put together from columns, of which some may be known (`x[arange(B), labels]`).
-    last = eqn.outvars and getattr(eqn.outvars[0].aval, "ndim", 0) - 1
-    columns_of = eqn.primitive.name == "concatenate" and eqn.params["dimension"] == last
-    if not columns_of or not any(isinstance(v, (Lazy, _Columns)) for v in values):
-        return [None] * len(eqn.outvars)
-    columns: list = []
-    for v, a in zip(values, eqn.invars, strict=True):
-        length = a.aval.shape[-1]
-        if isinstance(v, _Columns):
-            columns += v.columns
-        else:
-            columns += [_column(v, k) for k in range(length)]
-    return [_Columns(columns)]
-
-
-def _column(value: Any, place: int) -> Lazy | None:
-    return Lazy(make=lambda x: [x[..., place]], args=(value,)) if isinstance(value, Lazy) else None
-
-
-def _columns(value: Any, count: int) -> list:
-    if isinstance(value, _Columns):
-        return [None if c is None else c.value() for c in value.columns]
-    if isinstance(value, Lazy):
-        return list(np.moveaxis(value.value(), -1, 0))
-    return [None] * count

@@ -1,6 +1,7 @@
 """Labels through operations that put elements elsewhere and compute nothing: exact.
 
-Shapes: labels are (2, *shape); B in an element that depends on no sample.
+Shapes: labels are (2, *shape), B in an element that depends on no sample; or columns (K, *shape), of which the same
+is true with N in place of B.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,13 @@ def _broadcast_in_dim(eqn: Any, operands: Any, size: int) -> list:
     places = [1] * len(shape)
     for length, axis in zip(x.shape[1:], eqn.params["broadcast_dimensions"], strict=True):
         places[axis] = length
-    return [np.broadcast_to(x.reshape(2, *places), (2, *shape))]
+    return [np.broadcast_to(x.reshape(len(x), *places), (len(x), *shape))]
 
 
 def _reshape(eqn: Any, operands: Any, size: int) -> list:
     x, order = operands.labels[0], eqn.params["dimensions"]
     x = x if order is None else x.transpose([0, *(d + 1 for d in order)])
-    return [x.reshape(2, *eqn.params["new_sizes"])]
+    return [x.reshape(len(x), *eqn.params["new_sizes"])]
 
 
 def _transpose(eqn: Any, operands: Any, size: int) -> list:
@@ -28,7 +29,7 @@ def _transpose(eqn: Any, operands: Any, size: int) -> list:
 
 
 def _squeeze(eqn: Any, operands: Any, size: int) -> list:
-    return [operands.labels[0].reshape(2, *eqn.outvars[0].aval.shape)]
+    return [operands.labels[0].reshape(len(operands.labels[0]), *eqn.outvars[0].aval.shape)]
 
 
 def _rev(eqn: Any, operands: Any, size: int) -> list:
@@ -45,10 +46,11 @@ def _slice(eqn: Any, operands: Any, size: int) -> list:
 def _pad(eqn: Any, operands: Any, size: int) -> list:
     x, value = operands.labels
     shape = eqn.outvars[0].aval.shape
-    value = np.full(2, size, np.int32) if value is None else value
-    out = np.array(np.broadcast_to(value.reshape(2, *[1] * len(shape)), (2, *shape)))
+    planes = len(x if x is not None else value)
+    value = np.full(planes, size, np.int32) if value is None else value
+    out = np.array(np.broadcast_to(value.reshape(planes, *[1] * len(shape)), (planes, *shape)))
     if x is not None:
-        sources, targets = [np.arange(2)], [np.arange(2)]
+        sources, targets = [np.arange(planes)], [np.arange(planes)]
         for (low, _, interior), n, m in zip(eqn.params["padding_config"], x.shape[1:], shape, strict=True):
             places = low + np.arange(n) * (interior + 1)  # a negative pad cuts entries off
             inside = (places >= 0) & (places < m)
@@ -60,8 +62,9 @@ def _pad(eqn: Any, operands: Any, size: int) -> list:
 
 def _filled(eqn: Any, operands: Any, size: int) -> list:
     # Operands without samples, as labels.
+    planes = next(len(x) for x in operands.labels if x is not None)
     return [
-        np.full((2, *a.aval.shape), size, np.int32) if x is None else x
+        np.full((planes, *a.aval.shape), size, np.int32) if x is None else x
         for x, a in zip(operands.labels, eqn.invars, strict=True)
     ]
 

@@ -19,8 +19,9 @@ def _on(values: np.ndarray, axes: Sequence[int], rank: int) -> np.ndarray:
     return values.reshape(shape)
 
 
-class _Places:
-    # For every element of the narrow array (what is read, or written) its place in the wide one.
+class Places:
+    """For every element of the narrow array (what is read, or written) its place in the wide one."""
+
     def __init__(self, wide: Sequence[int], narrow: Sequence[int]):
         self.wide, self.narrow = wide, narrow
         self.flat = np.zeros([1] * len(narrow), np.int64)
@@ -74,66 +75,77 @@ def _spread(labels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     return np.broadcast_to(labels.min(tuple(a + 1 for a in axes), keepdims=True), labels.shape)
 
 
-def _gather(eqn: Any, operands: Any, size: int) -> list:
-    p, d = eqn.params, eqn.params["dimension_numbers"]
-    shapes = [a.aval.shape for a in eqn.invars]
-    if operands.labels[1] is not None:
-        return _all(eqn, operands)
-    places = _Places(shapes[0], eqn.outvars[0].aval.shape)
+def gather_places(eqn: Any, columns: Sequence) -> Places:
+    """Where a gather reads; `columns` are its indices by their last axis, each a NumPy array or None."""
+    p, d, wide = eqn.params, eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
+    places = Places(wide, eqn.outvars[0].aval.shape)
     numbered = [a for a in range(len(places.narrow)) if a not in d.offset_dims]
     clipped = p["mode"] != GatherScatterMode.FILL_OR_DROP
-    columns = operands.columns(1)
     for axis, column in zip(d.start_index_map, columns, strict=True):
         places.start(axis, column, p["slice_sizes"][axis], clipped, numbered)
     for axis, j in zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True):
         places.count(axis, numbered[j])
-    window = [a for a in range(len(shapes[0])) if a not in (*d.collapsed_slice_dims, *d.operand_batching_dims)]
+    window = [a for a in range(len(wide)) if a not in (*d.collapsed_slice_dims, *d.operand_batching_dims)]
     for axis, at in zip(window, d.offset_dims, strict=True):
         places.count(axis, at)
-    return [places.read(operands.labels[0], size)]
+    return places
 
 
-def _scatter(replace: bool) -> Callable:
-    def rule(eqn: Any, operands: Any, size: int) -> list:
-        p, d = eqn.params, eqn.params["dimension_numbers"]
-        shapes = [a.aval.shape for a in eqn.invars]
-        if operands.labels[1] is not None:
-            return _all(eqn, operands)
-        places = _Places(shapes[0], shapes[2])
-        numbered = [a for a in range(len(shapes[2])) if a not in d.update_window_dims]
-        window = [a for a in range(len(shapes[0])) if a not in (*d.inserted_window_dims, *d.operand_batching_dims)]
-        widths = dict(zip(window, (shapes[2][a] for a in d.update_window_dims), strict=True))
-        columns = operands.columns(1)
-        for axis, column in zip(d.scatter_dims_to_operand_dims, columns, strict=True):
-            places.start(axis, column, widths.get(axis, 1), p["mode"] == GatherScatterMode.CLIP, numbered)
-        for axis, j in zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True):
-            places.count(axis, numbered[j])
-        for axis, at in zip(window, d.update_window_dims, strict=True):
-            places.count(axis, at)
-        return [places.write(operands.labels[0], operands.labels[2], replace, size)]
-
-    return rule
+def scatter_places(eqn: Any, columns: Sequence) -> Places:
+    """Where a scatter writes."""
+    p, d = eqn.params, eqn.params["dimension_numbers"]
+    shapes = [a.aval.shape for a in eqn.invars]
+    places = Places(shapes[0], shapes[2])
+    numbered = [a for a in range(len(shapes[2])) if a not in d.update_window_dims]
+    window = [a for a in range(len(shapes[0])) if a not in (*d.inserted_window_dims, *d.operand_batching_dims)]
+    widths = dict(zip(window, (shapes[2][a] for a in d.update_window_dims), strict=True))
+    for axis, column in zip(d.scatter_dims_to_operand_dims, columns, strict=True):
+        places.start(axis, column, widths.get(axis, 1), p["mode"] == GatherScatterMode.CLIP, numbered)
+    for axis, j in zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True):
+        places.count(axis, numbered[j])
+    for axis, at in zip(window, d.update_window_dims, strict=True):
+        places.count(axis, at)
+    return places
 
 
-def _dynamic(eqn: Any, operands: Any, narrow: Sequence[int], first: int) -> _Places:
-    places = _Places(eqn.invars[0].aval.shape, narrow)
-    for axis, width in enumerate(narrow):
-        start = operands.known(first + axis)
+def dynamic_places(wide: Sequence[int], narrow: Sequence[int], starts: Sequence) -> Places:
+    """Where a dynamic slice reads, or a dynamic update writes; `starts` per axis, None where it is not known."""
+    places = Places(wide, narrow)
+    for axis, (start, width) in enumerate(zip(starts, narrow, strict=True)):
         places.start(axis, start, width, True, [])
         places.count(axis, axis)
     return places
 
 
+def _gather(eqn: Any, operands: Any, size: int) -> list:
+    if operands.labels[1] is not None:
+        return _all(eqn, operands)
+    return [gather_places(eqn, operands.columns(1)).read(operands.labels[0], size)]
+
+
+def _scatter(replace: bool) -> Callable:
+    def rule(eqn: Any, operands: Any, size: int) -> list:
+        if operands.labels[1] is not None:
+            return _all(eqn, operands)
+        places = scatter_places(eqn, operands.columns(1))
+        return [places.write(operands.labels[0], operands.labels[2], replace, size)]
+
+    return rule
+
+
 def _dynamic_slice(eqn: Any, operands: Any, size: int) -> list:
     if any(x is not None for x in operands.labels[1:]):
         return _all(eqn, operands)
-    return [_dynamic(eqn, operands, eqn.params["slice_sizes"], 1).read(operands.labels[0], size)]
+    narrow = eqn.params["slice_sizes"]
+    starts = [operands.known(1 + a) for a in range(len(narrow))]
+    return [dynamic_places(eqn.invars[0].aval.shape, narrow, starts).read(operands.labels[0], size)]
 
 
 def _dynamic_update_slice(eqn: Any, operands: Any, size: int) -> list:
     if any(x is not None for x in operands.labels[2:]):
         return _all(eqn, operands)
-    places = _dynamic(eqn, operands, eqn.invars[1].aval.shape, 2)
+    wide, narrow = (a.aval.shape for a in eqn.invars[:2])
+    places = dynamic_places(wide, narrow, [operands.known(2 + a) for a in range(len(narrow))])
     return [places.write(operands.labels[0], operands.labels[1], True, size)]
 
 

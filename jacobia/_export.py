@@ -1,0 +1,65 @@
+"""Nonzeros and a pattern as sparse matrices of JAX and SciPy. Optional packages are imported here.
+
+Shapes: nnz entries; samples in front.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import eval_context
+from jacobia._pattern import Pattern
+
+_FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
+
+
+@lru_cache(maxsize=32)
+def _indices(pattern: Pattern) -> tuple[Any, Any, Any]:
+    # Made once for a pattern: (row, column) pairs, columns, row pointers.
+    with eval_context():
+        pairs = jax.device_put(np.stack([pattern.rows, pattern.cols], axis=1))
+        return pairs, jax.device_put(np.asarray(pattern.cols)), jax.device_put(pattern.indptr.astype(np.int32))
+
+
+def to_bcoo(data: jax.Array, pattern: Pattern) -> Any:
+    """A `jax.experimental.sparse.BCOO`; samples are its batch axes."""
+    from jax.experimental.sparse import BCOO
+
+    lead = data.shape[:-1]
+    pairs = _indices(pattern)[0]
+    pairs = jnp.broadcast_to(pairs, (*[1] * len(lead), *pairs.shape)) if lead else pairs
+    return BCOO((data, pairs), shape=(*lead, *pattern.shape), indices_sorted=True, unique_indices=True)
+
+
+def to_bcsr(data: jax.Array, pattern: Pattern) -> Any:
+    """A `jax.experimental.sparse.BCSR`; samples are its batch axes."""
+    from jax.experimental.sparse import BCSR
+
+    lead = data.shape[:-1]
+    _, cols, starts = _indices(pattern)
+    if lead:
+        cols, starts = (jnp.broadcast_to(a, (*lead, *a.shape)) for a in (cols, starts))
+    return BCSR((data, cols, starts), shape=(*lead, *pattern.shape), indices_sorted=True, unique_indices=True)
+
+
+def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
+    """A `scipy.sparse` array."""
+    from scipy.sparse import csr_array
+
+    if format not in _FORMATS:
+        raise ValueError(
+            f"J.to_scipy(format={format!r}): expected one of {', '.join(_FORMATS)}, got {format!r}. "
+            "The default is 'csr'."
+        )
+    if data.ndim != 1:
+        raise ValueError(
+            f"J.to_scipy(): expected one matrix, got {data.shape[:-1]} of them. "
+            "SciPy has no batches: take J.nonzeros() and build one for each sample."
+        )
+    starts = pattern.indptr if pattern.nnz > np.iinfo(np.int32).max else pattern.indptr.astype(np.int32)
+    # A copy of the columns: SciPy sorts and merges in place.
+    made = csr_array((np.asarray(data), np.array(pattern.cols), starts), shape=pattern.shape)
+    return made.asformat(format)

@@ -1,0 +1,136 @@
+"""Greedy colorings of any pattern: one column after the other gets the first color that is free.
+
+Knows index arrays. Columns are grouped by compiled code; star colorings by a loop in Python over the columns.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+_SEED = 0  # of the order that is random: the same colors every time
+_LARGE = 200_000  # entries from which on one order is tried in Python
+
+
+def columns(
+    rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], fewest: int, near: np.ndarray | None = None
+) -> np.ndarray:
+    """Colors of columns of which no two of one color share a row, by several orders; int32, shape (N,).
+
+    Args:
+      rows, cols: the entries, shape (nnz,), in any order.
+      fewest: the most entries that a row has, which no coloring can go below.
+      near: colors that are wrong in a few places, shape (N,): one more order, color by color.
+
+    References:
+      Curtis, Powell, Reid, "On the estimation of sparse Jacobian matrices", IMA Journal of Applied Mathematics 13
+      (1974), pp. 117-119; Gebremedhin, Manne, Pothen, "What color is your Jacobian?", SIAM Review 47 (2005),
+      doi:10.1137/S0036144504444711, sections 3.4 and 3.5.
+    """
+    from scipy.sparse import coo_array
+
+    matrix = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=shape).tocsc()
+    group = _compiled()
+    if group is None:
+        return _independent_sets(matrix.tocoo(), shape)
+    neighbors = np.bincount(cols, weights=np.bincount(rows, minlength=shape[0])[rows], minlength=shape[1])
+    return _best((group(matrix, order) for order in _orders(neighbors, near)), fewest)
+
+
+def _orders(degrees: np.ndarray, near: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    if near is not None:
+        yield np.argsort(near, kind="stable")
+    # As numbered, those with many neighbors first, and at random: none of them is always the best.
+    yield np.arange(len(degrees))
+    yield np.argsort(-degrees, kind="stable")
+    yield np.random.default_rng(_SEED).permutation(len(degrees))
+
+
+def _best(colorings: Iterator[np.ndarray], fewest: int) -> np.ndarray:
+    best = next(colorings)
+    while best.max(initial=-1) + 1 > fewest:
+        other = next(colorings, None)
+        if other is None:
+            break
+        best = min(best, other, key=lambda colors: colors.max())
+    return best.astype(np.int32)
+
+
+def _compiled() -> Callable | None:
+    # SciPy has the loop but no public name for it.
+    try:
+        from scipy.optimize._numdiff import group_columns
+    except ImportError:
+        return None
+    return group_columns
+
+
+def _independent_sets(matrix: Any, shape: tuple[int, int]) -> np.ndarray:
+    # Without compiled code: columns that come first, in a random order, in all of their rows get the color together.
+    matrix = matrix.tocsr().tocoo()  # sorted by row, for reduceat
+    rank = np.random.default_rng(_SEED).permutation(shape[1])
+    colors = np.full(shape[1], -1, np.int32)
+    rows, cols, color = matrix.row, matrix.col, 0
+    while rows.size:
+        r, c = rows, cols
+        while r.size:
+            starts = np.flatnonzero(np.concatenate([[True], r[1:] != r[:-1]]))
+            first = np.repeat(np.minimum.reduceat(rank[c], starts), np.diff(starts, append=len(r)))
+            loses = np.zeros(shape[1], bool)
+            loses[c[rank[c] != first]] = True
+            wins = ~loses[c]
+            colors[c[wins]] = color
+            busy, out = np.zeros(shape[0], bool), np.zeros(shape[1], bool)
+            busy[r[wins]] = True
+            out[c[busy[r]]] = True
+            r, c = r[~out[c]], c[~out[c]]
+        rest = colors[cols] < 0
+        rows, cols, color = rows[rest], cols[rest], color + 1
+    return colors
+
+
+def star(indptr: np.ndarray, cols: np.ndarray, fewest: int) -> np.ndarray:
+    """A star coloring of a symmetric pattern in rows: no path of four columns has two colors; int32, shape (N,).
+
+    Args:
+      indptr, cols: the rows, as `Pattern` has them.
+      fewest: no coloring can go below.
+
+    References:
+      Gebremedhin, Manne, Pothen, "What color is your Jacobian?", SIAM Review 47 (2005),
+      doi:10.1137/S0036144504444711, section 4; Gebremedhin, Tarafdar, Manne, Pothen, "New acyclic and star coloring
+      algorithms with application to computing Hessians", SIAM Journal on Scientific Computing 29 (2007), pp. 1042-1072,
+      doi:10.1137/050639879: stars of two colors are kept here by their leaves, as colors a neighbor must not take.
+    """
+    flat = cols.tolist()
+    bounds = indptr.tolist()
+    neighbors = [[w for w in flat[bounds[v] : bounds[v + 1]] if w != v] for v in range(len(bounds) - 1)]
+    orders = _orders(np.diff(indptr)) if len(flat) <= _LARGE else iter([np.argsort(-np.diff(indptr), kind="stable")])
+    return _best((np.array(_star(neighbors, order.tolist()), np.int32) for order in orders), fewest)
+
+
+def _star(neighbors: list[list[int]], order: list[int]) -> list[int]:
+    colors = [-1] * len(order)
+    # Colored neighbors of a column, by their color; and the colors that would end a path of two colors behind it.
+    by_color: list[dict[int, list[int]]] = [{} for _ in order]
+    behind: list[set[int]] = [set() for _ in order]
+    for v in order:
+        taken = set(by_color[v])
+        for group in by_color[v].values():
+            for w in group:
+                taken |= behind[w]
+                if len(group) > 1:  # v in the middle of w' - v - w: w must have no neighbor of v's color
+                    taken.update(by_color[w])
+        color = next(c for c in range(len(taken) + 1) if c not in taken)
+        colors[v] = color
+        for x in neighbors[v]:
+            same = by_color[x].setdefault(color, [])
+            same.append(v)
+            if len(same) > 1 and colors[x] >= 0:  # v - x - v': no other neighbor of v may have the color of x
+                for w in same if len(same) == 2 else (v,):
+                    behind[w].add(colors[x])
+        for group in by_color[v].values():
+            if len(group) > 1:
+                for w in group:
+                    behind[w].add(color)
+    return colors

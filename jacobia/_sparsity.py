@@ -1,0 +1,66 @@
+"""`sparsity_pattern(f, *args)`: which entries of a Jacobian or Hessian can be nonzero, from shapes alone."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.tree_util import tree_flatten, tree_unflatten
+
+from jacobia._pattern import Pattern
+from jacobia._sparse import walk_of
+from jacobia._transform import hessian as hessian_of
+from jacobia._transform import jacobian
+
+
+def sparsity_pattern(
+    f: Callable, *args: Any, argnums: int | Sequence[int] = 0, hessian: bool = False, local: bool = False
+) -> Pattern:
+    """Which entries of the Jacobian of `f` can be nonzero.
+
+    Read off the linear program, with all outputs and all differentiated inputs flattened and put one behind the
+    other. No derivative is computed, and `f` is traced, not run.
+
+    Args:
+      f: any pure JAX function of floating-point inputs.
+      *args: its arguments, or `jax.ShapeDtypeStruct` in place of arrays.
+      argnums: which of them to differentiate.
+      hessian: that of the Hessian of `f`, which returns one number: symmetric.
+      local: at these arguments alone; by default for every input of these shapes.
+
+    Returns:
+      A pattern of shape (M, N), or (N, N) for a Hessian. It has every entry that can be nonzero, and may have more:
+      where an index or a condition depends on the input, any of its values counts.
+
+    Raises:
+      TypeError: what `jacobian(f)(*args)` raises, and `local=True` with shapes in place of arrays.
+    """
+    transform = (hessian_of if hessian else jacobian)(f, argnums)
+    leaves, treedef = tree_flatten(args)
+    places = [k for k, a in enumerate(leaves) if isinstance(a, jax.ShapeDtypeStruct)]
+    if not places:
+        return _pattern(transform, args, hessian, local)
+    if local:
+        raise TypeError(
+            "sparsity_pattern(local=True): expected arrays, got jax.ShapeDtypeStruct. "
+            "A pattern at a point needs the point; leave local out for that of every point."
+        )
+    found: list[Pattern] = []
+
+    def traced(arrays: list) -> None:
+        for k, a in zip(places, arrays, strict=True):
+            leaves[k] = a
+        found.append(_pattern(transform, tree_unflatten(treedef, leaves), hessian, False))
+
+    jax.eval_shape(traced, [leaves[k] for k in places])
+    return found[0]
+
+
+def _pattern(transform: Any, args: tuple, hessian: bool, local: bool) -> Pattern:
+    origin = transform.linearized(args, {})
+    if hessian and not (origin.blue.symmetric and len(origin.blue.primal.outputs) == 1):
+        raise ValueError(
+            f"sparsity_pattern(hessian=True): expected f to return one number, got shapes "
+            f"{', '.join(map(str, origin.blue.primal.outputs.shapes))}. Take the pattern of each output by itself."
+        )
+    outs, ins = range(len(origin.blue.spaces.outputs)), range(len(origin.blue.spaces.inputs))
+    return walk_of(origin, local).found(tuple(outs), tuple(ins), hessian).pattern

@@ -1,0 +1,187 @@
+"""All nonzeros of a Jacobian at once: the linear program walked with every tangent held as its own Jacobian.
+
+What the shapes decide (which entries can be nonzero) comes out of the walk; what is left to compute is on a tape, which
+runs in about the time that f takes. No seeds, no colors, no recovery.
+Shapes: N inputs, M outputs, nnz entries.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jacobia._compat import Tracer, bind, inner_consts
+from jacobia.program.assemble import assembled
+from jacobia.program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
+from jacobia.program.loops import LOOPS
+from jacobia.program.samples import body_of
+from jacobia.program.slot_apply import is_tangent
+from jacobia.program.slot_rules import RULES, unknown
+from jacobia.program.slots import Parts, Slots, nothing, parts_of, select, unused, values
+from jacobia.program.tape import Fixed, Tape
+from jacobia.program.walk import run
+
+
+class Value:
+    """What does not depend on the tangents: its name on the tape, and the value itself where it is known."""
+
+    __slots__ = ("known", "name", "shape")
+
+    def __init__(self, name: Any, shape: tuple[int, ...], known: Lazy | Columns | None):
+        self.name, self.shape, self.known = name, shape, known
+
+
+class Walk:
+    """The interpreter of linear programs on structured intermediates."""
+
+    def __init__(self, tape: Tape, n: int):
+        self.tape, self.n = tape, n
+        self.warned: set[str] = set()
+
+    def warn(self, name: str) -> None:
+        if name not in self.warned:
+            self.warned.add(name)
+            warnings.warn(
+                f"{name}: no rule says which of its results depend on which operands, so all of them are taken to "
+                "depend on all. The pattern may have more entries than needed; no value is wrong.",
+                stacklevel=2,
+            )
+
+    def inside(self, tape: Tape, n: int | None = None) -> "Walk":
+        """The same on another tape, with another number of inputs: for the body of a loop."""
+        walk = Walk(tape, self.n if n is None else n)
+        walk.warned = self.warned
+        return walk
+
+    def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
+        return Value(name, shape, known)
+
+    def name(self, value: Any) -> Any:
+        return value.name
+
+    def known(self, value: Any) -> np.ndarray | None:
+        """The value, if it does not depend on the point."""
+        return value.known.value() if isinstance(value.known, Lazy) else None
+
+    def columns(self, value: Any) -> list:
+        """An index array by its last axis; None where a column is not known."""
+        return known_columns(value.known, value.shape[-1])
+
+    def run(self, jaxpr: Any, consts: Sequence, args: Sequence) -> list:
+        return [self.wrapped(v) for v in run(jaxpr, list(consts), list(args), self.rule)]
+
+    def body(self, program: Any, args: Sequence) -> list:
+        """The results of a program inside an operation."""
+        consts = [self.wrapped(c) for c in inner_consts(program)]
+        return self.run(getattr(program, "jaxpr", program), consts, args)
+
+    def wrapped(self, value: Any) -> Any:
+        # What is none of ours is a literal, or an array that the program carries.
+        if is_tangent(value) or isinstance(value, Value):
+            return value
+        known = None if isinstance(value, Tracer) else Lazy(value)
+        return Value(Fixed(value), np.shape(value), known)
+
+    def rule(self, eqn: Any, ins: list) -> list:
+        ins = [self.wrapped(v) for v in ins]
+        body = body_of(eqn)
+        if body is not None:
+            return self.body(body, ins)
+        if not any(map(is_tangent, ins)):
+            return self.residual(eqn, ins)
+        name = eqn.primitive.name
+        if not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
+            return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+        rule = LOOPS.get(name) or RULES.get(name) or unknown
+        return rule(self, eqn, ins)
+
+    def residual(self, eqn: Any, ins: list) -> list:
+        """An equation without tangents: it is run at every point, and now if all of it is known."""
+        names = self.tape.steps_of(lambda *a: bind(eqn, *a), [v.name for v in ins], len(eqn.outvars))
+        known: Sequence = [None] * len(names)
+        if can_be_known(eqn) and all(isinstance(v.known, Lazy) for v in ins):
+            known = results(eqn, [v.known for v in ins])
+        elif eqn.primitive.name == "concatenate":
+            known = [joined_columns(eqn, [v.known for v in ins])]
+        return [Value(n, v.aval.shape, k) for n, v, k in zip(names, eqn.outvars, known, strict=True)]
+
+
+class Entries(NamedTuple):
+    """The entries of a matrix that can be nonzero, and how to compute them at a point.
+
+    Sorted by row and then by column; int32 (nnz,).
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    arrays: list[np.ndarray]  # made while walking: inputs of a kernel, so that they are no constants in it
+    values: Callable[[Sequence, Sequence], Any]  # from the inputs of the program and these arrays to (nnz,)
+
+
+class Walked:
+    """A linear program that has been walked: every output as tangents in slots.
+
+    `relied` holds the inputs whose values decided something, by their numbers: where these differ, so may the walk.
+    """
+
+    def __init__(self, jaxpr: Any, consts: Sequence, known: Sequence, num_tangents: int):
+        self._tape = tape = Tape()
+        split = len(jaxpr.invars) - num_tangents
+        self._inputs = [tape.new() for _ in range(split)]
+        self.relied: dict[int, Any] = {}
+        given = [
+            Value(name, v.aval.shape, None if k is None else self._watched(i, k))
+            for i, (name, v, k) in enumerate(zip(self._inputs, jaxpr.invars[:split], known, strict=True))
+        ]
+        self.ins = [v.aval.size for v in jaxpr.invars[split:]]
+        self.n, offset, tangents = sum(self.ins), 0, []
+        for v in jaxpr.invars[split:]:
+            cols = np.arange(offset, offset + v.aval.size, dtype=np.int32).reshape(1, *v.aval.shape)
+            tangents.append(Slots(cols, None, v.aval.shape, v.aval.dtype))
+            offset += v.aval.size
+        walk = Walk(tape, self.n)
+        outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
+        self._outs = [
+            o if is_tangent(o) else nothing(v.aval.shape, v.aval.dtype)
+            for o, v in zip(outs, jaxpr.outvars, strict=True)
+        ]
+        self.outs = [o.size for o in self._outs]
+
+    def _watched(self, i: int, value: Any) -> Lazy:
+        def read() -> list:
+            self.relied[i] = value
+            return [value]
+
+        return Lazy(make=read)
+
+    def entries(self, outs: Sequence[int], ins: Sequence[int]) -> Entries:
+        """Of some outputs with respect to some inputs, numbered one behind the other."""
+        tape, n = self._tape, sum(self.ins[j] for j in ins)
+        to = np.full(self.n + 1, n, np.int32)
+        starts, offset = np.concatenate([[0], np.cumsum(self.ins)]), 0
+        for j in ins:
+            to[starts[j] : starts[j + 1]] = np.arange(offset, offset + self.ins[j])
+            offset += self.ins[j]
+        whole = len(ins) == len(self.ins) and np.array_equal(to[:-1], np.arange(n))
+        terms, offset = [], 0
+        for k in outs:
+            for slots, rows in parts_of(self._outs[k]):
+                own = slots if whole else _renumbered(tape, slots, to, n, self.n)
+                if own.width:
+                    terms.append((own, np.where(rows < 0, -1, rows + offset)))
+            offset += self.outs[k]
+        rows, cols, name = assembled(tape, terms, offset, n)
+        used = tape.used([name])
+
+        def values_at(inputs: Sequence, arrays: Sequence) -> Any:
+            given = dict(zip(self._inputs, inputs, strict=True)) | dict(zip(used, arrays, strict=True))
+            return tape.run(given, [name])[0]
+
+        return Entries(rows, cols, [tape.arrays[k] for k in used], values_at)
+
+
+def _renumbered(tape: Tape, slots: Slots, to: np.ndarray, n: int, before: int) -> Slots:
+    cols = to[slots.cols]
+    made = Slots(cols, values(tape, slots, before), slots.shape, slots.dtype)
+    return select(tape, made, np.flatnonzero(~unused(cols, n)), n)

@@ -1,0 +1,104 @@
+"""From tangents in slots to the nonzeros of a matrix in order: sorted by row, then by column.
+
+Knows columns and names of values. Knows no operations.
+Shapes: K slots, M rows, N columns, nnz entries.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia.program.slots import Slots, entries, select, values
+from jacobia.program.tape import Tape
+
+Term = tuple[Slots, np.ndarray]
+
+
+def assembled(tape: Tape, terms: Sequence[Term], m: int, n: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows, columns and the name of the values of all entries.
+
+    Args:
+      terms: tangents, and for each of their elements its row; -1: none.
+    """
+    if not terms or not _are_in_order(terms):
+        return _sorted(tape, terms, m, n)
+    parts = []
+    for slots, rows in terms:
+        part = _by_row(tape, slots, rows, n)
+        if part is None:
+            return _sorted(tape, terms, m, n)
+        parts.append(part)
+    rows, cols = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
+    names = [p[2] for p in parts]
+    data = names[0] if len(names) == 1 else tape.step(lambda *v: jnp.concatenate(v), *names)
+    return rows, cols, data
+
+
+def _are_in_order(terms: Sequence[Term]) -> bool:
+    # Every row has one element, and they come one behind the other.
+    last = -1
+    for _, rows in terms:
+        if not rows.size:
+            continue
+        if rows[0] <= last or not (rows[1:] > rows[:-1]).all():
+            return False
+        last = int(rows[-1])
+    return True
+
+
+def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+    if not slots.size:
+        return rows[:0], rows[:0], tape.step(lambda: jnp.zeros(0, slots.dtype))
+    middle = slots.full_cols().reshape(slots.width, -1)[:, slots.size // 2]
+    slots = select(tape, slots, np.argsort(middle, kind="stable"), n)
+    cols = np.array(slots.full_cols().reshape(slots.width, -1).T, order="C")
+    source = None
+    bad = np.flatnonzero(~(cols[:, 1:] > cols[:, :-1]).all(axis=1))
+    if bad.size:
+        order = np.argsort(cols[bad], axis=1, kind="stable")
+        cols[bad] = own = np.take_along_axis(cols[bad], order, axis=1)
+        if ((own[:, 1:] == own[:, :-1]) & (own[:, 1:] < n)).any():
+            return None  # a column twice: to be added up
+        source = np.arange(cols.size, dtype=np.int32).reshape(cols.shape)
+        source[bad] = bad[:, None] * slots.width + order
+    keep = cols < n
+    every = keep.all()
+    if not every:
+        source = (np.arange(cols.size, dtype=np.int32).reshape(cols.shape) if source is None else source)[keep]
+    row = np.repeat(rows.astype(np.int32), slots.width) if every else np.repeat(rows.astype(np.int32), keep.sum(axis=1))
+    vals = values(tape, slots, n)
+
+    def flat(v: Any) -> Any:
+        return jnp.moveaxis(v, 0, -1).reshape(-1)
+
+    if source is None:
+        name = tape.step(flat, vals)
+    else:
+        name = tape.step(lambda v, s: flat(v)[s], vals, tape.array(source.reshape(-1)))
+    return row, (cols.reshape(-1) if every else cols[keep]), name
+
+
+def _sorted(tape: Tape, terms: Sequence[Term], m: int, n: int) -> tuple[np.ndarray, np.ndarray, int]:
+    rows, cols = entries(terms)
+    keep = (rows >= 0) & (cols < n)
+    key, inverse = np.unique(rows[keep].astype(np.int64) * n + cols[keep], return_inverse=True)
+    count = len(key)
+    places = np.full(len(rows), count, np.int32)
+    places[keep] = inverse.reshape(-1)
+    row, col = (key // n).astype(np.int32), (key % n).astype(np.int32)
+    if not terms:
+        return row, col, tape.step(lambda: jnp.zeros(0))
+    names = [values(tape, s, n) for s, _ in terms]
+    if int(keep.sum()) == count:  # each is met once: read, and not added up
+        source = np.zeros(count, np.int32)
+        source[places[keep]] = np.flatnonzero(keep)
+        pick = tape.array(source)
+        return row, col, tape.step(lambda s, *v: jnp.concatenate([a.reshape(-1) for a in v])[s], pick, *names)
+
+    def added(to: Any, *vals: Any) -> Any:
+        flat = jnp.concatenate([v.reshape(-1) for v in vals])
+        return jnp.zeros(count, flat.dtype).at[to].add(flat, mode="drop")
+
+    return row, col, tape.step(added, tape.array(places), *names)

@@ -1,0 +1,389 @@
+"""Branches and loops of a linear program, on tangents held in slots.
+
+A loop is walked once with its carry as the input, which gives the pattern of one step. What many steps do is a product
+of patterns, so it takes no walk; the values are accumulated inside a real loop.
+Shapes: N inputs, K slots; c elements of the carry, with everything else a step reads behind them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jacobia._compat import eval_jaxpr, inner_consts, scan_split
+from jacobia.program.known import Lazy, sliced
+from jacobia.program.samples import solver_parts
+from jacobia.program.slot_apply import NotLinear
+from jacobia.program.slot_rules import dense
+from jacobia.program.slots import (
+    Parts,
+    Slots,
+    aligned,
+    as_slots,
+    entries,
+    nothing,
+    parts_of,
+    sum_of,
+    tight,
+    union_along,
+    values,
+)
+from jacobia.program.tape import Fixed, Tape
+
+# Loops up to this length are walked step by step: exact, also where the step looks at its number.
+_STEPS = 16
+
+
+def cond(w: Any, eqn: Any, ins: Sequence) -> list:
+    """A branch that is known, or all of them, each where it is chosen."""
+    branches, which, given = eqn.params["branches"], ins[0], ins[1:]
+    known = w.known(which)
+    if known is not None:
+        return w.body(branches[int(np.clip(int(known), 0, len(branches) - 1))], given)
+    outs = [w.body(b, given) for b in branches]
+    index = w.tape.step(lambda k: jnp.clip(jnp.asarray(k).astype(jnp.int32), 0, len(branches) - 1), w.name(which))
+    return [_chosen(w, index, own, v.aval) for own, v in zip(zip(*outs, strict=True), eqn.outvars, strict=True)]
+
+
+def _chosen(w: Any, index: int, own: Sequence, aval: Any) -> Any:
+    terms = []
+    for k, v in enumerate(own):
+        if not isinstance(v, (Slots, Parts)):
+            continue
+        t = as_slots(w.tape, v, w.n)
+        if t.width:
+            name = w.tape.step(
+                lambda v, i, k=k: jnp.where(i == k, v, jnp.zeros((), v.dtype)), values(w.tape, t, w.n), index
+            )
+            terms.append(Slots(t.cols, name, t.shape, t.dtype))
+    if terms:
+        return sum_of(w.tape, terms, w.n)
+    if any(isinstance(v, (Slots, Parts)) for v in own):
+        return nothing(aval.shape, aval.dtype)
+    names = [w.name(v) for v in own]
+    return w.value(w.tape.step(lambda i, *vs: lax.select_n(i, *map(jnp.asarray, vs)), index, *names), aval.shape)
+
+
+def solve(w: Any, eqn: Any, ins: Sequence) -> list:
+    """A linear solve is the program that solves it."""
+    parts = solver_parts(eqn)
+    program, where = parts["solve"]
+    try:
+        return w.body(program, [*ins[where], *ins[parts["transpose_solve"][1].stop :]])
+    except NotLinear:  # such as conjugate gradients: the result is linear, the steps are not
+        return dense(w, eqn, ins)
+
+
+# Loops
+
+
+def scan(w: Any, eqn: Any, ins: Sequence) -> list:
+    n, m = scan_split(eqn.params)
+    length = eqn.params["length"]
+    if length <= _STEPS:
+        return _step_by_step(w, eqn, ins, n, m)
+    consts, carry, xs = list(ins[:n]), list(ins[n : n + m]), list(ins[n + m :])
+
+    def drive(step: Callable, start: list, xs: list) -> list:
+        end, ys = lax.scan(lambda c, x: step(c, x), start, xs, length=length, reverse=eqn.params["reverse"])
+        return [*end, *ys]
+
+    return _around(w, eqn, eqn.params["jaxpr"], consts, carry, xs, length, drive)
+
+
+def _step_by_step(w: Any, eqn: Any, ins: Sequence, n: int, m: int) -> list:
+    length, body = eqn.params["length"], eqn.params["jaxpr"]
+    consts, carry, xs = list(ins[:n]), list(ins[n : n + m]), list(ins[n + m :])
+    order = range(length)[::-1] if eqn.params["reverse"] else range(length)
+    steps: list = [None] * length
+    for k in order:
+        outs = w.body(body, [*consts, *carry, *(_entry(w, x, k) for x in xs)])
+        carry, steps[k] = outs[:m], outs[m:]
+    stacked = [_stacked(w, [s[i] for s in steps], v.aval) for i, v in enumerate(eqn.outvars[m:])]
+    return [*carry, *stacked]
+
+
+def _entry(w: Any, x: Any, k: int) -> Any:
+    if not isinstance(x, (Slots, Parts)):
+        known = sliced(x.known, k) if isinstance(x.known, Lazy) else None
+        return w.value(w.tape.step(lambda v: v[k], w.name(x)), x.shape[1:], known)
+    t = as_slots(w.tape, x, w.n)
+    cols = t.cols[:, 0 if t.cols.shape[1] == 1 else k]
+    name = w.tape.step(lambda v: v[:, k], values(w.tape, t, w.n)) if t.width else None
+    return Slots(cols, name, t.shape[1:], t.dtype)
+
+
+def _stacked(w: Any, steps: Sequence, aval: Any) -> Any:
+    if not any(isinstance(e, (Slots, Parts)) for e in steps):
+        stack = w.tape.step(lambda *v: jnp.stack([jnp.asarray(a) for a in v]), *map(w.name, steps))
+        return w.value(stack, aval.shape)
+    one = jax.ShapeDtypeStruct(aval.shape[1:], aval.dtype)
+    ts = [_as_tangent(w.tape, e, one, w.n) for e in steps]
+    width = max(t.width for t in ts)
+    if not width:
+        return nothing(aval.shape, aval.dtype)
+    cols = np.full((width, *aval.shape), w.n, np.int32)
+    for k, t in enumerate(ts):
+        cols[: t.width, k] = t.cols
+
+    def stack(*vals: Any) -> Any:
+        rest = iter(vals)
+        wide = [jnp.zeros((width, *t.shape), t.dtype) if not t.width else _padded(next(rest), width) for t in ts]
+        return jnp.stack(wide, 1)
+
+    name = w.tape.step(stack, *(values(w.tape, t, w.n) for t in ts if t.width))
+    return Slots(tight(cols), name, aval.shape, aval.dtype)
+
+
+def _padded(v: Any, width: int) -> Any:
+    return v if v.shape[0] == width else jnp.concatenate([v, jnp.zeros((width - v.shape[0], *v.shape[1:]), v.dtype)])
+
+
+def _any_step(w: Any, x: Any) -> Any:
+    # What a step reads of an input, whichever step it is.
+    if not isinstance(x, (Slots, Parts)):
+        return w.value(None, x.shape[1:])
+    t = as_slots(w.tape, x, w.n)
+    cols = union_along(t.cols, t.shape, [0], w.n)
+    return Slots(cols.reshape(len(cols), *cols.shape[2:]), None, t.shape[1:], t.dtype)
+
+
+class _Loop:
+    # What is read at every step, under which name of the outer and of the inner tape.
+    def __init__(self) -> None:
+        self.read: list = []
+        self.names: list = []
+        self.inputs: list[tuple[str, int]] = []
+
+    def add(self, kind: str, value: Any, inner: int, outer: Any) -> None:
+        self.inputs.append((kind, inner))
+        self.read.append(value)
+        self.names.append(outer)
+
+    def of(self, kind: str, given: Sequence) -> list[tuple[int, Any]]:
+        return [(n, v) for (k, n), v in zip(self.inputs, given, strict=True) if k == kind]
+
+
+def _around(
+    w: Any,
+    eqn: Any,
+    body: Any,
+    consts: list,
+    carry: list,
+    xs: list,
+    length: int | None,
+    drive: Callable,
+    tested: Sequence = (),
+) -> list:
+    """All steps of a loop, `length` of them (None: nobody knows how many).
+
+    Args:
+      drive: runs the loop, from a step `(carry, xs) -> (carry, ys)`, the first carry, and the xs or what is tested.
+      tested: what only the test of a `while` reads.
+    """
+    m, each = len(carry), [_any_step(w, x) for x in xs]
+    moving = _moving(w, body, [*consts, *carry, *each], len(consts), m)
+    shapes = [v.aval for v in eqn.outvars]
+    start = [_as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
+    cols = _closure(w, body, consts, start, each, moving, length)
+    tape = Tape()
+    it = _Loop()
+    for v in consts:
+        name = tape.new()
+        if isinstance(v, (Slots, Parts)):
+            t = as_slots(w.tape, v, w.n)
+            it.add("const", Slots(t.cols, name, t.shape, t.dtype), name, values(w.tape, t, w.n))
+        else:
+            it.add("const", w.value(name, v.shape, v.known), name, w.name(v))
+    for k, v in enumerate(start):
+        name = tape.new()
+        if moving[k]:
+            own = Slots(cols[k], name, v.shape, v.dtype)
+            it.add("carry", own, name, values(w.tape, aligned(w.tape, v, cols[k], w.n), w.n))
+        else:
+            it.add("carry", w.value(name, v.shape), name, w.name(v))
+    for v, some in zip(xs, each, strict=True):
+        name = tape.new()
+        if isinstance(v, (Slots, Parts)):
+            t = as_slots(w.tape, v, w.n)
+            t = aligned(w.tape, t, some.cols[:, None], w.n)
+            moved = w.tape.step(lambda a: jnp.moveaxis(a, 1, 0), values(w.tape, t, w.n))
+            it.add("x", Slots(some.cols, name, some.shape, some.dtype), name, moved)
+        else:
+            it.add("x", w.value(name, v.shape[1:]), name, w.name(v))
+    outs = w.inside(tape).body(body, it.read)
+    for v in tested:
+        it.add("tested", None, tape.new(), w.name(v))
+    outs = [
+        aligned(tape, _as_tangent(tape, o, a, w.n), cols[k], w.n) if k < m and moving[k]
+        else as_slots(tape, o, w.n) if isinstance(o, (Slots, Parts)) else o
+        for k, (o, a) in enumerate(zip(outs, shapes, strict=True))
+    ]  # fmt: skip
+    wanted = [values(tape, o, w.n) if isinstance(o, Slots) else o.name for o in outs]
+    arrays = tape.used([n for n in wanted if not isinstance(n, Fixed)])
+
+    def run(*args: Any) -> Sequence:
+        given, made = args[: len(it.names)], args[len(it.names) :]
+        fixed = dict(zip(arrays, made, strict=True)) | dict(it.of("const", given))
+        carried, stepped = it.of("carry", given), it.of("x", given)
+        others = [v for _, v in (it.of("tested", given) if tested else stepped)]
+
+        def step(carry: Sequence, xs: Sequence) -> tuple[list, list]:
+            env = fixed | dict(zip((n for n, _ in carried), carry, strict=True))
+            env |= dict(zip((n for n, _ in stepped), xs, strict=True))
+            found = iter(tape.run(env, [n for n in wanted if not isinstance(n, Fixed)]))
+            out = [jnp.asarray(n.value if isinstance(n, Fixed) else next(found)) for n in wanted]
+            like = [o.astype(c.dtype).reshape(c.shape) for o, c in zip(out, carry, strict=False)]
+            return like, out[m:]
+
+        return drive(step, [jnp.asarray(v) for _, v in carried], others)
+
+    names = [*it.names, *(w.tape.array(tape.arrays[k]) for k in arrays)]
+    results = w.tape.steps_of(run, names, len(outs))
+    made: list = []
+    for k, (name, o, a) in enumerate(zip(results, outs, shapes, strict=True)):
+        if not isinstance(o, Slots):
+            made.append(w.value(name, a.shape))
+        elif k < m:
+            made.append(Slots(cols[k], name, a.shape, a.dtype))
+        else:
+            moved = w.tape.step(lambda v: jnp.moveaxis(v, 0, 1), name)
+            made.append(Slots(o.cols[:, None], moved, a.shape, a.dtype))
+    return made
+
+
+def _as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
+    return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
+
+
+def _moving(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
+    # A carry that is no tangent at the first step may be one later.
+    moving = [isinstance(c, (Slots, Parts)) for c in given[n : n + m]]
+    avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
+    while True:
+        args = list(given)
+        for k, t in enumerate(moving):
+            a = avals[n + k]
+            args[n + k] = nothing(a.shape, a.dtype) if t else w.value(None, a.shape)
+        outs = w.inside(Tape()).body(body, args)[:m]
+        grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(moving, outs, strict=True)]
+        if grown == moving:
+            return moving
+        moving = grown
+
+
+def _closure(
+    w: Any, body: Any, consts: list, start: list, each: list, moving: list[bool], length: int | None
+) -> list[np.ndarray]:
+    """The columns that each carried tangent can have at any of the steps; nothing to look at for the others."""
+    import scipy.sparse as sp
+
+    carried = [k for k, t in enumerate(moving) if t]
+    others = [v for v in (*consts, *each) if isinstance(v, (Slots, Parts))]
+    sizes = [start[k].size for k in carried] + [v.size for v in others]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    total = int(offsets[-1])
+    # One step, with all that it reads as its inputs.
+    fresh = iter(np.arange(a, b, dtype=np.int32) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+    tape = Tape()
+    inner = w.inside(tape, total)
+
+    def identity(v: Any) -> Slots:
+        return Slots(next(fresh).reshape(1, *v.shape), None, v.shape, v.dtype)
+
+    for_carry = [identity(v) if t else w.value(None, v.shape) for v, t in zip(start, moving, strict=True)]
+    for_consts = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in consts]
+    for_each = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in each]
+    outs = inner.body(body, [*for_consts, *for_carry, *for_each])
+    rows = []
+    for k in carried:
+        o = outs[k]
+        rows.append(_matrix([o] if isinstance(o, (Slots, Parts)) else [nothing(start[k].shape, start[k].dtype)], total))
+    c = int(offsets[len(carried)])
+    step = sp.vstack(rows, format="csr") if rows else sp.csr_array((0, total), dtype=bool)
+    kept = np.ones(total - c, bool), np.arange(c, total), np.arange(total - c + 1)
+    hold = sp.csr_array(kept, shape=(total - c, total))
+    step = sp.vstack([step, hold], format="csr").astype(bool)
+    entering = _matrix([start[k] for k in carried] + others, w.n)
+    reached = _powers(step, entering, length)
+    cols = []
+    at = 0
+    for k, t in enumerate(moving):
+        if not t:
+            cols.append(np.zeros((0,), np.int32))
+            continue
+        part = reached[at : at + start[k].size]
+        cols.append(tight(_columns(part, start[k].shape, w.n)))
+        at += start[k].size
+    return cols
+
+
+def _powers(step: Any, entering: Any, length: int | None) -> Any:
+    import scipy.sparse as sp
+
+    # All that 0, 1, 2, … steps make of what enters: (1 + step)^length, by squaring; it stops growing by itself.
+    grow = (step + sp.eye_array(step.shape[0], dtype=bool, format="csr")).astype(bool)
+    reached, left = entering, length
+    while left is None or left > 0:
+        if left is None or left % 2:
+            reached, before = (grow @ reached).astype(bool), reached.nnz
+            if left is None and reached.nnz == before:
+                return reached
+        left = None if left is None else left // 2
+        bigger = (grow @ grow).astype(bool)
+        if bigger.nnz == grow.nnz:  # another step would add nothing
+            return (grow @ reached).astype(bool)
+        grow = bigger
+    return reached
+
+
+def _matrix(ts: Sequence, n: int) -> Any:
+    import scipy.sparse as sp
+
+    # The pattern of some tangents, as a sparse matrix.
+    found = []
+    for v in ts:
+        terms = parts_of(v)
+        rows, cols = entries(terms)
+        keep = (cols < n) & (rows >= 0)
+        ones = np.ones(int(keep.sum()), bool)
+        found.append(sp.coo_array((ones, (rows[keep], cols[keep])), shape=(v.size, n)).tocsr().astype(bool))
+    return sp.vstack(found, format="csr").astype(bool)
+
+
+def _columns(matrix: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
+    import scipy.sparse as sp
+
+    matrix = sp.csr_array(matrix)
+    matrix.sum_duplicates()
+    counts = np.diff(matrix.indptr)
+    width = int(counts.max(initial=0))
+    out = np.full((width, matrix.shape[0]), n, np.int32)
+    rows = np.repeat(np.arange(matrix.shape[0]), counts)
+    out[np.arange(len(rows)) - matrix.indptr[rows], rows] = matrix.indices
+    return out.reshape(width, *shape)
+
+
+def loop(w: Any, eqn: Any, ins: Sequence) -> list:
+    """A `while`: as many steps as the point says."""
+    c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    tested, consts, carry = list(ins[:c]), list(ins[c : c + b]), list(ins[c + b :])
+    test = eqn.params["cond_jaxpr"]
+    jaxpr, own = getattr(test, "jaxpr", test), inner_consts(test)
+
+    def drive(step: Callable, start: list, tested: list) -> list:
+        def again(carried: list) -> Any:
+            # A test of a linear program looks at no tangent: any array of the right shape will do in its place.
+            like = [v if v.shape == a.aval.shape else jnp.zeros(a.aval.shape, a.aval.dtype)
+                    for v, a in zip(carried, jaxpr.invars[c:], strict=True)]  # fmt: skip
+            return eval_jaxpr(jaxpr, own, *tested, *like)[0]
+
+        return lax.while_loop(again, lambda carried: step(carried, [])[0], start)
+
+    return _around(w, eqn, eqn.params["body_jaxpr"], consts, carry, [], None, drive, tested)
+
+
+LOOPS = {"cond": cond, "custom_linear_solve": solve, "scan": scan, "while": loop}

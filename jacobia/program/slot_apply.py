@@ -1,0 +1,111 @@
+"""How one equation is run on all slots of its tangents, and what every rule needs for that.
+
+Every rule is given the operands of an equation that is linear in those that are `Slots` or `Parts`.
+Shapes: N inputs, K slots; columns and values of a tangent of shape S are (K, *S).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jacobia._compat import bind
+from jacobia.program.slots import Parts, Slots, aligned, as_slots, nothing, select, union, union_along, unused, values
+
+
+class NotLinear(Exception):
+    """An operation that is not linear in its tangents: a solver may be written with such ones, and is linear still."""
+
+
+def is_tangent(value: Any) -> bool:
+    return isinstance(value, (Slots, Parts))
+
+
+def out_of(eqn: Any, k: int = 0) -> tuple[tuple[int, ...], Any]:
+    aval = eqn.outvars[k].aval
+    return aval.shape, aval.dtype
+
+
+def over_slots(eqn: Any, linear: Sequence[bool]) -> Callable:
+    """The equation as a function of the values of all slots."""
+
+    def run(*args: Any) -> list:
+        width = next(a.shape[0] for a, k in zip(args, linear, strict=True) if k)
+        if width == 1:
+            return [o[None] for o in bind(eqn, *(a[0] if k else a for a, k in zip(args, linear, strict=True)))]
+        axes = tuple(0 if k else None for k in linear)
+        try:
+            return jax.vmap(lambda *a: bind(eqn, *a), in_axes=axes)(*args)
+        except NotImplementedError:  # an operation without a batching rule
+            given = [a for a, k in zip(args, linear, strict=True) if k]
+
+            def one(own: list) -> list:
+                rest = iter(own)
+                return bind(eqn, *(next(rest) if k else a for a, k in zip(args, linear, strict=True)))
+
+            return lax.map(one, given)
+
+    return run
+
+
+def apply(w: Any, eqn: Any, ins: Sequence, linear: Sequence[bool]) -> tuple[int, ...]:
+    names = [values(w.tape, v, w.n) if k else w.name(v) for v, k in zip(ins, linear, strict=True)]
+    return w.tape.steps_of(over_slots(eqn, linear), names, len(eqn.outvars))
+
+
+def tangents(ins: Sequence) -> list[bool]:
+    return [is_tangent(v) for v in ins]
+
+
+def common_columns(w: Any, ts: Sequence[Slots]) -> list[Slots]:
+    # Tangents of one shape with the same columns.
+    if len(ts) == 1:
+        return list(ts)
+    cols = union([t.cols for t in ts], w.n) if any(t.width for t in ts) else ts[0].cols
+    return [aligned(w.tape, t, cols, w.n) for t in ts]
+
+
+def stretched(w: Any, t: Slots, shape: tuple[int, ...]) -> Slots:
+    if t.shape == shape:
+        return t
+    own = t.shape or (1,) * len(shape)  # scalars are stretched, and axes of length 1
+    cols = t.cols.reshape(t.width, *own) if not t.shape else t.cols
+    name = w.tape.step(
+        lambda v: jnp.broadcast_to(v.reshape(v.shape[0], *own), (v.shape[0], *shape)), values(w.tape, t, w.n)
+    )
+    return Slots(cols, name, shape, t.dtype)
+
+
+def masked(w: Any, t: Slots, keep: np.ndarray) -> Slots:
+    # Elements that are zero for sure depend on nothing.
+    cols = np.where(keep.reshape(1, *keep.shape) if keep.ndim else keep, t.cols, np.int32(w.n))
+    made = Slots(cols, t.vals, t.shape, t.dtype)
+    return select(w.tape, made, np.flatnonzero(~unused(cols, w.n)), w.n)
+
+
+def blocked(w: Any, eqn: Any, ins: Sequence, axes: Sequence[int] | None) -> list:
+    """Dense along some axes of all operands (None: all), exact along the others, which operands and results share."""
+    linear = tangents(ins)
+    outs = [out_of(eqn, k) for k in range(len(eqn.outvars))]
+    ts = [as_slots(w.tape, v, w.n) for v in ins if is_tangent(v)]
+    if not any(t.width for t in ts):
+        return [nothing(*o) for o in outs]
+    unions = []
+    for t in ts:
+        if t.width:
+            own = union_along(t.cols, t.shape, range(len(t.shape)) if axes is None else axes, w.n)
+            unions.append(own.reshape(len(own)) if axes is None else own)
+    if axes is None:
+        common = union(unions, w.n)
+        rest = iter(aligned(w.tape, t, common.reshape(-1, *[1] * len(t.shape)), w.n) for t in ts)
+        cols = [common.reshape(-1, *[1] * len(s)) for s, _ in outs]
+    else:
+        common = union(unions, w.n)
+        rest = iter(aligned(w.tape, t, common, w.n) for t in ts)
+        cols = [common for _ in outs]
+    given = [next(rest) if k else v for v, k in zip(ins, linear, strict=True)]
+    names = apply(w, eqn, given, linear)
+    return [Slots(c, name, s, d) for c, name, (s, d) in zip(cols, names, outs, strict=True)]

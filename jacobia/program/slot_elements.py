@@ -1,0 +1,114 @@
+"""Slots through operations that are done element by element: the columns stay, or those of several are joined."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import bind
+from jacobia.program.slot_apply import NotLinear, apply, common_columns, is_tangent, masked, out_of, stretched, tangents
+from jacobia.program.slots import Parts, Slots, as_slots, nothing, parts_of, sum_of, values
+
+
+def elementwise(w: Any, eqn: Any, ins: Sequence) -> list:
+    shape, dtype = out_of(eqn)
+    linear = tangents(ins)
+    if eqn.primitive.name not in _LINEAR or (sum(linear) > 1 and eqn.primitive.name not in _SUMS):
+        raise NotLinear(eqn.primitive.name)
+    if sum(linear) == 1 and isinstance(v := ins[linear.index(True)], Parts) and v.shape == shape:
+        return [_each_part(w, eqn, ins, linear.index(True))]
+    ts = [stretched(w, as_slots(w.tape, v, w.n), shape) for v in ins if is_tangent(v)]
+    ts = common_columns(w, ts)
+    if not ts[0].width:
+        return [nothing(shape, dtype)]
+    rest = iter(ts)
+    given = [next(rest) if k else v for v, k in zip(ins, linear, strict=True)]
+    return [Slots(ts[0].cols, apply(w, eqn, given, linear)[0], shape, dtype)]
+
+
+# Operations that are linear element by element, and those of them that are linear in several operands together.
+_SUMS = {"add", "add_any", "sub", "complex", "select_n"}
+_LINEAR = _SUMS | set(
+    """mul div neg convert_element_type copy copy_p real imag conj reduce_precision name sharding_constraint pvary
+    stop_gradient""".split()
+)
+
+
+def _each_part(w: Any, eqn: Any, ins: Sequence, at: int) -> Any:
+    shape, dtype = out_of(eqn)
+    terms = []
+    for slots, rows in ins[at].terms:
+        if not slots.width:
+            continue
+        places = w.tape.array(np.maximum(rows, 0).reshape(slots.shape).astype(np.int32))
+
+        def own(v: Any, places: Any, *others: Any) -> Any:
+            picked = [o if jnp.ndim(o) == 0 else jnp.broadcast_to(o, shape).reshape(-1)[places] for o in others]
+            picked.insert(at, None)
+            return jax.vmap(lambda x: bind(eqn, *(x if k == at else a for k, a in enumerate(picked)))[0])(v)
+
+        others = [w.name(v) for k, v in enumerate(ins) if k != at]
+        name = w.tape.step(own, values(w.tape, slots, w.n), places, *others)
+        terms.append((Slots(slots.cols, name, slots.shape, dtype), rows))
+    return Parts(terms, shape, dtype) if terms else nothing(shape, dtype)
+
+
+def div(w: Any, eqn: Any, ins: Sequence) -> list:
+    if is_tangent(ins[1]):
+        raise NotLinear("div")
+    return elementwise(w, eqn, ins)
+
+
+def mul(w: Any, eqn: Any, ins: Sequence) -> list:
+    outs = elementwise(w, eqn, ins)
+    factor = next((v for v in ins if not is_tangent(v)), None)
+    if factor is None or not isinstance(outs[0], Slots):
+        return outs
+    known = w.known(factor)
+    return [masked(w, outs[0], np.asarray(known) != 0)] if known is not None and not np.all(known) else outs
+
+
+def add(sign: int) -> Callable:
+    def rule(w: Any, eqn: Any, ins: Sequence) -> list:
+        shape, dtype = out_of(eqn)
+        terms = []
+        for k, v in enumerate(ins):
+            if not is_tangent(v):
+                continue  # a zero that was written out
+            if k and sign < 0:
+                v = _negative(w, v)
+            terms.append(v)
+        terms = [t if t.shape == shape else stretched(w, as_slots(w.tape, t, w.n), shape) for t in terms]
+        if any(isinstance(t, Parts) for t in terms):
+            return [Parts([p for t in terms for p in parts_of(t) if p[0].width], shape, dtype)]
+        return [sum_of(w.tape, terms, w.n)]
+
+    return rule
+
+
+def _negative(w: Any, t: Any) -> Any:
+    if isinstance(t, Parts):
+        return Parts([(_negative(w, s), rows) for s, rows in t.terms], t.shape, t.dtype)
+    return Slots(t.cols, w.tape.step(jnp.negative, values(w.tape, t, w.n)), t.shape, t.dtype) if t.width else t
+
+
+def select_n(w: Any, eqn: Any, ins: Sequence) -> list:
+    # The sum over the cases of each where it is chosen.
+    shape, dtype = out_of(eqn)
+    which, known = w.name(ins[0]), w.known(ins[0])
+    terms = []
+    for k, v in enumerate(ins[1:]):
+        if not is_tangent(v):
+            continue
+        t = as_slots(w.tape, v, w.n)
+        if not t.width or (known is not None and not (known.astype(int) == k).any()):
+            continue
+
+        def chosen(v: Any, which: Any, k: int = k) -> Any:
+            return jnp.where(which.astype(jnp.int32) == k, v, jnp.zeros((), v.dtype))
+
+        made = Slots(t.cols, w.tape.step(chosen, values(w.tape, t, w.n), which), shape, dtype)
+        terms.append(made if known is None else masked(w, made, known.astype(int) == k))
+    return [sum_of(w.tape, terms, w.n) if terms else nothing(shape, dtype)]

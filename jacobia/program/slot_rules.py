@@ -1,0 +1,122 @@
+"""What single operations do to a tangent held in slots: the columns now, the values on the tape.
+
+The table of rules, and linear algebra. An operation without a rule is dense between its inputs and its outputs.
+Knows single operations. Knows nothing of programs inside operations.
+Shapes: N inputs, K slots; columns and values of a tangent of shape S are (K, *S).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jacobia.program.label_moves import MOVES
+from jacobia.program.sample_rules import ELEMENTWISE
+from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
+from jacobia.program.slot_elements import add, div, elementwise, mul, select_n
+from jacobia.program.slot_moves import move
+from jacobia.program.slot_positions import dynamic_slice, dynamic_update_slice, gather, scatter, scatter_mul
+from jacobia.program.slot_sums import cumsum, dot_general, reduce_sum
+from jacobia.program.slot_windows import convolution, reduce_window_sum, select_and_gather
+from jacobia.program.slots import Slots, aligned, as_slots, nothing, union, union_along
+
+
+def _leading(*core: int) -> Callable:
+    # Linear algebra on the last axes, for every entry of the axes before these.
+    def rule(w: Any, eqn: Any, ins: Sequence) -> list:
+        shapes = [a.aval.shape for a in eqn.invars]
+        own = core if len(core) == len(shapes) else core * len(shapes)
+        rank = len(shapes[0]) - own[0]
+        leads = {s[: len(s) - r] for s, r in zip(shapes, own, strict=False) if len(s) >= r}
+        if len(leads) != 1 or not rank:
+            return blocked(w, eqn, ins, None)
+        return _by_lead(w, eqn, ins, rank)
+
+    return rule
+
+
+def _by_lead(w: Any, eqn: Any, ins: Sequence, rank: int) -> list:
+    # Operands of different core shapes share the leading axes.
+    outs = [out_of(eqn, k) for k in range(len(eqn.outvars))]
+    ts = [as_slots(w.tape, v, w.n) for v in ins if is_tangent(v)]
+    if not any(t.width for t in ts):
+        return [nothing(*o) for o in outs]
+    unions = []
+    for t in ts:
+        if t.width:
+            own = union_along(t.cols, t.shape, range(rank, len(t.shape)), w.n)
+            unions.append(own.reshape(own.shape[: rank + 1]))
+    common = union(unions, w.n)
+
+    def on(shape: tuple) -> np.ndarray:
+        return common.reshape(*common.shape, *[1] * (len(shape) - rank))
+
+    rest = iter(aligned(w.tape, t, on(t.shape), w.n) for t in ts)
+    linear = tangents(ins)
+    given = [next(rest) if k else v for v, k in zip(ins, linear, strict=True)]
+    names = apply(w, eqn, given, linear)
+    return [Slots(on(s), name, s, d) for name, (s, d) in zip(names, outs, strict=True)]
+
+
+def _fft(w: Any, eqn: Any, ins: Sequence) -> list:
+    return _leading(len(eqn.params["fft_lengths"]))(w, eqn, ins)
+
+
+def unknown(w: Any, eqn: Any, ins: Sequence) -> list:
+    """An operation without a rule: every result may depend on everything."""
+    w.warn(eqn.primitive.name)
+    return blocked(w, eqn, ins, None)
+
+
+def dense(w: Any, eqn: Any, ins: Sequence) -> list:
+    """An operation that makes every result of all of its operands."""
+    return blocked(w, eqn, ins, None)
+
+
+def _along(name: str) -> Callable:
+    def rule(w: Any, eqn: Any, ins: Sequence) -> list:
+        axis = eqn.params.get(name, -1)
+        shapes = {a.aval.shape for a in eqn.invars} | {v.aval.shape for v in eqn.outvars}
+        return blocked(w, eqn, ins, [axis % len(eqn.invars[0].aval.shape)] if len(shapes) == 1 else None)
+
+    return rule
+
+
+def _each(w: Any, eqn: Any, ins: Sequence) -> list:
+    outs = []
+    for v, o in zip(ins, eqn.outvars, strict=True):
+        outs.append(v if is_tangent(v) else nothing(o.aval.shape, o.aval.dtype))
+    return outs
+
+
+RULES: dict[str, Callable] = {
+    **dict.fromkeys(ELEMENTWISE, elementwise),
+    **dict.fromkeys(MOVES, move),
+    **dict.fromkeys(("device_put", "optimization_barrier"), _each),
+    "mul": mul,
+    "div": div,
+    **dict.fromkeys(("add", "add_any"), add(1)),
+    "sub": add(-1),
+    "select_n": select_n,
+    "gather": gather,
+    "dynamic_slice": dynamic_slice,
+    **dict.fromkeys(("scatter-add", "scatter_add"), scatter(False)),
+    "scatter": scatter(True),
+    **dict.fromkeys(("scatter-mul", "scatter_mul"), scatter_mul),
+    "dynamic_update_slice": dynamic_update_slice,
+    "reduce_sum": reduce_sum,
+    "dot_general": dot_general,
+    "cumsum": cumsum,
+    **dict.fromkeys(("cumprod", "cummax", "cummin", "cumlogsumexp"), _along("axis")),
+    "triangular_solve": _leading(2, 2),
+    "tridiagonal_solve": _leading(1, 1, 1, 2),
+    **dict.fromkeys(("cholesky", "lu", "qr", "eigh", "eig", "svd", "householder_product"), _leading(2)),
+    "fft": _fft,
+    "bitcast_convert_type": dense,
+    **dict.fromkeys(
+        ("reduce_window", "select_and_scatter_add", "reduce_max", "reduce_min", "reduce_prod", "sort"), dense
+    ),
+    "conv_general_dilated": convolution,
+    "reduce_window_sum": reduce_window_sum,
+    "select_and_gather_add": select_and_gather,
+}  # fmt: skip
