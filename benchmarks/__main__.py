@@ -32,7 +32,7 @@ def main() -> int:
     failed = False
     if arguments.what in ("bars", "all"):
         results = bars.run(arguments.only, arguments.quick)
-        failed |= any(r.measured is None for r in results)
+        failed |= any(r.failed for r in results)
         _show("bars", report.bars(results, arguments.quick), arguments.write)
     if arguments.what in ("peers", "all"):
         table = peers.run(dict(arguments.python), arguments.quick)

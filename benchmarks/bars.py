@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobia
-from benchmarks import memory, second_order, timing
+from benchmarks import memory, second_order, sparse, timing
 from benchmarks.peers import BASE, by_hand
 from benchmarks.results import MIB, Compilations, Result, checked, faster, rounds, slower, wait
 from benchmarks.workloads import (
@@ -369,6 +369,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     "functions-jax": partial(many_functions, "jax.jit"),
     "scan-rows": scan_rows,
     **second_order.BARS,
+    **sparse.BARS,
 }
 
 

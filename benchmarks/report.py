@@ -5,6 +5,7 @@ import platform
 import re
 from datetime import date
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import memory
@@ -54,9 +55,10 @@ def bars(results: list[Result], quick: bool) -> str:
         rows.append([r.bar, limit, measured, r.verdict, r.note.replace("|", "\\|")])
     versions = {"Python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    versions |= {name: metadata.version(name) for name in ("scipy", "asdex") if find_spec(name)}
     losses = [f"{r.bar}: {_number(r.measured)} {r.unit}" for r in results if r.loses]
     missed = sum("*" in r.verdict for r in results)
-    counted = sum(r.limit is not None or r.measured is None for r in results)
+    counted = sum((r.limit is not None and not r.skipped) or r.failed for r in results)
     return "\n\n".join(
         [
             _table(["bar", "limit", "measured", "", "times, or a note"], rows),

@@ -25,11 +25,16 @@ class Result:
     limit: float | None = None
     at_least: bool = False
     note: str = ""
+    skipped: bool = False  # a library that is not installed; the note names it
+
+    @property
+    def failed(self) -> bool:
+        return self.measured is None and not self.skipped
 
     @property
     def verdict(self) -> str:
         if self.measured is None:
-            return "**failed**"
+            return "skipped" if self.skipped else "**failed**"
         if self.limit is None:
             return ""
         met = self.measured >= self.limit if self.at_least else self.measured <= self.limit
@@ -43,10 +48,10 @@ class Result:
         return (self.unit == "×" and self.measured > 1) or (self.unit == "× faster" and self.measured < 1)
 
 
-def slower(bar: str, times: timing.Times, ours: str, other: str, limit: float | None = None) -> Result:
+def slower(bar: str, times: timing.Times, ours: str, other: str, limit: float | None = None, unit: str = "×") -> Result:
     """How many times the other's time we take."""
     note = f"{median(times[ours])} / {median(times[other])}"
-    return Result(bar, timing.ratio(times[ours], times[other]), "×", limit, note=note)
+    return Result(bar, timing.ratio(times[ours], times[other]), unit, limit, note=note)
 
 
 def faster(bar: str, times: timing.Times, ours: str, other: str, limit: float) -> Result:

@@ -66,6 +66,7 @@ class Blueprint:
     leaf_shapes: tuple[tuple[int, ...], ...]
     const_shapes: tuple[tuple[int, ...], ...]
     primal: Primal | None = None  # of a Hessian
+    sparsity: Any = "auto"  # or "dense", a pattern, a coloring
 
     @cached_property
     def _hash(self) -> int:
@@ -246,6 +247,11 @@ class Blueprint:
     @cached_property
     def small_sweeps(self) -> dict:
         """Sweeps that are too small for memory to matter."""
+        return {}
+
+    @cached_property
+    def colorings(self) -> dict:
+        """Colorings as kernels take them: the given one, or by pattern and the directions that f has."""
         return {}
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jacobia._arguments import Call, check_inexact, differentiated
 from jacobia._blueprint import Blueprint, Primal
+from jacobia._coloring import Coloring
 from jacobia._errors import BatchMixingError, IndependenceError
 from jacobia._jacobian import Layout
 from jacobia._linearize import Point, gradient, read_dependence, read_mixing
@@ -55,7 +56,7 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
     blue = Blueprint(
         name, program, positions, spaces, in_tree, kept, traced.out_tree, traced.aux_tree, options.ravel, options.mode,
         options.chunk_size, options.memory_limit, jit, tuple(a.shape for a in call.leaves),
-        tuple(c.shape for c in consts), primal,
+        tuple(c.shape for c in consts), primal, options.sparsity,
     )  # fmt: skip
     if options.ravel and not any(blue.exact):
         raise TypeError(
@@ -63,11 +64,30 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
             f"{', '.join(map(str, ins.dtypes))} and outputs {', '.join(map(str, outs.dtypes))}. Either direction would "
             "round some of them: convert them, or leave ravel out."
         )
+    if not isinstance(options.sparsity, str):
+        _check_sparsity(options, blue)
     if options.strict or options.holomorphic:
         _check_program(options, blue, blue.point(consts, call.leaves))
     layouts = [Layout(b, blue.spaces.lead, False, False) for b in blue.blocks]
     as_it_is = blue.single and options.lazy and not options.has_aux
     return Entry(blue, consts, layouts, layouts[0] if as_it_is else None)
+
+
+def _check_sparsity(options: Options, blue: Blueprint) -> None:
+    given, (outs, ins) = options.sparsity, blue.spaces[:2]
+    call = f"{options.name}(sparsity={type(given).__name__})"
+    if len(blue.blocks) != 1:
+        raise ValueError(
+            f"{call}: expected one matrix, got {len(blue.blocks)}, for {len(outs)} outputs and {len(ins)} inputs. "
+            "Set ravel=True: all outputs are rows of one matrix then, and all inputs columns."
+        )
+    shape = given.pattern.shape if isinstance(given, Coloring) else given.shape
+    if shape != blue.counts[0]:
+        of = " of one sample" if blue.spaces.batch is not None else ""
+        raise ValueError(
+            f"{call}: expected a pattern of shape {blue.counts[0]}{of}, got {shape}. It is (outputs, inputs), each "
+            "flattened and put one behind the other."
+        )
 
 
 def _of_gradient(

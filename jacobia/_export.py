@@ -10,18 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._compat import eval_context
+from jacobia._compat import Tracer, eval_context
 from jacobia._pattern import Pattern
 
 _FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
 
 
 @lru_cache(maxsize=32)
-def _indices(pattern: Pattern) -> tuple[Any, Any, Any]:
-    # Made once for a pattern: (row, column) pairs, columns, row pointers.
+def _known(pattern: Pattern) -> tuple[Any, Any, Any]:
+    # Made once for a pattern.
     with eval_context():
         pairs = jax.device_put(np.stack([pattern.rows, pattern.cols], axis=1))
         return pairs, jax.device_put(np.asarray(pattern.cols)), jax.device_put(pattern.indptr.astype(np.int32))
+
+
+def _indices(pattern: Pattern) -> tuple[Any, Any, Any]:
+    # (row, column) pairs, columns, row pointers.
+    if not isinstance(pattern.rows, Tracer):
+        return _known(pattern)
+    starts = jnp.searchsorted(pattern.rows, jnp.arange(pattern.shape[0] + 1, dtype=pattern.rows.dtype))
+    return jnp.stack([pattern.rows, pattern.cols], axis=1), pattern.cols, starts.astype(jnp.int32)
 
 
 def to_bcoo(data: jax.Array, pattern: Pattern) -> Any:

@@ -15,7 +15,9 @@ import numpy as np
 from jacobia import _plan
 from jacobia._array import ArrayLike
 from jacobia._blueprint import Block
+from jacobia._coloring import Coloring
 from jacobia._compat import Tracer
+from jacobia._compressed import coloring_of, compressed, pattern_of, transposed, turned
 from jacobia._diagonal import diagonal
 from jacobia._display import describe, explanation, known_lines
 from jacobia._export import to_bcoo, to_bcsr, to_scipy
@@ -39,7 +41,7 @@ from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of
 from jacobia._pattern import Pattern
 from jacobia._products import checked, mv, vm
 from jacobia._reading import Linearized, either_way
-from jacobia._sparse import found, nonzeros
+from jacobia._sparse import nonzeros
 from jacobia._store import Stats
 
 _ROLES = ("batch", "rows", "columns")
@@ -131,6 +133,7 @@ class Jacobian(ArrayLike):
         store = store_of(self._origin, self._index)
         samples = max((len(p) for p in store.patches.values()), default=0)
         known = known_lines(store.rows.known(), store.columns.known(), store.whole() is not None, samples)
+        known = "all nonzeros known" if store.nonzeros is not None and store.whole() is None else known
         return describe(type(self).__name__, self.shape, self.dtype, "traced" if self._origin.traced else known)
 
     @property
@@ -165,16 +168,33 @@ class Jacobian(ArrayLike):
     def pattern(self) -> Pattern:
         """Which entries of `J.matrix` can be nonzero, for every input of this shape; of one sample, with samples.
 
-        Read off the linear program: no derivative is computed.
+        Read off the linear program, or given by `sparsity=`: no derivative is computed.
         """
-        pattern = found(self._origin, self._index).pattern
+        pattern = pattern_of(self._origin, self._index)
         return pattern.T if self._layout.transposed else pattern
+
+    @property
+    def coloring(self) -> Coloring:
+        """The coloring given by `sparsity=`, or one of `J.pattern`, found when it is first asked for.
+
+        It takes directions that `f` is known to have. For the Hessian of a scalar "symmetric" is tried too.
+        """
+        given = coloring_of(self._origin, self._index).coloring
+        return transposed(given) if self._layout.transposed else given
 
     def nonzeros(self) -> tuple[jax.Array, np.ndarray, np.ndarray]:
         """The entries of `J.matrix` that can be nonzero, all at once, in about the time that f takes.
 
+        With a pattern or a coloring given by `sparsity=`, by one pass for each color. What is missing in the pattern
+        is looked for once for a program and a coloring, at the first point, by a product with random vectors; not
+        under a trace, where nothing can be raised. An entry that is zero there is not missed, nor one that is less
+        than the cube root of the machine epsilon beside the rest of its row.
+
         Returns:
           data, rows, cols: shape (nnz,), in the order of `J.pattern`; data has the axes of samples in front.
+
+        Raises:
+          ValueError: a pattern that was given lacks an entry, or f lacks the direction that a coloring takes.
 
         References:
           Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10 on accumulation; here every intermediate
@@ -201,19 +221,23 @@ class Jacobian(ArrayLike):
 
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
         origin, index = self._origin, self._index
-        if not origin.remembers:
-            data, pattern = nonzeros(origin, index)
+        if origin.blue.sparsity == "dense":
+            full = view(type(self), origin, index, Layout(self._layout.block, origin.lead, False, False))[...]
+            data, pattern = full.reshape(*origin.lead, -1), pattern_of(origin, index)
+        elif not origin.remembers:
+            data, pattern = (nonzeros if origin.blue.sparsity == "auto" else compressed)(origin, index)
         else:
             with origin.lock:
-                store = store_of(origin, index)
-                pattern = found(origin, index).pattern
+                store, pattern = store_of(origin, index), pattern_of(origin, index)
                 if store.nonzeros is None or store.nonzeros.is_deleted():
-                    store.nonzeros = nonzeros(origin, index)[0]
-                    store.counts[5] += 1
+                    if origin.blue.sparsity == "auto":
+                        store.nonzeros = nonzeros(origin, index)[0]
+                        store.counts[5] += 1
+                    else:
+                        store.nonzeros = compressed(origin, index)[0]
+                    store.pattern = pattern
                 data = store.nonzeros
-        if self._layout.transposed:
-            return data[..., pattern.by_column], pattern.T
-        return data, pattern
+        return turned(data, pattern) if self._layout.transposed else (data, pattern)
 
     # Plans
 
@@ -272,8 +296,10 @@ class Jacobian(ArrayLike):
                 return _row_of(first, 0)
             rows = store_of(origin, index).rows
             if rows.missing(np.array([k])).size:
-                fulfil(origin, [Want(index, np.array([k]), None)])
+                done = fulfil(origin, [Want(index, np.array([k]), None)])
                 self._shrink()
+                if len(done) == 1 and done[0].block == index and done[0].way == "rows" and done[0].numbers is not None:
+                    return _row_of(done[0].array, 0)  # looking it up would number all rows first
             if rows.missing(np.array([k])).size:
                 return None  # it was done by columns, or by all of it
             ((array, (place,), _),) = rows.take(np.array([k]))

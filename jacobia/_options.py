@@ -7,6 +7,9 @@ import operator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from jacobia._coloring import Coloring
+from jacobia._pattern import Pattern
+
 
 class Options(NamedTuple):
     """The arguments of a transform, checked, in hashable form."""
@@ -26,6 +29,7 @@ class Options(NamedTuple):
     mode: str
     chunk_size: Any
     memory_limit: int | None
+    sparsity: Any = "auto"  # or "dense", a Pattern, a Coloring: hashed by content
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -68,6 +72,17 @@ def options(
         _numbers(name, "static_argnums", static_argnums), _names(name, static_argnames), batch_axis, verify_batch,
         ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
     )  # fmt: skip
+
+
+def checked_sparsity(name: str, given: Any) -> Any:
+    """The argument `sparsity`, if it is one."""
+    if isinstance(given, (Pattern, Coloring)) or (isinstance(given, str) and given in ("auto", "dense")):
+        return given
+    kind, got = (ValueError, repr(given)) if isinstance(given, str) else (TypeError, type(given).__name__)
+    raise kind(
+        f"{name}(sparsity=...): expected 'auto', 'dense', a Pattern or a Coloring, got {got}. "
+        "Pattern.from_dense, from_scipy, from_bcoo and from_coo make patterns."
+    )
 
 
 def _index(given: Any) -> int | None:

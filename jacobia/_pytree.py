@@ -13,6 +13,7 @@ import numpy as np
 
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer
+from jacobia._compressed import is_traced
 from jacobia._hessian import Hessian
 from jacobia._jacobian import Jacobian, Layout, view
 from jacobia._reading import Linearized
@@ -30,6 +31,11 @@ class _Form(NamedTuple):
 
 def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
     origin = J._origin
+    if is_traced(origin.blue.sparsity):
+        raise TypeError(
+            "J (as a pytree): expected a pattern or coloring that is part of the program, got one that is traced: such "
+            "a view stays where it was made. Read J.nonzeros() there, or close over the coloring."
+        )
     shapes = origin.blue.const_shapes
     is_leaf = [isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)]
     held = tuple(None if leaf else Identity(c) for c, leaf in zip(origin.consts, is_leaf, strict=True))

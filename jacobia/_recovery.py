@@ -4,6 +4,7 @@ Knows patterns and colors. Knows nothing of derivatives or of f.
 Shapes: M outputs, N inputs, nnz entries, C colors.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,10 +75,9 @@ def recover(compressed: Any, coloring: Coloring) -> jax.Array:
     """
     m, n = coloring.pattern.shape
     num_rows, num_columns = coloring.num_row_colors, coloring.num_colors - coloring.num_row_colors
-    where = recovery(coloring)
     if coloring.partition != "both":
         expected = (num_rows, n) if coloring.partition == "rows" else (num_columns, m)
-        return _checked("compressed", compressed, expected)[..., where.colors, where.positions]
+        return read_back([_checked("compressed", compressed, expected)], recovery(coloring))
     if not isinstance(compressed, (tuple, list)) or len(compressed) != 2:
         raise ValueError(
             f"recover(compressed=...): expected a pair, compressed by rows and by columns, got "
@@ -85,8 +85,15 @@ def recover(compressed: Any, coloring: Coloring) -> jax.Array:
         )
     by_rows = _checked("compressed[0]", compressed[0], (num_rows, n))
     by_columns = _checked("compressed[1]", compressed[1], (num_columns, m))
-    if not num_rows or not num_columns:  # nothing can be looked up in what is empty
-        return (by_rows if num_rows else by_columns)[..., where.colors, where.positions]
+    return read_back([by_rows, by_columns], recovery(coloring))
+
+
+def read_back(compressed: Sequence[jax.Array], where: Recovery) -> jax.Array:
+    """The same by what `recovery` has found, which need not be found again; of "both" the two of them."""
+    some = [a for a in compressed if a.shape[-2]]
+    if len(some) < 2:  # nothing can be looked up in what is empty
+        return (some or compressed)[0][..., where.colors, where.positions]
+    by_rows, by_columns = some
     # Each entry is looked up on both sides, for it takes no sorting; a place that is not meant is any place.
     color, position, is_column = where.colors, where.positions, where.source == 1
     row_side = by_rows[..., _unless(is_column, color), _unless(is_column, position)]

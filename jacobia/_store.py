@@ -164,6 +164,7 @@ class Store:
         self.full: Any = None
         self.diagonal: Any = None
         self.nonzeros: Any = None
+        self.pattern: Any = None  # of the nonzeros
         self.patches: dict[str, Patches] = {}  # by "rows" or "columns"
         self._shape = num_rows, num_columns
         # rows_computed, columns_computed, pullbacks, pushforwards, seeds_run, kernel_calls

@@ -13,17 +13,20 @@ from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflat
 from jacobia._arguments import Call, take_apart
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, jit_disabled, settings_token
+from jacobia._compressed import is_traced
 from jacobia._entry import Entry, entry
 from jacobia._hessian import Hessian
 from jacobia._jacobian import Jacobian, read_together, view
-from jacobia._options import Options, options
+from jacobia._options import Options, checked_sparsity, options
 from jacobia._reading import Linearized
 from jacobia.program.fingerprint import Identity
 
 # Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
 _INPUTS, _FUNCTIONS = 64, 1024
+# Combinations of arguments remembered per function, the oldest go first.
+_OPTIONS = 64
 
-_LATER = {"sparsity": "auto", "mesh": None}
+_LATER = {"mesh": None}
 
 
 def jacobian(
@@ -75,7 +78,13 @@ def jacobian(
       mode: "auto", "rev" (pullbacks only) or "fwd" (pushforwards only). Where the dtype of input and output
         differ, only the way that does not round is taken in every mode.
       chunk_size: how many seeds run at once; "auto" keeps the working set under `memory_limit`.
-      sparsity: not there yet.
+      sparsity: which entries can be nonzero, for `J.pattern`, `J.nonzeros()`, `to_bcoo`, `to_bcsr` and `to_scipy`.
+        "auto": read off the program. "dense": all of them. Or a `Pattern` of shape (M, N), all outputs by all
+        differentiated inputs, each flattened (of one sample, with `batch_axis`); or a `Coloring` of such a pattern,
+        which may have been saved before. These two are for programs that can't be read (callbacks, huge unrolled
+        loops): `f` is run, with one pullback for each row color and one pushforward for each column color. They need
+        one input and one output, or `ravel`. A coloring may be an argument of `jit`: it is then an argument of
+        the compiled program and no constant in it; the view can't leave `jit`, and what is missing is not looked for.
       memory_limit: bytes that one result and its working set may take. Default: half of the free memory of the
         device that holds the inputs.
       mesh: not there yet.
@@ -88,15 +97,17 @@ def jacobian(
     Raises:
       TypeError: an argument of the wrong type; inputs or outputs that cannot be differentiated.
       ValueError: an argument out of range; with `batch_axis`, an input or output that has not that axis, or another
-        number of samples.
+        number of samples; a pattern of another shape than the Jacobian, or one for several inputs or outputs without
+        `ravel`. Reading nonzeros raises it for a pattern that lacks one (see `Jacobian.nonzeros`), and for a coloring
+        that takes a direction which `f` has not got.
       NotImplementedError: an argument that is not there yet.
       IndependenceError: with `strict`, an output that does not depend on an input.
       BatchMixingError: with `batch_axis`, a derivative that mixes samples.
     """
-    _check_later("jacobian", sparsity, mesh)
+    _check_later("jacobian", mesh)
     return _make(
-        "jacobian", f, where, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis, verify_batch,
-        ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
+        "jacobian", f, where, sparsity, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis,
+        verify_batch, ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
     )  # fmt: skip
 
 
@@ -136,6 +147,9 @@ def hessian(
       strict: raise where the gradient with respect to one input does not depend on another one.
       mode: "auto" and "fwd" (forward over reverse), or "rev" (reverse over reverse). Where `f` does not allow the
         first, as with a `custom_vjp` whose rules call it again, "auto" takes the second.
+      sparsity: as in `jacobian`, with a pattern of shape (N, N) for a scalar `f`, and (M N, N) for M outputs. Of a
+        scalar `f`, a symmetric pattern may be colored so that entry (i, j) is read where (j, i) is; rows and columns
+        are Hessian-vector products both.
 
     The other arguments are those of `jacobian`.
 
@@ -151,10 +165,10 @@ def hessian(
       Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), for the rows;
       Griewank and Walther, "Evaluating Derivatives" (2008), section 5.1, for forward over forward (`diagonal`).
     """
-    _check_later("hessian", sparsity, mesh)
+    _check_later("hessian", mesh)
     return _make(
-        "hessian", f, where, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis, verify_batch,
-        ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
+        "hessian", f, where, sparsity, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis,
+        verify_batch, ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
     )  # fmt: skip
 
 
@@ -167,7 +181,7 @@ def _check_later(transform: str, *given: Any) -> None:
             )
 
 
-def _make(name: str, f: Any, where: Any, *rest: Any) -> "_Transform":
+def _make(name: str, f: Any, where: Any, sparsity: Any, *rest: Any) -> "_Transform":
     if not callable(f):
         raise TypeError(
             f"{name}(f=...): expected a callable, got {type(f).__name__}. Pass the function, not its result."
@@ -176,6 +190,8 @@ def _make(name: str, f: Any, where: Any, *rest: Any) -> "_Transform":
         checked = options(name, *rest)
     except TypeError:  # a list cannot be looked up; what is wrong otherwise is told by the same checks
         checked = options.__wrapped__(name, *rest)
+    if not (isinstance(sparsity, str) and sparsity == "auto"):  # not looked up: that cache would hold large patterns
+        checked = checked._replace(sparsity=checked_sparsity(name, sparsity))
     return _Transform(f, checked, where)
 
 
@@ -186,7 +202,8 @@ class _Transform:
         self.__wrapped__ = f
         self._f, self._options, self._where = f, options, where
         self._plain = not (options.static_argnums or options.static_argnames or not options.jit)
-        self._entries = _entries_of(f, (options, _where_key(where)))
+        # A traced coloring has no content yet: what is known with it goes with this transform.
+        self._entries = _Entries() if is_traced(options.sparsity) else _entries_of(f, (options, _where_key(where)))
 
     @property
     def __name__(self) -> str:
@@ -330,7 +347,10 @@ def _entries_of(f: Callable, options: Hashable) -> _Entries:
         _functions.move_to_end(place)
         while len(_functions) > _FUNCTIONS:
             _functions.popitem(last=False)
-        return known[1].setdefault((name, options), _Entries())
+        entries = known[1].setdefault((name, options), _Entries())
+        while len(known[1]) > _OPTIONS:  # one may hold a large pattern
+            known[1].pop(next(iter(known[1])))
+        return entries
 
 
 def _where_key(where: Any) -> Hashable:

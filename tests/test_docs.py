@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import sparsity_table
+from sparse_cases import CASES
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
@@ -84,3 +86,31 @@ def test_sections_and_examples_are_told_apart():
 def test_links_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
         assert "://" in target or (DOCS / target).exists(), target
+
+
+# The table of docs/sparsity.md
+
+ROWS = sparsity_table.rows(PAGES["sparsity"])
+SAMPLE = ("tridiagonal", "broadcast", "where of the input", "cancelled", "segment sum", "causal attention",
+          "triangular solve", "loop with an index", "optimal control", "Rosenbrock")  # fmt: skip
+
+
+def test_the_table_has_every_program():
+    assert list(ROWS) == list(CASES)
+    for row in ROWS.values():
+        assert int(row.found) >= int(row.true)
+        assert (row.found == row.true) == (not row.note), row
+    equal = sum(not row.note for row in ROWS.values())
+    assert f"{len(ROWS)} programs; {equal} patterns are equal" in PAGES["sparsity"]
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_row_of_the_table_is_up_to_date(name):
+    assert ROWS[name] == sparsity_table.row(CASES[name])
+
+
+def test_the_table_is_read_as_it_is_written():
+    row = ROWS["cancelled"]
+    page = f"{sparsity_table.BEGIN}\n{sparsity_table.HEAD}\n{row}\n{sparsity_table.END}"
+    assert row.note and sparsity_table.rows(page) == {"cancelled": row}
+    assert sparsity_table.rows(page.replace("| 12 |", "| 11 |")) != {"cancelled": row}

@@ -16,7 +16,7 @@ from jacobia.program.assemble import assembled
 from jacobia.program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
 from jacobia.program.loops import LOOPS
 from jacobia.program.samples import body_of
-from jacobia.program.slot_apply import is_tangent
+from jacobia.program.slot_apply import NotLinear, is_tangent
 from jacobia.program.slot_rules import RULES, unknown
 from jacobia.program.slots import Parts, Slots, nothing, parts_of, select, unused, values
 from jacobia.program.tape import Fixed, Tape
@@ -38,6 +38,7 @@ class Walk:
     def __init__(self, tape: Tape, n: int):
         self.tape, self.n = tape, n
         self.warned: set[str] = set()
+        self.solving = False  # inside a solver, whose single steps need not be linear
 
     def warn(self, name: str) -> None:
         if name not in self.warned:
@@ -51,7 +52,7 @@ class Walk:
     def inside(self, tape: Tape, n: int | None = None) -> "Walk":
         """The same on another tape, with another number of inputs: for the body of a loop."""
         walk = Walk(tape, self.n if n is None else n)
-        walk.warned = self.warned
+        walk.warned, walk.solving = self.warned, self.solving
         return walk
 
     def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
@@ -94,7 +95,12 @@ class Walk:
         if not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
             return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         rule = LOOPS.get(name) or RULES.get(name) or unknown
-        return rule(self, eqn, ins)
+        try:
+            return rule(self, eqn, ins)
+        except NotLinear:
+            if self.solving:
+                raise
+            return unknown(self, eqn, ins)  # the program is linear, so this operation is, in a way that no rule knows
 
     def residual(self, eqn: Any, ins: list) -> list:
         """An equation without tangents: it is run at every point, and now if all of it is known."""

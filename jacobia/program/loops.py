@@ -26,9 +26,11 @@ from jacobia.program.slots import (
     entries,
     nothing,
     parts_of,
-    sum_of,
+    select,
     tight,
+    union,
     union_along,
+    unused,
     values,
 )
 from jacobia.program.tape import Fixed, Tape
@@ -38,43 +40,81 @@ _STEPS = 16
 
 
 def cond(w: Any, eqn: Any, ins: Sequence) -> list:
-    """A branch that is known, or all of them, each where it is chosen."""
+    """A branch that is known, or all of them, of which the one that is chosen is run."""
     branches, which, given = eqn.params["branches"], ins[0], ins[1:]
+    if isinstance(which, (Slots, Parts)):
+        raise NotLinear("cond")
     known = w.known(which)
     if known is not None:
         return w.body(branches[int(np.clip(int(known), 0, len(branches) - 1))], given)
-    outs = [w.body(b, given) for b in branches]
-    index = w.tape.step(lambda k: jnp.clip(jnp.asarray(k).astype(jnp.int32), 0, len(branches) - 1), w.name(which))
-    return [_chosen(w, index, own, v.aval) for own, v in zip(zip(*outs, strict=True), eqn.outvars, strict=True)]
+    # A branch of its own tape: what is not chosen may not end, or not be a number.
+    walks = []
+    for branch in branches:
+        tape = Tape()
+        entered = [_entered(w, tape, v) for v in given]
+        walks.append((tape, [name for name, _, _ in entered], w.inside(tape).body(branch, [v for _, v, _ in entered])))
+    outer = [_entered(w, Tape(), v)[2] for v in given]
+    cols = [_of_branches(w, walks, k, v.aval) for k, v in enumerate(eqn.outvars)]
+    runs, arrays = [], []
+    for tape, names, outs in walks:
+        wanted = [values(tape, o, w.n) if isinstance(o, Slots) else o.name for o in outs]
+        used = tape.used([n for n in wanted if not isinstance(n, Fixed)])
+        runs.append((tape, names, wanted, used))
+        arrays += [w.tape.array(tape.arrays[k]) for k in used]
+    dtypes = [v.aval.dtype for v in eqn.outvars]
+
+    def run(index: Any, *args: Any) -> Sequence:
+        made, chosen = iter(args[len(outer) :]), []
+        for tape, names, wanted, used in runs:
+            env = dict(zip(names, args, strict=False)) | {k: next(made) for k in used}
+            chosen.append(lambda tape=tape, env=env, wanted=wanted: _typed(tape, env, wanted, dtypes))
+        return lax.switch(jnp.asarray(index).astype(jnp.int32), chosen)  # clamps, as cond does
+
+    results = w.tape.steps_of(run, [w.name(which), *outer, *arrays], len(cols))
+    return [
+        w.value(name, v.aval.shape) if c is None else Slots(c, name, v.aval.shape, v.aval.dtype)
+        for name, c, v in zip(results, cols, eqn.outvars, strict=True)
+    ]
 
 
-def _chosen(w: Any, index: int, own: Sequence, aval: Any) -> Any:
-    terms = []
-    for k, v in enumerate(own):
-        if not isinstance(v, (Slots, Parts)):
-            continue
-        t = as_slots(w.tape, v, w.n)
-        if t.width:
-            name = w.tape.step(
-                lambda v, i, k=k: jnp.where(i == k, v, jnp.zeros((), v.dtype)), values(w.tape, t, w.n), index
-            )
-            terms.append(Slots(t.cols, name, t.shape, t.dtype))
-    if terms:
-        return sum_of(w.tape, terms, w.n)
-    if any(isinstance(v, (Slots, Parts)) for v in own):
-        return nothing(aval.shape, aval.dtype)
-    names = [w.name(v) for v in own]
-    return w.value(w.tape.step(lambda i, *vs: lax.select_n(i, *map(jnp.asarray, vs)), index, *names), aval.shape)
+def _entered(w: Any, tape: Tape, v: Any) -> tuple[int, Any, Any]:
+    # A value on another tape: its name there, what it is there, and its name here.
+    name = tape.new()
+    if not isinstance(v, (Slots, Parts)):
+        return name, w.value(name, v.shape, v.known), w.name(v)
+    t = as_slots(w.tape, v, w.n)
+    return name, Slots(t.cols, name, t.shape, t.dtype), values(w.tape, t, w.n)
+
+
+def _of_branches(w: Any, walks: Sequence, k: int, aval: Any) -> np.ndarray | None:
+    # Result k of every branch with the same columns; None: it is no tangent in any of them.
+    if not any(isinstance(outs[k], (Slots, Parts)) for _, _, outs in walks):
+        return None
+    ts = [_as_tangent(tape, outs[k], aval, w.n) for tape, _, outs in walks]
+    cols = union([t.cols for t in ts], w.n) if any(t.width for t in ts) else nothing(aval.shape, aval.dtype).cols
+    for t, (tape, _, outs) in zip(ts, walks, strict=True):
+        outs[k] = aligned(tape, t, cols, w.n)
+    return cols
+
+
+def _typed(tape: Tape, env: dict, wanted: Sequence, dtypes: Sequence) -> list:
+    # Values of which some are literals, in the types they are to have.
+    found = iter(tape.run(env, [n for n in wanted if not isinstance(n, Fixed)]))
+    out = [jnp.asarray(n.value if isinstance(n, Fixed) else next(found)) for n in wanted]
+    return [o if o.dtype == d else o.astype(d) for o, d in zip(out, dtypes, strict=True)]
 
 
 def solve(w: Any, eqn: Any, ins: Sequence) -> list:
     """A linear solve is the program that solves it."""
     parts = solver_parts(eqn)
     program, where = parts["solve"]
+    before, w.solving = w.solving, True
     try:
         return w.body(program, [*ins[where], *ins[parts["transpose_solve"][1].stop :]])
     except NotLinear:  # such as conjugate gradients: the result is linear, the steps are not
         return dense(w, eqn, ins)
+    finally:
+        w.solving = before
 
 
 # Loops
@@ -117,6 +157,8 @@ def _entry(w: Any, x: Any, k: int) -> Any:
 
 
 def _stacked(w: Any, steps: Sequence, aval: Any) -> Any:
+    if not steps:
+        return w.value(w.tape.step(lambda: jnp.zeros(aval.shape, aval.dtype)), aval.shape)
     if not any(isinstance(e, (Slots, Parts)) for e in steps):
         stack = w.tape.step(lambda *v: jnp.stack([jnp.asarray(a) for a in v]), *map(w.name, steps))
         return w.value(stack, aval.shape)
@@ -146,9 +188,49 @@ def _any_step(w: Any, x: Any) -> Any:
     # What a step reads of an input, whichever step it is.
     if not isinstance(x, (Slots, Parts)):
         return w.value(None, x.shape[1:])
-    t = as_slots(w.tape, x, w.n)
+    t = _whole(w, x)
     cols = union_along(t.cols, t.shape, [0], w.n)
     return Slots(cols.reshape(len(cols), *cols.shape[2:]), None, t.shape[1:], t.dtype)
+
+
+def _whole(w: Any, x: Slots | Parts) -> Slots:
+    t = as_slots(w.tape, x, w.n)
+    return t if t.size else nothing(t.shape, t.dtype)
+
+
+class _Apart:
+    """The columns of steps that carry no tangent to each other: those that differ between steps get a number.
+
+    The numbers 0 to n - 1 are inputs of the program as ever, n is not used, and what differs comes behind it.
+    """
+
+    def __init__(self, w: Any, xs: Sequence[Slots]):
+        self.n, self.total, tables = w.n, w.n + 1, []
+        own = []
+        for t in xs:
+            k, length, *rest = t.cols.shape
+            if length == 1:
+                own.append(t.cols[:, 0])
+                continue
+            table, place = np.unique(np.moveaxis(t.cols, 1, 0).reshape(length, -1), axis=1, return_inverse=True)
+            own.append(self.total + place.reshape(k, *rest))
+            tables.append(table)
+            self.total += table.shape[1]
+        self.tables = np.concatenate(tables, 1) if tables else None
+        self.cols = [self.of_all(c) for c in own]
+
+    def of_all(self, cols: np.ndarray) -> np.ndarray:
+        """Columns of the program by their numbers here."""
+        return np.where(cols == self.n, self.total, cols).astype(np.int32)
+
+    def of_steps(self, cols: np.ndarray) -> np.ndarray:
+        """Numbers (K, *S) as columns of the program (K, length, *S)."""
+        out = np.minimum(cols, self.n)[:, None]
+        if self.tables is None:
+            return out
+        differ = (cols > self.n) & (cols < self.total)
+        found = self.tables[:, np.where(differ, cols - self.n - 1, 0)]
+        return np.where(differ[:, None], np.moveaxis(found, 0, 1), out).astype(np.int32)
 
 
 class _Loop:
@@ -176,26 +258,42 @@ def _around(
     xs: list,
     length: int | None,
     drive: Callable,
+    test: Any = None,
     tested: Sequence = (),
 ) -> list:
     """All steps of a loop, `length` of them (None: nobody knows how many).
 
     Args:
       drive: runs the loop, from a step `(carry, xs) -> (carry, ys)`, the first carry, and the xs or what is tested.
-      tested: what only the test of a `while` reads.
+      test: the program that says whether a `while` goes on.
+      tested: what only this test reads.
     """
     m, each = len(carry), [_any_step(w, x) for x in xs]
     moving = _moving(w, body, [*consts, *carry, *each], len(consts), m)
     shapes = [v.aval for v in eqn.outvars]
+    if test is not None:
+        _check_test(w, test, tested, moving, shapes)
     start = [_as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
     cols = _closure(w, body, consts, start, each, moving, length)
+    given = [_whole(w, x) if isinstance(x, (Slots, Parts)) else x for x in xs]
+    apart, n = None, w.n
+    if any(moving):
+        given = [
+            aligned(w.tape, x, e.cols[:, None], w.n) if isinstance(x, Slots) else x
+            for x, e in zip(given, each, strict=True)
+        ]
+    else:
+        apart = _Apart(w, [x for x in given if isinstance(x, Slots)])
+        own, n = iter(apart.cols), apart.total
+        each = [Slots(next(own), None, e.shape, e.dtype) if isinstance(e, Slots) else e for e in each]
     tape = Tape()
     it = _Loop()
     for v in consts:
         name = tape.new()
         if isinstance(v, (Slots, Parts)):
             t = as_slots(w.tape, v, w.n)
-            it.add("const", Slots(t.cols, name, t.shape, t.dtype), name, values(w.tape, t, w.n))
+            own = t.cols if apart is None else apart.of_all(t.cols)
+            it.add("const", Slots(own, name, t.shape, t.dtype), name, values(w.tape, t, w.n))
         else:
             it.add("const", w.value(name, v.shape, v.known), name, w.name(v))
     for k, v in enumerate(start):
@@ -205,24 +303,22 @@ def _around(
             it.add("carry", own, name, values(w.tape, aligned(w.tape, v, cols[k], w.n), w.n))
         else:
             it.add("carry", w.value(name, v.shape), name, w.name(v))
-    for v, some in zip(xs, each, strict=True):
+    for v, some in zip(given, each, strict=True):
         name = tape.new()
-        if isinstance(v, (Slots, Parts)):
-            t = as_slots(w.tape, v, w.n)
-            t = aligned(w.tape, t, some.cols[:, None], w.n)
-            moved = w.tape.step(lambda a: jnp.moveaxis(a, 1, 0), values(w.tape, t, w.n))
+        if isinstance(v, Slots):
+            moved = w.tape.step(lambda a: jnp.moveaxis(a, 1, 0), values(w.tape, v, w.n))
             it.add("x", Slots(some.cols, name, some.shape, some.dtype), name, moved)
         else:
             it.add("x", w.value(name, v.shape[1:]), name, w.name(v))
-    outs = w.inside(tape).body(body, it.read)
+    outs = w.inside(tape, n).body(body, it.read)
     for v in tested:
         it.add("tested", None, tape.new(), w.name(v))
     outs = [
-        aligned(tape, _as_tangent(tape, o, a, w.n), cols[k], w.n) if k < m and moving[k]
-        else as_slots(tape, o, w.n) if isinstance(o, (Slots, Parts)) else o
+        aligned(tape, _as_tangent(tape, o, a, n), cols[k], n) if k < m and moving[k]
+        else as_slots(tape, o, n) if isinstance(o, (Slots, Parts)) else o
         for k, (o, a) in enumerate(zip(outs, shapes, strict=True))
     ]  # fmt: skip
-    wanted = [values(tape, o, w.n) if isinstance(o, Slots) else o.name for o in outs]
+    wanted = [values(tape, o, n) if isinstance(o, Slots) else o.name for o in outs]
     arrays = tape.used([n for n in wanted if not isinstance(n, Fixed)])
 
     def run(*args: Any) -> Sequence:
@@ -234,10 +330,8 @@ def _around(
         def step(carry: Sequence, xs: Sequence) -> tuple[list, list]:
             env = fixed | dict(zip((n for n, _ in carried), carry, strict=True))
             env |= dict(zip((n for n, _ in stepped), xs, strict=True))
-            found = iter(tape.run(env, [n for n in wanted if not isinstance(n, Fixed)]))
-            out = [jnp.asarray(n.value if isinstance(n, Fixed) else next(found)) for n in wanted]
-            like = [o.astype(c.dtype).reshape(c.shape) for o, c in zip(out, carry, strict=False)]
-            return like, out[m:]
+            out = _typed(tape, env, wanted, [a.dtype for a in shapes])
+            return [o.reshape(c.shape) for o, c in zip(out, carry, strict=False)], out[m:]
 
         return drive(step, [jnp.asarray(v) for _, v in carried], others)
 
@@ -251,12 +345,22 @@ def _around(
             made.append(Slots(cols[k], name, a.shape, a.dtype))
         else:
             moved = w.tape.step(lambda v: jnp.moveaxis(v, 0, 1), name)
-            made.append(Slots(o.cols[:, None], moved, a.shape, a.dtype))
+            own = o.cols[:, None] if apart is None else apart.of_steps(o.cols)
+            t = Slots(own, moved, a.shape, a.dtype)
+            made.append(select(w.tape, t, np.flatnonzero(~unused(own, w.n)), w.n) if o.width and t.size else t)
     return made
 
 
 def _as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
     return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
+
+
+def _check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], avals: Sequence) -> None:
+    # A loop whose test looks at tangents is not linear in them: an iteration that solves something until it is solved.
+    carry = [nothing(a.shape, a.dtype) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
+    looks = any(isinstance(v, (Slots, Parts)) for v in tested)
+    if looks or isinstance(w.inside(Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
+        raise NotLinear("while")
 
 
 def _moving(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
@@ -375,15 +479,25 @@ def loop(w: Any, eqn: Any, ins: Sequence) -> list:
     jaxpr, own = getattr(test, "jaxpr", test), inner_consts(test)
 
     def drive(step: Callable, start: list, tested: list) -> list:
-        def again(carried: list) -> Any:
+        def on(carried: list) -> Any:
             # A test of a linear program looks at no tangent: any array of the right shape will do in its place.
             like = [v if v.shape == a.aval.shape else jnp.zeros(a.aval.shape, a.aval.dtype)
                     for v, a in zip(carried, jaxpr.invars[c:], strict=True)]  # fmt: skip
             return eval_jaxpr(jaxpr, own, *tested, *like)[0]
 
-        return lax.while_loop(again, lambda carried: step(carried, [])[0], start)
+        def advance(carried: list) -> list:
+            goes, moved = on(carried), step(carried, [])[0]
+            return moved if not goes.ndim else [kept(goes, *p) for p in zip(moved, carried, avals, strict=True)]
 
-    return _around(w, eqn, eqn.params["body_jaxpr"], consts, carry, [], None, drive, tested)
+        def kept(goes: Any, new: Any, old: Any, aval: Any) -> Any:
+            # Samples in front of all that is carried, each with a test of its own; slots are in front of them.
+            goes = goes.reshape(goes.shape + (1,) * (len(aval.shape) - goes.ndim))
+            return jnp.where(goes, new, old)
+
+        return lax.while_loop(lambda carried: jnp.any(on(carried)), advance, start)
+
+    avals = [v.aval for v in eqn.outvars]
+    return _around(w, eqn, eqn.params["body_jaxpr"], consts, carry, [], None, drive, test, tested)
 
 
 LOOPS = {"cond": cond, "custom_linear_solve": solve, "scan": scan, "while": loop}

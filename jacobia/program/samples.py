@@ -14,7 +14,7 @@ from jacobia.program.walk import CALLS, run, subprograms
 # A call of a program that is done once, as it is, by the parameter that holds it.
 BODIES = {
     **dict.fromkeys((*CALLS, "remat2", "checkpoint"), "jaxpr"),
-    **dict.fromkeys(("closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
+    **dict.fromkeys(("closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "eval_jaxpr"), "call_jaxpr"),
 }
 
 

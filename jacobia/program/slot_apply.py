@@ -4,7 +4,7 @@ Every rule is given the operands of an equation that is linear in those that are
 Shapes: N inputs, K slots; columns and values of a tangent of shape S are (K, *S).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax import lax
 
 from jacobia._compat import bind
 from jacobia.program.slots import Parts, Slots, aligned, as_slots, nothing, select, union, union_along, unused, values
+from jacobia.program.tape import Last, Planes, slots_first, slots_last
 
 
 class NotLinear(Exception):
@@ -29,31 +30,57 @@ def out_of(eqn: Any, k: int = 0) -> tuple[tuple[int, ...], Any]:
     return aval.shape, aval.dtype
 
 
-def over_slots(eqn: Any, linear: Sequence[bool]) -> Callable:
-    """The equation as a function of the values of all slots."""
+def over_slots(eqn: Any, linear: Sequence[bool], apart: bool = False, elementwise: bool = False) -> Callable:
+    """The equation as a function of the values of all slots; `apart`: a few of them one by one."""
 
-    def run(*args: Any) -> list:
-        width = next(a.shape[0] for a, k in zip(args, linear, strict=True) if k)
-        if width == 1:
-            return [o[None] for o in bind(eqn, *(a[0] if k else a for a, k in zip(args, linear, strict=True)))]
-        axes = tuple(0 if k else None for k in linear)
+    def run(*args: Any) -> Sequence:
+        given = [a for a, k in zip(args, linear, strict=True) if k]
+        if apart and any(isinstance(a, Planes) for a in given):
+            outs = [bind(eqn, *_with(args, linear, own)) for own in zip(*given, strict=True)]
+            return [Planes(own) for own in zip(*outs, strict=True)]
+        if elementwise and any(isinstance(a, Last) for a in given):
+            return [Last(o) for o in _stretched_last(eqn, args, linear)]
+        if any(isinstance(a, Last) for a in given):
+            return [Last(o) for o in _vmapped(eqn, _with(args, linear, map(slots_last, given)), linear, -1)]
+        given = [slots_first(a) for a in given]
+        if given[0].shape[0] == 1:
+            return [o[None] for o in bind(eqn, *_with(args, linear, [a[0] for a in given]))]
         try:
-            return jax.vmap(lambda *a: bind(eqn, *a), in_axes=axes)(*args)
+            return _vmapped(eqn, _with(args, linear, given), linear, 0)
         except NotImplementedError:  # an operation without a batching rule
-            given = [a for a, k in zip(args, linear, strict=True) if k]
-
-            def one(own: list) -> list:
-                rest = iter(own)
-                return bind(eqn, *(next(rest) if k else a for a, k in zip(args, linear, strict=True)))
-
-            return lax.map(one, given)
+            return lax.map(lambda own: bind(eqn, *_with(args, linear, own)), given)
 
     return run
 
 
-def apply(w: Any, eqn: Any, ins: Sequence, linear: Sequence[bool]) -> tuple[int, ...]:
+def _with(args: Sequence, linear: Sequence[bool], given: Iterable) -> list:
+    # Other values in the places of the tangents.
+    rest = iter(given)
+    return [next(rest) if k else a for a, k in zip(args, linear, strict=True)]
+
+
+def _stretched_last(eqn: Any, args: Sequence, linear: Sequence[bool]) -> list:
+    # What vmap would do, but for moving the slots to the front on the way.
+    given = [slots_last(a) for a, k in zip(args, linear, strict=True) if k]
+    shape = given[0].shape
+    others = [
+        a if k or jnp.ndim(a) == 0 else jnp.broadcast_to(jnp.expand_dims(a, -1), shape)
+        for a, k in zip(args, linear, strict=True)
+    ]
+    return bind(eqn, *_with(others, linear, given))
+
+
+def _vmapped(eqn: Any, args: Sequence, linear: Sequence[bool], axis: int) -> list:
+    axes = tuple(axis if k else None for k in linear)
+    return jax.vmap(lambda *a: bind(eqn, *a), in_axes=axes, out_axes=axis)(*args)
+
+
+def apply(
+    w: Any, eqn: Any, ins: Sequence, linear: Sequence[bool], apart: bool = False, elementwise: bool = False
+) -> tuple[int, ...]:
+    """Put an equation on the tape; `apart` for cheap ones, which may be done slot by slot."""
     names = [values(w.tape, v, w.n) if k else w.name(v) for v, k in zip(ins, linear, strict=True)]
-    return w.tape.steps_of(over_slots(eqn, linear), names, len(eqn.outvars))
+    return w.tape.steps_of(over_slots(eqn, linear, apart, elementwise), names, len(eqn.outvars), apart=True)
 
 
 def tangents(ins: Sequence) -> list[bool]:

@@ -10,6 +10,7 @@ import numpy as np
 from jacobia._compat import bind
 from jacobia.program.slot_apply import NotLinear, apply, common_columns, is_tangent, masked, out_of, stretched, tangents
 from jacobia.program.slots import Parts, Slots, as_slots, nothing, parts_of, sum_of, values
+from jacobia.program.tape import Last, Planes, each
 
 
 def elementwise(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -25,11 +26,11 @@ def elementwise(w: Any, eqn: Any, ins: Sequence) -> list:
         return [nothing(shape, dtype)]
     rest = iter(ts)
     given = [next(rest) if k else v for v, k in zip(ins, linear, strict=True)]
-    return [Slots(ts[0].cols, apply(w, eqn, given, linear)[0], shape, dtype)]
+    return [Slots(ts[0].cols, apply(w, eqn, given, linear, True, True)[0], shape, dtype)]
 
 
 # Operations that are linear element by element, and those of them that are linear in several operands together.
-_SUMS = {"add", "add_any", "sub", "complex", "select_n"}
+_SUMS = {"add", "add_any", "sub", "complex", "select_n", "polynomial"}
 _LINEAR = _SUMS | set(
     """mul div neg convert_element_type copy copy_p real imag conj reduce_precision name sharding_constraint pvary
     stop_gradient""".split()
@@ -78,7 +79,7 @@ def add(sign: int) -> Callable:
             if not is_tangent(v):
                 continue  # a zero that was written out
             if k and sign < 0:
-                v = _negative(w, v)
+                v = negative(w, v)
             terms.append(v)
         terms = [t if t.shape == shape else stretched(w, as_slots(w.tape, t, w.n), shape) for t in terms]
         if any(isinstance(t, Parts) for t in terms):
@@ -88,10 +89,14 @@ def add(sign: int) -> Callable:
     return rule
 
 
-def _negative(w: Any, t: Any) -> Any:
+def negative(w: Any, t: Any) -> Any:
+    """A tangent times -1."""
     if isinstance(t, Parts):
-        return Parts([(_negative(w, s), rows) for s, rows in t.terms], t.shape, t.dtype)
-    return Slots(t.cols, w.tape.step(jnp.negative, values(w.tape, t, w.n)), t.shape, t.dtype) if t.width else t
+        return Parts([(negative(w, s), rows) for s, rows in t.terms], t.shape, t.dtype)
+    if not t.width:
+        return t
+    name = w.tape.step(lambda v: each(jnp.negative, v), values(w.tape, t, w.n), apart=True)
+    return Slots(t.cols, name, t.shape, t.dtype)
 
 
 def select_n(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -107,8 +112,13 @@ def select_n(w: Any, eqn: Any, ins: Sequence) -> list:
             continue
 
         def chosen(v: Any, which: Any, k: int = k) -> Any:
-            return jnp.where(which.astype(jnp.int32) == k, v, jnp.zeros((), v.dtype))
+            here = jnp.asarray(which).astype(jnp.int32) == k
+            if isinstance(v, Last):
+                return Last(jnp.where(jnp.expand_dims(here, -1), v.array, jnp.zeros((), v.array.dtype)))
+            if isinstance(v, Planes):
+                return Planes([jnp.where(here, a, jnp.zeros((), a.dtype)) for a in v])
+            return jnp.where(here, v, jnp.zeros((), v.dtype))
 
-        made = Slots(t.cols, w.tape.step(chosen, values(w.tape, t, w.n), which), shape, dtype)
+        made = Slots(t.cols, w.tape.step(chosen, values(w.tape, t, w.n), which, apart=True), shape, dtype)
         terms.append(made if known is None else masked(w, made, known.astype(int) == k))
     return [sum_of(w.tape, terms, w.n) if terms else nothing(shape, dtype)]

@@ -31,7 +31,7 @@ def move(w: Any, eqn: Any, ins: Sequence) -> list:
         return _move_parts(w, eqn, ins)
     width = max(v.width for v in ins if is_tangent(v))
     given = [_widened(w, v, width) if k else v for v, k in zip(ins, linear, strict=True)]
-    names = apply(w, eqn, given, linear)
+    names = apply(w, eqn, given, linear, apart=True)
     rank = [len(a.aval.shape) for a in eqn.invars]
     none = np.int32(w.n)
     cols = [v.cols if k else np.full((width, *[1] * r), none) for v, k, r in zip(given, linear, rank, strict=True)]

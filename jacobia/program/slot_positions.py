@@ -9,6 +9,7 @@ import numpy as np
 
 from jacobia.program.label_positions import Places, dynamic_places, gather_places, scatter_places
 from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
+from jacobia.program.slot_elements import negative
 from jacobia.program.slots import (
     Parts,
     Slots,
@@ -59,7 +60,7 @@ def dynamic_slice(w: Any, eqn: Any, ins: Sequence) -> list:
     return _read(w, eqn, ins, dynamic_places(eqn.invars[0].aval.shape, sizes, starts))
 
 
-def _written(w: Any, eqn: Any, ins: Sequence, at: int, places: Places, replace: bool) -> list:
+def _written(w: Any, eqn: Any, ins: Sequence, at: int, places: Places, replace: bool, sign: int = 1) -> list:
     # What is written, `ins[at]`, and what it is written to, `ins[0]`.
     shape, dtype = out_of(eqn)
     base, update = ins[0], ins[at]
@@ -68,15 +69,18 @@ def _written(w: Any, eqn: Any, ins: Sequence, at: int, places: Places, replace: 
         return _unknown_write(w, eqn, ins, at, places)
     flat = np.where(np.broadcast_to(places.inside, places.narrow), np.broadcast_to(places.flat, places.narrow), -1)
     flat = flat.reshape(-1)
+    written = flat[flat >= 0]
+    if replace and len(np.unique(written)) < len(written):  # which of two writes stays is not for us to say
+        return _unknown_write(w, eqn, ins, at, places)
     if is_tangent(base):
         if replace:
             left = np.arange(math.prod(shape), dtype=np.int32)
-            left[flat[flat >= 0]] = -1
+            left[written] = -1
             terms += relabelled(base, left, shape, dtype).terms
         else:
             terms += parts_of(base)
     if is_tangent(update):
-        terms += relabelled(update, flat, shape, dtype).terms
+        terms += relabelled(update if sign > 0 else negative(w, update), flat, shape, dtype).terms
     terms = [(s, r) for s, r in terms if s.width and (r >= 0).any()]
     if not terms:
         return [nothing(shape, dtype)]
@@ -117,8 +121,9 @@ def _unknown_write(w: Any, eqn: Any, ins: Sequence, at: int, places: Places) -> 
 
 def _narrowed(w: Any, dense: Slots, cols: np.ndarray) -> Slots:
     # Of the same columns everywhere only these; the others are zero.
-    places = np.searchsorted(dense.cols.reshape(-1), cols)
-    places = np.broadcast_to(np.minimum(places, dense.width - 1), (len(cols), *dense.shape)).astype(np.int32)
+    order = np.argsort(dense.cols.reshape(-1), kind="stable")
+    places = order[np.minimum(np.searchsorted(dense.cols.reshape(-1)[order], cols), dense.width - 1)]
+    places = np.broadcast_to(places, (len(cols), *dense.shape)).astype(np.int32)
     cols = np.ascontiguousarray(np.broadcast_to(cols, places.shape)).astype(np.int32)
     name = w.tape.step(
         lambda v, k, c: jnp.where(c < w.n, jnp.take_along_axis(v, k, axis=0), jnp.zeros((), v.dtype)),
@@ -142,9 +147,9 @@ def _collected(rows: np.ndarray, cols: np.ndarray, shape: tuple, axes: Sequence[
     return out.reshape(-1, *small)
 
 
-def scatter(replace: bool) -> Callable:
+def scatter(replace: bool, sign: int = 1) -> Callable:
     def rule(w: Any, eqn: Any, ins: Sequence) -> list:
-        return _written(w, eqn, ins, 2, scatter_places(eqn, w.columns(ins[1])), replace)
+        return _written(w, eqn, ins, 2, scatter_places(eqn, w.columns(ins[1])), replace, sign)
 
     return rule
 

@@ -16,7 +16,7 @@ from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tange
 from jacobia.program.slot_elements import add, div, elementwise, mul, select_n
 from jacobia.program.slot_moves import move
 from jacobia.program.slot_positions import dynamic_slice, dynamic_update_slice, gather, scatter, scatter_mul
-from jacobia.program.slot_sums import cumsum, dot_general, reduce_sum
+from jacobia.program.slot_sums import cumsum, dot_general, psum, reduce_sum
 from jacobia.program.slot_windows import convolution, reduce_window_sum, select_and_gather
 from jacobia.program.slots import Slots, aligned, as_slots, nothing, union, union_along
 
@@ -83,10 +83,7 @@ def _along(name: str) -> Callable:
 
 
 def _each(w: Any, eqn: Any, ins: Sequence) -> list:
-    outs = []
-    for v, o in zip(ins, eqn.outvars, strict=True):
-        outs.append(v if is_tangent(v) else nothing(o.aval.shape, o.aval.dtype))
-    return outs
+    return list(ins)
 
 
 RULES: dict[str, Callable] = {
@@ -101,10 +98,12 @@ RULES: dict[str, Callable] = {
     "gather": gather,
     "dynamic_slice": dynamic_slice,
     **dict.fromkeys(("scatter-add", "scatter_add"), scatter(False)),
+    **dict.fromkeys(("scatter-sub", "scatter_sub"), scatter(False, -1)),
     "scatter": scatter(True),
     **dict.fromkeys(("scatter-mul", "scatter_mul"), scatter_mul),
     "dynamic_update_slice": dynamic_update_slice,
     "reduce_sum": reduce_sum,
+    "psum": psum,
     "dot_general": dot_general,
     "cumsum": cumsum,
     **dict.fromkeys(("cumprod", "cummax", "cummin", "cumlogsumexp"), _along("axis")),

@@ -25,6 +25,7 @@ from jacobia.program.slots import (
     unused,
     values,
 )
+from jacobia.program.tape import APART, Last
 
 # A known factor with at most this share of nonzeros is taken as its nonzeros.
 _SPARSE = 0.5
@@ -38,6 +39,17 @@ def reduce_sum(w: Any, eqn: Any, ins: Sequence) -> list:
     if isinstance(t, Parts):
         return [relabelled(t, _rows_of_sum(t.shape, axes), shape, dtype)]
     return [summed(w, t, axes, dtype)]
+
+
+def psum(w: Any, eqn: Any, ins: Sequence) -> list:
+    """The sum over axes that were names before `vmap`; over those of a mesh, all of what is there."""
+    axes, outs = eqn.params["axes"], [out_of(eqn, k) for k in range(len(eqn.outvars))]
+    if not all(isinstance(a, int) for a in axes) or eqn.params["axis_index_groups"] is not None:
+        return blocked(w, eqn, ins, None)
+    return [
+        summed(w, as_slots(w.tape, v, w.n), axes, dtype) if is_tangent(v) else nothing(shape, dtype)
+        for v, (shape, dtype) in zip(ins, outs, strict=True)
+    ]
 
 
 def _rows_of_sum(shape: tuple[int, ...], axes: Sequence[int]) -> np.ndarray:
@@ -150,11 +162,18 @@ def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, 
         cols = np.where(zero, np.int32(w.n), cols.reshape(t.width, count, *cols.shape[1:]))
         cols = cols.reshape(t.width * count, *cols.shape[2:])
 
+    wide = len(cols) > APART
+
     def arrange(x: Any) -> Any:  # (KC, B, G, F) to the axes of the result
         x = x if side == 1 else x.swapaxes(2, 3)
         return x.reshape(x.shape[0], *shape)
 
     def times(v: Any, a: Any) -> Any:
+        if wide:
+            v = mine.three(v, 1).transpose(1, 2, 0, 3)[:, None].astype(dtype)  # (B, 1, F, K, C)
+            out = v * other.three(a, 0)[:, :, None, None].astype(dtype)  # (B, G, F, K, C)
+            out = out if side == 1 else out.swapaxes(1, 2)
+            return Last(out.reshape(*shape, -1))
         v = jnp.moveaxis(mine.three(v, 1), 3, 1)[:, :, :, None, :]  # (K, C, B, 1, F)
         a = jnp.moveaxis(other.three(a, 0), 2, 0)[None, ..., None]  # (1, C, B, G, 1)
         out = v.astype(dtype) * a.astype(dtype)

@@ -58,9 +58,16 @@ def reduce_window_sum(w: Any, eqn: Any, ins: Sequence) -> list:
     return [sum_of(w.tape, [_tap(w, t, k, *geometry) for k in np.ndindex(*window)], w.n)]
 
 
+def _stays(stride: int, padding: Sequence[int], dilation: int) -> bool:
+    # Whether windows of one element are the elements, in order.
+    return stride == dilation == 1 and tuple(padding) == (0, 0)
+
+
 def _window_dense(w: Any, eqn: Any, ins: Sequence, window: Sequence[int]) -> list:
-    # Along the axes in which windows are wider than one element every result depends on all of them.
-    wide = [a for a, k in enumerate(window) if k > 1 or eqn.outvars[0].aval.shape[a] != eqn.invars[0].aval.shape[a]]
+    # Along the axes in which a window is more than the element at its place every result depends on all of them.
+    p = eqn.params
+    windows = zip(window, p["window_strides"], p["padding"], p["base_dilation"], strict=True)
+    wide = [a for a, (k, *how) in enumerate(windows) if k > 1 or not _stays(*how)]
     (t,) = (as_slots(w.tape, v, w.n) for v in ins if is_tangent(v))
     common = union_along(t.cols, t.shape, wide, w.n)
     given = [aligned(w.tape, t, common, w.n) if is_tangent(v) else v for v in ins]
@@ -119,11 +126,8 @@ def convolution(w: Any, eqn: Any, ins: Sequence) -> list:
     nonzero = np.ones(kernel_shape, bool) if known is None else np.asarray(known).transpose(rhs_spec) != 0
     taps = [(j, k) for j in range(inner) for k in np.ndindex(*window) if nonzero[(slice(None), j, *k)].any()]
     if len(taps) * t.width > _FEW:
-        wide = [lhs_spec[1], *(lhs_spec[2 + a] for a, k in enumerate(window) if k > 1)]
-        if shape[out_spec[0]] != t.shape[lhs_spec[0]]:
-            return blocked(w, eqn, ins, None)
-        if any(t.shape[lhs_spec[2 + a]] != shape[out_spec[2 + a]] for a in range(len(window))):
-            wide = range(len(t.shape))
+        windows = enumerate(zip(window, p["window_strides"], p["padding"], p["lhs_dilation"], strict=True))
+        wide = [lhs_spec[1], *(lhs_spec[2 + a] for a, (k, *how) in windows if k > 1 or not _stays(*how))]
         common = union_along(t.cols, t.shape, wide, w.n)
         made = aligned(w.tape, t, common, w.n)
         names = apply(w, eqn, [made, ins[1]], [True, False])
@@ -150,7 +154,7 @@ def convolution(w: Any, eqn: Any, ins: Sequence) -> list:
 
         def times(v: Any, a: Any, j: int = j, k: tuple = k, pick: np.ndarray = pick) -> Any:
             a = a.transpose(rhs_spec)[(slice(None), j, *k)].reshape(1, 1, -1, *[1] * len(k))
-            return (v[:, :, pick] * a.astype(v.dtype)).transpose([0, *(1 + b for b in back)])
+            return (v[:, :, pick].astype(dtype) * a.astype(dtype)).transpose([0, *(1 + b for b in back)])
 
         name = w.tape.step(times, values(w.tape, one, w.n), w.name(ins[1]))
         terms.append(Slots(np.ascontiguousarray(cols.transpose([0, *(1 + b for b in back)])), name, shape, dtype))

@@ -15,7 +15,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia.program.tape import Tape
+from jacobia.program.tape import APART, Last, Planes, Tape, slots_first, slots_last
+
+# An array of this size may be a constant of a program.
+_SMALL = 256
 
 # So many slots of two tangents are compared one by one; more are brought to common columns.
 _FEW = 64
@@ -70,6 +73,8 @@ def values(tape: Tape, t: Slots, n: int) -> int:
         return t.vals
     shape, dtype = (t.width, *t.shape), t.dtype
     if (t.cols < n).all():
+        if t.width <= APART:
+            return tape.step(lambda: Planes([jnp.ones(shape[1:], dtype)] * shape[0]))
         return tape.step(lambda: jnp.ones(shape, dtype))
     return tape.step(lambda cols: jnp.broadcast_to(cols < n, shape).astype(dtype), tape.array(t.cols))
 
@@ -96,12 +101,15 @@ def select(tape: Tape, t: Slots, which: np.ndarray, n: int) -> Slots:
         return t
     pick = tuple(int(k) for k in which)
     contiguous = bool(pick) and pick == tuple(range(pick[0], pick[-1] + 1))
-    vals = values(tape, t, n)
-    if contiguous:
-        name = tape.step(lambda v: v[pick[0] : pick[-1] + 1], vals)
-    else:
-        name = tape.step(lambda v: v[np.array(pick, np.int32)], vals)
-    return Slots(t.cols[list(pick)], name, t.shape, t.dtype)
+
+    def taken(v: Any) -> Any:
+        if isinstance(v, Planes):
+            return Planes([v[k] for k in pick])
+        if isinstance(v, Last):
+            return Last(v.array[..., np.array(pick, np.int32)])
+        return v[pick[0] : pick[-1] + 1] if contiguous else v[np.array(pick, np.int32)]
+
+    return Slots(t.cols[list(pick)], tape.step(taken, values(tape, t, n), apart=bool(pick)), t.shape, t.dtype)
 
 
 def _agree(a: np.ndarray, b: np.ndarray, n: int) -> bool:
@@ -167,21 +175,36 @@ def sum_of(tape: Tape, terms: Sequence[Slots], n: int) -> Slots:
     if len(terms) == 1:
         return terms[0]
     if all(t.cols is terms[0].cols or np.array_equal(t.cols, terms[0].cols) for t in terms[1:]):
-        name = tape.step(lambda *v: sum(v[1:], v[0]), *(values(tape, t, n) for t in terms))
-        return Slots(terms[0].cols, name, shape, dtype)
+        planes, made = [(k, i) for k in range(len(terms)) for i in range(terms[0].width)], list(terms[0].cols)
+        places = [i for _, i in planes]
+        return _added(tape, terms, planes, made, places, n)
     if _share_columns(terms, n) or sum(t.width for t in terms) > _FEW:
         common = union([t.cols for t in terms], n)
         return sum_of(tape, [aligned(tape, t, common, n) for t in terms], n)
     planes = [(k, i) for k, t in enumerate(terms) for i in range(t.width)]
     made, places = merge([terms[k].cols[i] for k, i in planes], n)
+    return _added(tape, terms, planes, made, places, n)
+
+
+def _added(tape: Tape, terms: Sequence[Slots], planes: list, made: list, places: Sequence[int], n: int) -> Slots:
+    # Slot by slot: `places` says to which of the new slots each (term, slot) goes.
     sources: list[list[tuple[int, int]]] = [[] for _ in made]
     for plane, place in zip(planes, places, strict=True):
         sources[place].append(plane)
 
-    def add(*vals: Any) -> Any:
-        return jnp.stack([sum((vals[k][i] for k, i in rest), vals[k0][i0]) for (k0, i0), *rest in sources])
+    same = len(made) > APART and all(set(s) == {(k, i) for k in range(len(terms))} for i, s in enumerate(sources))
 
-    return Slots(stacked(made), tape.step(add, *(values(tape, t, n) for t in terms)), shape, dtype)
+    def add(*vals: Any) -> Any:
+        if same and any(isinstance(v, Last) for v in vals):
+            return Last(sum(map(slots_last, vals[1:]), slots_last(vals[0])))
+        if same:
+            return sum(map(slots_first, vals[1:]), slots_first(vals[0]))
+        vals = tuple(slots_first(v) if isinstance(v, Last) else v for v in vals)
+        out = [sum((vals[k][i] for k, i in rest), vals[k0][i0]) for (k0, i0), *rest in sources]
+        return Planes(out) if len(out) <= APART else jnp.stack(out)
+
+    name = tape.step(add, *(values(tape, t, n) for t in terms), apart=True)
+    return Slots(stacked(made), name, terms[0].shape, terms[0].dtype)
 
 
 def _share_columns(terms: Sequence[Slots], n: int) -> bool:
@@ -199,10 +222,33 @@ def _share_columns(terms: Sequence[Slots], n: int) -> bool:
 
 
 def union(many: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """For every element all columns of several arrays `(K, *S)`, sorted, each once."""
+    """For every element all columns of several arrays `(K, *S)`, each once."""
     many = [c for c in many if len(c)]
+    slots = [plane for c in many for plane in c]
+    found = _slot_by_slot(slots, n)
+    if found is not None:
+        return found
     shape = np.broadcast_shapes(*(c.shape[1:] for c in many))
     return distinct(np.concatenate([np.broadcast_to(c, (len(c), *shape)) for c in many]), n)
+
+
+def _slot_by_slot(slots: Sequence[np.ndarray], n: int) -> np.ndarray | None:
+    # In the order of the slots, where that takes no more of them: the same slot everywhere needs no search later.
+    if len(slots) > _FEW:
+        return None
+    samples = [_sample(np.broadcast_to(s, np.broadcast_shapes(*(t.shape for t in slots)))[None])[0] for s in slots]
+    least = len(distinct(np.stack(samples), n))
+    if len(merge(samples, n)[0]) > least:
+        return None
+    made, _ = merge(slots, n)
+    if len(made) > least or any(_meet(a, b, n) for k, a in enumerate(made) for b in made[:k]):
+        return None
+    return stacked(made)
+
+
+def _meet(a: np.ndarray, b: np.ndarray, n: int) -> bool:
+    # Whether an element has the same column in both.
+    return bool(((a == b) & (a < n)).any())
 
 
 def distinct(cols: np.ndarray, n: int) -> np.ndarray:
@@ -224,7 +270,9 @@ def union_along(cols: np.ndarray, shape: tuple[int, ...], axes: Sequence[int], n
         return cols
     rest = [a for a in range(1, cols.ndim) if a not in move]
     moved = cols.transpose([0, *move, *rest])
-    flat = distinct(moved.reshape(-1, *(cols.shape[a] for a in rest)), n)
+    moved = moved.reshape(-1, *(cols.shape[a] for a in rest))
+    flat = _slot_by_slot(list(moved), n)
+    flat = distinct(moved, n) if flat is None else flat
     return flat.reshape(len(flat), *(1 if a in move else cols.shape[a] for a in range(1, cols.ndim)))
 
 
@@ -250,6 +298,18 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
             lambda v, to, source: jnp.zeros((wide, *v.shape[1:]), v.dtype).at[to].add(v[source]),
             vals, tape.array(places), tape.array(used.astype(np.int32)),
         )  # fmt: skip
+    elif (masks := _masks(t.cols, cols, n)) is not None:
+
+        def chosen(v: Any) -> Any:
+            v = slots_first(v) if isinstance(v, Last) else v
+            like = v[0]
+            out = []
+            for own in masks:
+                parts = [v[k] if m is None else jnp.where(m, v[k], jnp.zeros((), like.dtype)) for k, m in own]
+                out.append(sum(parts[1:], parts[0]) if parts else jnp.zeros_like(like))
+            return Planes(out) if wide <= APART else jnp.stack(out)
+
+        name = tape.step(chosen, vals, apart=True)
     elif t.width <= 8 or wide <= 8 or repeats(t.cols, n):
         # As a comparison it stays inside the loops around it, where a gather would not.
         def compared(v: Any, old: Any, new: Any) -> Any:
@@ -266,6 +326,27 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
             vals, tape.array(source),
         )  # fmt: skip
     return Slots(cols, name, t.shape, t.dtype)
+
+
+def _masks(old: np.ndarray, new: np.ndarray, n: int) -> list[list[tuple[int, np.ndarray | None]]] | None:
+    # For each new slot the old ones that are in it somewhere, and where (None: everywhere), if that is easily said.
+    if len(old) * len(new) > _FEW:
+        return None
+    found: list[list[tuple[int, np.ndarray | None]]] = []
+    for a in new:
+        own: list[tuple[int, np.ndarray | None]] = []
+        for k, b in enumerate(old):
+            if not _meet(a, b, n):
+                continue
+            if ((a == b) | (b >= n)).all():
+                own.append((k, None))
+                continue
+            mask = tight(((a == b) & (b < n))[None])[0]
+            if mask.size > _SMALL:
+                return None
+            own.append((k, mask))
+        found.append(own)
+    return found
 
 
 def repeats(cols: np.ndarray, n: int) -> bool:

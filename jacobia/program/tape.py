@@ -7,6 +7,7 @@ as there are points. Knows nothing of columns.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -16,11 +17,54 @@ class Fixed(NamedTuple):
     value: Any
 
 
+# The values of K slots are an array (K, *S), or one of the next two.
+
+
+class Planes(tuple):
+    """A few slots, one array each.
+
+    What is done to one slot stays apart from the others: no compiler has to see through a stack and its slices.
+    """
+
+    __slots__ = ()
+
+
+class Last(NamedTuple):
+    """Many slots, along the last axis, (*S, K): a dense Jacobian is written in its own order, and never transposed."""
+
+    array: Any
+
+
+# So many slots are kept apart.
+APART = 8
+
+
+def each(fn: Callable, values: Any) -> Any:
+    """An element-wise function of one array, of values in any form."""
+    if isinstance(values, Planes):
+        return Planes(map(fn, values))
+    return Last(fn(values.array)) if isinstance(values, Last) else fn(values)
+
+
+def slots_first(values: Any) -> Any:
+    """Values as one array (K, *S)."""
+    if isinstance(values, Planes):
+        return jnp.stack(values)
+    return jnp.moveaxis(values.array, -1, 0) if isinstance(values, Last) else values
+
+
+def slots_last(values: Any) -> Any:
+    """Values as one array (*S, K)."""
+    if isinstance(values, Planes):
+        return jnp.stack(values, axis=-1)
+    return values.array if isinstance(values, Last) else jnp.moveaxis(values, 0, -1)
+
+
 class Tape:
     """Steps in order. Names are numbers; arrays made while walking are inputs like all others, and not constants."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Callable, tuple, tuple[int, ...]]] = []
+        self.steps: list[tuple[Callable, tuple, tuple[int, ...], bool]] = []
         self.count = 0
         self.arrays: dict[int, np.ndarray] = {}  # by name
         self._names: dict[int, int] = {}  # id of an array → its name
@@ -37,23 +81,34 @@ class Tape:
             self.arrays[name] = array
         return name
 
-    def step(self, fn: Callable, *names: Any) -> int:
-        """One result of a function of named values."""
-        (out,) = self.steps_of(lambda *args: (fn(*args),), names, 1)
+    def step(self, fn: Callable, *names: Any, apart: bool = False) -> int:
+        """One result of a function of named values; with `apart` it takes `Planes` and `Last` as they are."""
+        (out,) = self.steps_of(lambda *args: (fn(*args),), names, 1, apart)
         return out
 
-    def steps_of(self, fn: Callable, names: Sequence, outs: int) -> tuple[int, ...]:
+    def steps_of(self, fn: Callable, names: Sequence, outs: int, apart: bool = False) -> tuple[int, ...]:
         """Several results of a function that returns a sequence."""
         made = tuple(self.new() for _ in range(outs))
-        self.steps.append((fn, tuple(names), made))
+        self.steps.append((fn, tuple(names), made, apart))
         return made
 
     def run(self, given: dict[int, Any], wanted: Sequence[int]) -> list:
         """The values of some names, where the inputs and the arrays are given by name."""
-        env = dict(given)
-        for fn, names, outs in self._needed(wanted):
-            env.update(zip(outs, fn(*(n.value if isinstance(n, Fixed) else env[n] for n in names)), strict=True))
-        return [env[n] for n in wanted]
+        env, together = dict(given), {}
+
+        def value(name: Any, apart: bool) -> Any:
+            if isinstance(name, Fixed):
+                return name.value
+            found = env[name]
+            if apart or not isinstance(found, (Planes, Last)):
+                return found
+            if name not in together:
+                together[name] = slots_first(found)
+            return together[name]
+
+        for fn, names, outs, apart in self._needed(wanted):
+            env.update(zip(outs, fn(*(value(n, apart) for n in names)), strict=True))
+        return [value(n, False) for n in wanted]
 
     def _needed(self, wanted: Sequence[int]) -> list:
         # What nothing is made of is not run: residuals of parts that turned out to be zero.
@@ -66,5 +121,5 @@ class Tape:
 
     def used(self, wanted: Sequence[int]) -> list[int]:
         """The names of arrays that `run` needs."""
-        names = {n for _, names, _ in self._needed(wanted) for n in names if not isinstance(n, Fixed)} | set(wanted)
+        names = {n for step in self._needed(wanted) for n in step[1] if not isinstance(n, Fixed)} | set(wanted)
         return [n for n in self.arrays if n in names]
