@@ -103,11 +103,16 @@ class Walk:
             key = rows.astype(np.int64) * x.size + cols
             unique, place = np.unique(key, return_inverse=True)
             place = sample.astype(np.int64) * len(unique) + place.reshape(-1)
-            if order is not None:
-                raise NotImplementedError  # no batch reaches this: it is read forward
-            order = np.argsort(place, kind="stable") if len(place) == samples * len(unique) else place
-            if len(place) == samples * len(unique) and np.array_equal(order, np.arange(len(order))):
-                order = None
+            if len(place) == samples * len(unique):  # every sample has them all: they are read in order
+                read = np.argsort(place, kind="stable")
+                order = read if order is None else order[read]
+                order = None if np.array_equal(order, np.arange(len(order))) else order
+            elif order is None:
+                order = place
+            else:  # where each goes, in the order in which they are computed
+                written = np.empty_like(place)
+                written[order] = place
+                order = written
             rows, cols = unique // max(1, x.size), unique % max(1, x.size)
         elif symmetric:  # an entry that its mirror image has not is zero
             key, image = rows.astype(np.int64) * x.size + cols, cols.astype(np.int64) * x.size + rows

@@ -421,3 +421,28 @@ def test_the_truth_is_found_by_half_of_the_points():
 def test_the_truth_of_a_program_that_is_known_by_hand():
     case = Case(lambda x: {"b": x[1:] * x[0], "a": jnp.sum(x[:1])}, (3,), name="by hand")
     np.testing.assert_array_equal(nonzero(dense(case, points(case))), [[1, 0, 0], [1, 1, 0], [1, 0, 1]])
+
+
+@jax.custom_vjp
+def ruled(x):
+    return jnp.sin(x) * x
+
+
+ruled.defvjp(lambda x: (ruled(x), x), lambda x, c: (c * (jnp.cos(x) * x + jnp.sin(x)),))
+SAMPLES = {
+    "alike": lambda x: ruled(x) + jnp.roll(ruled(x), 1, axis=1),
+    "not alike": lambda x: jnp.where(np.arange(4)[:, None] < 2, ruled(x), ruled(x)[:, ::-1]),
+}
+
+
+@pytest.mark.parametrize("f", SAMPLES.values(), ids=SAMPLES.keys())
+def test_samples_of_a_function_that_can_only_be_pulled_through(f):
+    x = np.linspace(1, 2, 12).reshape(4, 3)
+    J = jacobian(f, batch_axis=0)(x)
+    full = np.asarray(jax.jacrev(f)(x))
+    expected = np.stack([full[b, :, b] for b in range(4)])
+    data, rows, cols = J.nonzeros()
+    found = np.zeros((4, 3, 3))
+    found[:, rows, cols] = data
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert J.pattern.nnz == (expected != 0).any(axis=0).sum()

@@ -186,11 +186,10 @@ def _padded(v: Any, width: int) -> Any:
 
 def _any_step(w: Any, x: Any) -> Any:
     # What a step reads of an input, whichever step it is.
-    if not isinstance(x, (Slots, Parts)):
+    if not isinstance(x, Slots):
         return w.value(None, x.shape[1:])
-    t = _whole(w, x)
-    cols = union_along(t.cols, t.shape, [0], w.n)
-    return Slots(cols.reshape(len(cols), *cols.shape[2:]), None, t.shape[1:], t.dtype)
+    cols = union_along(x.cols, x.shape, [0], w.n)
+    return Slots(cols.reshape(len(cols), *cols.shape[2:]), None, x.shape[1:], x.dtype)
 
 
 def _whole(w: Any, x: Slots | Parts) -> Slots:
@@ -268,16 +267,16 @@ def _around(
       test: the program that says whether a `while` goes on.
       tested: what only this test reads.
     """
-    m, each = len(carry), [_any_step(w, x) for x in xs]
-    moving = _moving(w, body, [*consts, *carry, *each], len(consts), m)
-    shapes = [v.aval for v in eqn.outvars]
+    m, shapes = len(carry), [v.aval for v in eqn.outvars]
+    moving = _moving(w, body, [*consts, *carry, *xs], len(consts), m)
     if test is not None:
         _check_test(w, test, tested, moving, shapes)
     start = [_as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
-    cols = _closure(w, body, consts, start, each, moving, length)
     given = [_whole(w, x) if isinstance(x, (Slots, Parts)) else x for x in xs]
-    apart, n = None, w.n
+    each, apart, n, cols = [], None, w.n, []
     if any(moving):
+        each = [_any_step(w, x) for x in given]
+        cols = _closure(w, body, consts, start, each, moving, length)
         given = [
             aligned(w.tape, x, e.cols[:, None], w.n) if isinstance(x, Slots) else x
             for x, e in zip(given, each, strict=True)
@@ -285,7 +284,9 @@ def _around(
     else:
         apart = _Apart(w, [x for x in given if isinstance(x, Slots)])
         own, n = iter(apart.cols), apart.total
-        each = [Slots(next(own), None, e.shape, e.dtype) if isinstance(e, Slots) else e for e in each]
+        for x in given:
+            t = isinstance(x, Slots)
+            each.append(Slots(next(own), None, x.shape[1:], x.dtype) if t else w.value(None, x.shape[1:]))
     tape = Tape()
     it = _Loop()
     for v in consts:
@@ -357,7 +358,7 @@ def _as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
 
 def _check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], avals: Sequence) -> None:
     # A loop whose test looks at tangents is not linear in them: an iteration that solves something until it is solved.
-    carry = [nothing(a.shape, a.dtype) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
+    carry = [_some(a) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
     looks = any(isinstance(v, (Slots, Parts)) for v in tested)
     if looks or isinstance(w.inside(Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
         raise NotLinear("while")
@@ -365,18 +366,20 @@ def _check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], ava
 
 def _moving(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
     # A carry that is no tangent at the first step may be one later.
-    moving = [isinstance(c, (Slots, Parts)) for c in given[n : n + m]]
+    tangent = [isinstance(v, (Slots, Parts)) for v in given]
     avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
     while True:
-        args = list(given)
-        for k, t in enumerate(moving):
-            a = avals[n + k]
-            args[n + k] = nothing(a.shape, a.dtype) if t else w.value(None, a.shape)
+        args = [_some(a) if t else w.value(None, a.shape) for t, a in zip(tangent, avals, strict=True)]
         outs = w.inside(Tape()).body(body, args)[:m]
-        grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(moving, outs, strict=True)]
-        if grown == moving:
-            return moving
-        moving = grown
+        grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(tangent[n : n + m], outs, strict=True)]
+        if grown == tangent[n : n + m]:
+            return grown
+        tangent[n : n + m] = grown
+
+
+def _some(aval: Any) -> Slots:
+    # A tangent of which only that it is one matters.
+    return Slots(np.zeros((1,) * (1 + len(aval.shape)), np.int32), None, aval.shape, aval.dtype)
 
 
 def _closure(
