@@ -446,3 +446,12 @@ def test_samples_of_a_function_that_can_only_be_pulled_through(f):
     found[:, rows, cols] = data
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert J.pattern.nnz == (expected != 0).any(axis=0).sum()
+
+
+def test_a_while_loop_that_is_known_to_end_is_its_steps():
+    def f(x):
+        step = lambda s: (s[0] + 1, s[1] ** 2 + jnp.roll(s[1], 1))  # noqa: E731
+        return jax.lax.while_loop(lambda s: s[0] < 3, step, (0, x))[1]
+
+    band = sum(np.roll(np.eye(9), k, axis=0) for k in range(4)) > 0
+    np.testing.assert_array_equal(filled(sparsity_pattern(f, np.linspace(0.1, 1, 9))), band)

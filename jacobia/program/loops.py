@@ -311,7 +311,7 @@ def _around(
             it.add("x", Slots(some.cols, name, some.shape, some.dtype), name, moved)
         else:
             it.add("x", w.value(name, v.shape[1:]), name, w.name(v))
-    outs = w.inside(tape, n).body(body, it.read)
+    outs = _steps_of(w, tape, n).body(body, it.read)
     for v in tested:
         it.add("tested", None, tape.new(), w.name(v))
     outs = [
@@ -352,6 +352,13 @@ def _around(
     return made
 
 
+def _steps_of(w: Any, tape: Tape, n: int | None = None) -> Any:
+    # Where a step is not linear in tangents, the loop as a whole may be.
+    walk = w.inside(tape, n)
+    walk.solving = True
+    return walk
+
+
 def _as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
     return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
 
@@ -360,7 +367,7 @@ def _check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], ava
     # A loop whose test looks at tangents is not linear in them: an iteration that solves something until it is solved.
     carry = [_some(a) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
     looks = any(isinstance(v, (Slots, Parts)) for v in tested)
-    if looks or isinstance(w.inside(Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
+    if looks or isinstance(_steps_of(w, Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
         raise NotLinear("while")
 
 
@@ -370,7 +377,7 @@ def _moving(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
     avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
     while True:
         args = [_some(a) if t else w.value(None, a.shape) for t, a in zip(tangent, avals, strict=True)]
-        outs = w.inside(Tape()).body(body, args)[:m]
+        outs = _steps_of(w, Tape()).body(body, args)[:m]
         grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(tangent[n : n + m], outs, strict=True)]
         if grown == tangent[n : n + m]:
             return grown
@@ -396,7 +403,7 @@ def _closure(
     # One step, with all that it reads as its inputs.
     fresh = iter(np.arange(a, b, dtype=np.int32) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
     tape = Tape()
-    inner = w.inside(tape, total)
+    inner = _steps_of(w, tape, total)
 
     def identity(v: Any) -> Slots:
         return Slots(next(fresh).reshape(1, *v.shape), None, v.shape, v.dtype)
@@ -474,11 +481,27 @@ def _columns(matrix: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
     return out.reshape(width, *shape)
 
 
+def _known_steps(w: Any, eqn: Any, tested: list, consts: list, carry: list) -> list | None:
+    # Where it is known that the loop ends, and soon, it is its steps.
+    for _ in range(_STEPS + 1):
+        (again,) = w.body(eqn.params["cond_jaxpr"], [*tested, *carry])
+        known = None if isinstance(again, (Slots, Parts)) else w.known(again)
+        if known is None or known.ndim:
+            return None
+        if not known:
+            return carry
+        carry = w.body(eqn.params["body_jaxpr"], [*consts, *carry])
+    return None
+
+
 def loop(w: Any, eqn: Any, ins: Sequence) -> list:
     """A `while`: as many steps as the point says."""
     c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     tested, consts, carry = list(ins[:c]), list(ins[c : c + b]), list(ins[c + b :])
     test = eqn.params["cond_jaxpr"]
+    found = _known_steps(w, eqn, tested, consts, carry)
+    if found is not None:
+        return found
     jaxpr, own = getattr(test, "jaxpr", test), inner_consts(test)
 
     def drive(step: Callable, start: list, tested: list) -> list:

@@ -101,6 +101,8 @@ def negative(w: Any, t: Any) -> Any:
 
 def select_n(w: Any, eqn: Any, ins: Sequence) -> list:
     # The sum over the cases of each where it is chosen.
+    if is_tangent(ins[0]):
+        raise NotLinear("select_n")
     shape, dtype = out_of(eqn)
     which, known = w.name(ins[0]), w.known(ins[0])
     terms = []
