@@ -92,7 +92,8 @@ class Walk:
         if not any(map(is_tangent, ins)):
             return self.residual(eqn, ins)
         name = eqn.primitive.name
-        if not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
+        # A loop or a branch may compute other things beside its tangents.
+        if name not in LOOPS and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
             return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         rule = LOOPS.get(name) or RULES.get(name) or unknown
         try:

@@ -41,7 +41,7 @@ def _each_part(w: Any, eqn: Any, ins: Sequence, at: int) -> Any:
     shape, dtype = out_of(eqn)
     terms = []
     for slots, rows in ins[at].terms:
-        if not slots.width:
+        if not slots.width or not (rows >= 0).any():
             continue
         places = w.tape.array(np.maximum(rows, 0).reshape(slots.shape).astype(np.int32))
 

@@ -173,6 +173,7 @@ RULES: dict[str, Callable] = {
     **dict.fromkeys(("cholesky", "lu", "qr", "eigh", "eig", "svd", "householder_product"), _leading(2)),
     "fft": _fft,
     "bitcast_convert_type": dense,
+    "bcoo_dot_general": dense,  # the indices of sparse arrays are not read
     **dict.fromkeys(
         ("reduce_window", "select_and_scatter_add", "reduce_max", "reduce_min", "reduce_prod", "sort"), dense
     ),

@@ -73,7 +73,7 @@ def values(tape: Tape, t: Slots, n: int) -> int:
         return t.vals
     shape, dtype = (t.width, *t.shape), t.dtype
     if (t.cols < n).all():
-        if t.width <= APART:
+        if 0 < t.width <= APART:
             return tape.step(lambda: Planes([jnp.ones(shape[1:], dtype)] * shape[0]))
         return tape.step(lambda: jnp.ones(shape, dtype))
     return tape.step(lambda cols: jnp.broadcast_to(cols < n, shape).astype(dtype), tape.array(t.cols))

@@ -1,0 +1,365 @@
+"""Programs that are hard to walk: nothing is missed, and the values are those of JAX's dense derivatives.
+
+Every case once gave a wrong number, an exception, a program that does not end, or a pattern that was much too full.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from sparse_cases import Case, dense, named, nonzero, point, points
+
+from jacobia import hessian, jacobian, sparsity_pattern
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RNG = np.random.default_rng(5)
+MANY = 20  # steps: more than are walked one by one
+WHERE = np.array([0, 2, 2, 1])
+SQUARE = RNG.normal(size=(4, 4)) * 0.1 + np.eye(4)
+KERNEL = RNG.normal(size=(2, 66, 1))
+
+
+# Zeros that the tangents turn out to be, and what is computed beside them
+
+
+def zeros_in_a_short_scan(x):
+    _, ys = lax.scan(lambda c, v: (c + jnp.cos(v), jnp.cos(v) + c), 0.0, x * np.zeros(5))
+    return ys * x
+
+
+def zeros_in_a_long_loop(x):
+    return x * lax.fori_loop(0, MANY, lambda i, a: jnp.cos(a), x * np.zeros(3))
+
+
+def zeros_in_a_while(x):
+    return x * lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.cos(s[1])), (0, x * np.zeros(3)))[1]
+
+
+def zeros_in_a_branch(x):
+    return x * lax.cond(x[0] > 0, jnp.cos, lambda z: jnp.exp(z) + 1, x * np.zeros(3))
+
+
+# Loops
+
+
+def no_steps(x):
+    last, ys = lax.scan(lambda c, v: (c * v, jnp.sin(c) + v), x, jnp.zeros((0, 3)) * x)
+    return last, ys, last + ys.sum() ** 2
+
+
+def map_with_a_key(x):
+    """The carry moves, but no tangent is in it."""
+
+    def step(key, v):
+        key, own = jax.random.split(key)
+        return key, v * jax.random.normal(own, v.shape)
+
+    return lax.scan(step, jax.random.key(0), x)[1]
+
+
+def keys_in_a_branch(x):
+    key = jax.random.key(0)
+    y, key = lax.cond(x[0] > 0, lambda y, k: (y * 2, jax.random.split(k)[0]), lambda y, k: (y * 3, k), x, key)
+    return y * jax.random.normal(key, (4,))
+
+
+def maps_of_several(x):
+    s = x.sum() * np.arange(1.0, MANY + 1)  # the same columns at every step
+    y = jnp.concatenate([x[:1] * x[1:2], x[1:]])  # some steps have more columns than others
+    return lax.map(lambda p: p[0] * p[1], (x, y)), lax.map(lambda p: p[0] * p[1] + x[0], (s, x[::-1]))
+
+
+def becomes_a_tangent_later(x):
+    def step(carry, _):
+        a, b, d = carry
+        return (x * 2, a * 3, jnp.sin(b)), d
+
+    return lax.scan(step, (jnp.ones(4), jnp.ones(4), jnp.ones(4)), None, length=MANY)
+
+
+def until_every_sample_is_large(x):
+    return jax.vmap(lambda v: lax.while_loop(lambda s: jnp.sum(s**2) < 30, lambda s: s * 1.5 + 0.1 * s[::-1], v))(x)
+
+
+def a_branch_that_would_not_end(x):
+    return lax.cond(x[0] > 0, lambda x: lax.while_loop(lambda s: s[0] < 30, lambda s: s * 1.5, x), jnp.sin, x)
+
+
+def branches_of_branches(x):
+    def inner(x):
+        return lax.cond(x[1] > 0, lambda x: x**2, lambda x: x[::-1], x)
+
+    def looped(x):
+        return lax.scan(lambda c, v: (lax.cond(c[0] > 0, lambda c: c * v, lambda c: c, c), None), x, x)[0]
+
+    return lax.cond(x[0] > 0, inner, looped, x)
+
+
+# Solvers
+
+
+def richardson(matvec, b):
+    return lax.while_loop(lambda s: jnp.linalg.norm(b - matvec(s)) > 1e-13, lambda s: s + b - matvec(s), b)
+
+
+def solved_until_good(x):
+    """The test of the loop looks at what is linear."""
+    return lax.custom_linear_solve(lambda v: SQUARE @ v, x, richardson, transpose_solve=richardson)
+
+
+def cut_short(matvec, b):
+    def step(_, s):
+        return lax.cond(jnp.sum(jnp.abs(b - matvec(s))) > 1e-14, lambda s: s + b - matvec(s), lambda s: s, s)
+
+    return jnp.where(jnp.sum(b) > 1e300, 0.0, lax.fori_loop(0, 60, step, b))
+
+
+def solved_with_a_branch(x):
+    return lax.custom_linear_solve(lambda v: SQUARE @ v, x * x[0], cut_short, transpose_solve=cut_short)
+
+
+# Indices
+
+
+@jax.custom_jvp
+def set_twice(x):
+    return jnp.zeros(3).at[np.array([1, 1, 2, 0])].set(x)
+
+
+@set_twice.defjvp
+def _(primals, tangents):
+    """JAX's own rule never does this: two tangents go to one place, and one of them stays."""
+    return set_twice(primals[0]), jnp.zeros(3).at[np.array([1, 1, 2, 0])].set(tangents[0] * np.arange(1.0, 5))
+
+
+# Windows whose places are moved by the padding
+
+
+def moved_windows(x):
+    return lax.reduce_window(x, 0.0, lax.add, (1, 65), (1, 1), ((1, -1), (32, 32)))
+
+
+def moved_convolution(x):
+    return lax.conv_general_dilated(x, KERNEL, (1,), ((1, -1),))
+
+
+def wide_types_of_convolution(x):
+    narrow, kernel = x.astype(jnp.bfloat16), np.full((1, 1, 3), 1.01, jnp.bfloat16)
+    y = lax.conv_general_dilated(narrow, kernel, (1,), "SAME", preferred_element_type=jnp.float32)
+    return y.astype(x.dtype)
+
+
+# Names of axes
+
+
+def of_named_axes(x):
+    def sample(v):
+        return v - lax.pmean(v, "i"), lax.psum(v * v[::-1], "i"), lax.all_gather(v, "i")[lax.axis_index("i")]
+
+    return jax.vmap(sample, axis_name="i")(x)
+
+
+def on_a_mesh(x):
+    """What comes out of it is a residual as well."""
+    mesh = jax.make_mesh((1,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    parts = jax.sharding.PartitionSpec("a")
+    return jax.shard_map(jnp.cos, mesh=mesh, in_specs=parts, out_specs=parts)(x[:2]) * x[2:]
+
+
+# Nothing at all
+
+
+def of_nothing(x):
+    none, some = x["none"], x["some"]
+    return [
+        jnp.concatenate([(some @ np.ones((3, 0))).reshape(-1), some[0]]), none @ some.T, jnp.outer(none[:, 0], some[0]),
+        none.sum(0), none.sum(1), jnp.concatenate([none.sum(1), some[0]]), jnp.cumsum(none, 0), jnp.cumsum(none, 1),
+        some[np.zeros(0, int)], some.at[np.zeros(0, int)].set(none), lax.map(jnp.sin, none),
+        jnp.sin(some[:, :0]).sum(1), lax.map(jnp.sin, jnp.tile(some[:1, :0], (MANY, 1))),
+    ]  # fmt: skip
+
+
+CASES = named(
+    {
+        "zeros in a short scan": Case(zeros_in_a_short_scan, (5,)),
+        "zeros in a long loop": Case(zeros_in_a_long_loop, (3,)),
+        "zeros in a while": Case(zeros_in_a_while, (3,)),
+        "zeros in a branch": Case(zeros_in_a_branch, (3,)),
+        "a scan of no steps": Case(no_steps, (3,)),
+        "a long map": Case(lambda x: lax.map(lambda v: jnp.sin(v) * v.sum(), x), (MANY, 2)),
+        "a long map with a constant": Case(lambda x: lax.map(lambda v: v * x[MANY], x[:MANY]), (MANY + 1,)),
+        "a long map in a long map": Case(lambda x: lax.map(lambda r: lax.map(jnp.sin, r), x), (17, 17), count=2),
+        "a long map in vmap": Case(jax.vmap(lambda r: lax.map(lambda v: v * jnp.sin(v), r)), (2, MANY)),
+        "a long map with a key": Case(map_with_a_key, (MANY, 2)),
+        "long maps of several": Case(maps_of_several, (MANY,), count=4),
+        "a long scan that counts": Case(lambda x: lax.scan(lambda c, v: (c + 1, jnp.sin(v) * c), 1.0, x), (MANY,)),
+        "keys in a branch": Case(keys_in_a_branch, (4,)),
+        "becomes a tangent later": Case(becomes_a_tangent_later, (4,), exact="which step gives it is not worked out"),
+        "until every sample is large": Case(until_every_sample_is_large, (3, 2)),
+        "a branch that would not end": Case(a_branch_that_would_not_end, (3,), count=24),
+        "branches of branches": Case(branches_of_branches, (3,), count=24, exact="loops take any branch"),
+        "solved until good": Case(solved_until_good, (4,)),
+        "solved with a branch": Case(solved_with_a_branch, (4,)),
+        "set twice by a rule": Case(set_twice, (4,), exact="which of two writes stays is not followed"),
+        "subtract at": Case(lambda x: x.at[np.array([0, 2, 2])].subtract(x[:3] ** 2), (5,)),
+        "choice by a literal": Case(lambda x: (lax.select(True, x, x[::-1]), jnp.where(False, x, x**2)), (4,)),
+        "moved windows": Case(moved_windows, (3, 66), exact="wide windows are dense", count=2),
+        "moved convolution": Case(moved_convolution, (1, 66, 4), exact="wide kernels are dense", count=2),
+        "wide types of a convolution": Case(wide_types_of_convolution, (1, 1, 6), tolerance=1e-6),
+        "sums over named axes": Case(of_named_axes, (3, 2)),
+        "of nothing": Case(of_nothing, {"none": (0, 3), "some": (2, 3)}, count=2),
+        "gather by repeats": Case(lambda x: jnp.sin(x)[WHERE] * x[WHERE[::-1]], (3,)),
+    },
+    "jacobian",
+) | named(
+    {
+        "a long map of points": Case(
+            lambda x: jnp.sum(lax.map(lambda v: v[0] ** 3 * v[1] + jnp.sin(v[1]), x)), (MANY, 2), count=3
+        ),
+        "a root in a branch": Case(
+            lambda x: lax.cond(x[0] > 0, lambda x: jnp.sum(jnp.sqrt(jnp.abs(x) + x[0])), lambda x: jnp.sum(x**3), x),
+            (3,),
+            count=24,
+        ),
+    },
+    "hessian",
+)
+
+
+# What the walk is known to get wrong.
+WRONG = pytest.mark.xfail(reason="an input of no elements raises")
+
+
+def under(*names):
+    cases = [
+        pytest.param(CASES[name], marks=WRONG if name == "of nothing" else ())
+        for name in names or CASES
+    ]
+    return pytest.mark.parametrize("case", cases, ids=str)
+
+
+def matrix(case, x):
+    J = (hessian if case.kind == "hessian" else jacobian)(case.f, ravel=True)(x)
+    data, rows, cols = (np.asarray(a) for a in J.nonzeros())
+    keys = rows.astype(np.int64) * max(1, J.shape[1]) + cols
+    assert (keys[1:] > keys[:-1]).all()
+    out = np.zeros(J.shape)
+    out[rows, cols] = data
+    return out
+
+
+@under()
+def test_values_are_those_of_the_dense_derivative(case):
+    matrices = dense(case, points(case))
+    for k in (0, 1, case.count - 1):
+        scale = np.max(np.abs(matrices[k]), initial=1.0)
+        np.testing.assert_allclose(matrix(case, point(case, k)), matrices[k], rtol=0, atol=case.tolerance * scale)
+
+
+@under()
+def test_patterns_have_every_entry(case):
+    true = nonzero(dense(case, points(case)))
+    pattern = sparsity_pattern(case.f, point(case), hessian=case.kind == "hessian").todense()
+    assert not (true & ~pattern).any(), np.argwhere(true & ~pattern)[:8]
+    if case.exact is True:
+        np.testing.assert_array_equal(pattern, true)
+
+
+@under()
+def test_patterns_at_a_point_have_every_entry(case):
+    for k in (0, case.count - 1):
+        true = nonzero(dense(case, points(case))[k : k + 1])
+        local = sparsity_pattern(case.f, point(case, k), hessian=case.kind == "hessian", local=True).todense()
+        assert not (true & ~local).any(), np.argwhere(true & ~local)[:8]
+
+
+@under("a branch that would not end", "a long map with a constant", "subtract at")
+def test_nonzeros_under_jit_and_gradients_of_them(case):
+    x = point(case)
+    jac = jacobian(case.f, ravel=True)
+    rows, cols = (np.asarray(a) for a in jac(x).nonzeros()[1:])
+    np.testing.assert_allclose(jax.jit(lambda x: jac(x).nonzeros()[0])(x), jac(x).nonzeros()[0], rtol=1e-12)
+    if case.name == "a branch that would not end":
+        return  # JAX itself does not go back through a while
+    expected = jax.grad(lambda x: jnp.sum(jnp.sin(jax.jacfwd(case.f)(x)[rows, cols])))(x)
+    actual = jax.grad(lambda x: jnp.sum(jnp.sin(jac(x).nonzeros()[0])))(x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_do_not_meet_the_branch_that_was_not_taken():
+    x = np.array([-1.0, 2.0])
+    jac = jacobian(lambda x: lax.cond(x[0] > 0, lambda x: jnp.sqrt(x[0]) * x, lambda x: x * x[0], x), ravel=True)
+    second = jax.jacfwd(lambda x: jac(x).nonzeros()[0])(x)
+    np.testing.assert_allclose(second, [[2, 0], [0, 1], [1, 0]], atol=1e-12)
+
+
+def test_what_a_mesh_gives_is_no_tangent_alone():
+    x = np.array([0.3, -0.2, 2.0, 3.0])
+    with pytest.warns(UserWarning, match="shard_map"):
+        data, rows, cols = jacobian(on_a_mesh, ravel=True)(x).nonzeros()
+    actual = np.zeros((2, 4))
+    actual[rows, cols] = data
+    a, b = x[:2], x[2:]
+    expected = np.concatenate([np.diag(-np.sin(a) * b), np.diag(np.cos(a))], axis=1)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
+
+
+@WRONG
+def test_what_is_linear_in_no_step_is_linear_still():
+    """Of two tangents that are multiplied and divided only the whole is linear."""
+
+    @jax.custom_jvp
+    def f(x):
+        return jnp.sin(x)
+
+    @f.defjvp
+    def _(primals, tangents):
+        (x,), (t,) = primals, tangents
+        return f(x), jnp.cos(x) * t * ((1 + t**2) / (1 + t**2))
+
+    with pytest.warns(UserWarning, match="no rule"):
+        data, rows, cols = jacobian(lambda x: f(x)[::-1] * 2, ravel=True)(np.arange(3.0)).nonzeros()
+    actual = np.zeros((3, 3))
+    actual[rows, cols] = data
+    np.testing.assert_allclose(actual, 2 * np.diag(np.cos(np.arange(3.0)))[::-1], atol=1e-12)
+
+
+# Walks are kept by program, and what they rely on may be another the next time
+
+
+def test_walks_of_other_indices_and_other_zeros(empty_cache):
+    x, rng = jnp.arange(1.0, 7.0), np.random.default_rng(3)
+    for _ in range(7):
+        index, where = jnp.asarray(rng.integers(0, 6, 6)), jnp.asarray(rng.random(6) < 0.5)
+        matrix = jnp.asarray(rng.normal(size=(6, 6)) * (rng.random((6, 6)) < 0.3))
+
+        def f(x, index=index, where=where, matrix=matrix):
+            return jnp.stack([x[index] * x * where, matrix @ x, jnp.where(where, x, x[::-1])])
+
+        J = jacobian(f, ravel=True)(x)
+        data, rows, cols = J.nonzeros()
+        actual = np.zeros(J.shape)
+        actual[rows, cols] = data
+        np.testing.assert_allclose(actual, jax.jacfwd(f)(x).reshape(18, 6), atol=1e-12)
+
+
+def test_indices_that_are_traced():
+    def scattered(x, index, mask):
+        J = jacobian(lambda x: x[index] * x * mask, ravel=True)(x)
+        data, rows, cols = J.nonzeros()
+        return jnp.zeros(J.shape).at[rows, cols].add(data)
+
+    def reference(x, index, mask):
+        return jax.jacfwd(lambda x: x[index] * x * mask)(x)
+
+    rng = np.random.default_rng(6)
+    given = rng.normal(size=(3, 5)), rng.integers(0, 5, (3, 5)), (rng.random((3, 5)) < 0.5) * 1.0
+    given = tuple(map(jnp.asarray, given))
+    expected = jax.vmap(reference)(*given)
+    np.testing.assert_allclose(jax.vmap(scattered)(*given), expected, atol=1e-12)
+    for k in range(3):
+        np.testing.assert_allclose(jax.jit(scattered)(*(a[k] for a in given)), expected[k], atol=1e-12)
+    looped = lax.scan(lambda c, v: (c, scattered(*v)), 0, given)[1]
+    np.testing.assert_allclose(looped, expected, atol=1e-12)
