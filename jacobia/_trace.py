@@ -198,7 +198,10 @@ def _check_effects(name: str, f: Callable, closed: Any) -> None:
 
 
 def _constant(c: Any) -> Any:
-    return c if isinstance(c, jax.Array) else jnp.array(np.asarray(c))
+    if isinstance(c, jax.Array):
+        return c
+    with jax.ensure_compile_time_eval():  # it is known, also where something is traced
+        return jnp.array(np.asarray(c))
 
 
 def _name(f: Any) -> str:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(5)
 MANY = 20  # steps: more than are walked one by one
 WHERE = np.array([0, 2, 2, 1])
+INDEX = np.array([[0, 1, 4], [0, 4, 3], [1, 2, 5]])
 SQUARE = RNG.normal(size=(4, 4)) * 0.1 + np.eye(4)
 KERNEL = RNG.normal(size=(2, 66, 1))
 
@@ -163,9 +164,13 @@ def of_named_axes(x):
 
 def on_a_mesh(x):
     """What comes out of it is a residual as well."""
+    return meshed(x[:2]) * x[2:]
+
+
+def meshed(x):
     mesh = jax.make_mesh((1,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
     parts = jax.sharding.PartitionSpec("a")
-    return jax.shard_map(jnp.cos, mesh=mesh, in_specs=parts, out_specs=parts)(x[:2]) * x[2:]
+    return jax.shard_map(jnp.cos, mesh=mesh, in_specs=parts, out_specs=parts)(x)
 
 
 # Nothing at all
@@ -228,16 +233,8 @@ CASES = named(
 )
 
 
-# What the walk is known to get wrong.
-WRONG = pytest.mark.xfail(reason="an input of no elements raises")
-
-
 def under(*names):
-    cases = [
-        pytest.param(CASES[name], marks=WRONG if name == "of nothing" else ())
-        for name in names or CASES
-    ]
-    return pytest.mark.parametrize("case", cases, ids=str)
+    return pytest.mark.parametrize("case", [CASES[name] for name in names or CASES], ids=str)
 
 
 def matrix(case, x):
@@ -295,18 +292,28 @@ def test_gradients_do_not_meet_the_branch_that_was_not_taken():
     np.testing.assert_allclose(second, [[2, 0], [0, 1], [1, 0]], atol=1e-12)
 
 
+def filled(f, x, m, message):
+    with pytest.warns(UserWarning, match=message):
+        data, rows, cols = jacobian(f, ravel=True)(x).nonzeros()
+    out = np.zeros((m, x.size))
+    out[rows, cols] = data
+    return out
+
+
 def test_what_a_mesh_gives_is_no_tangent_alone():
     x = np.array([0.3, -0.2, 2.0, 3.0])
-    with pytest.warns(UserWarning, match="shard_map"):
-        data, rows, cols = jacobian(on_a_mesh, ravel=True)(x).nonzeros()
-    actual = np.zeros((2, 4))
-    actual[rows, cols] = data
+    actual = filled(on_a_mesh, x, 2, "shard_map")
     a, b = x[:2], x[2:]
     expected = np.concatenate([np.diag(-np.sin(a) * b), np.diag(np.cos(a))], axis=1)
     np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
-@WRONG
+def test_what_a_mesh_makes_of_zeros_is_kept():
+    x = np.array([0.3, -0.2, 2.0, 3.0])
+    actual = filled(lambda x: meshed(x[:2] * np.zeros(2)) * x[2:], x, 2, "shard_map")
+    np.testing.assert_allclose(actual, np.eye(2, 4, 2), atol=1e-12)
+
+
 def test_what_is_linear_in_no_step_is_linear_still():
     """Of two tangents that are multiplied and divided only the whole is linear."""
 
@@ -319,11 +326,15 @@ def test_what_is_linear_in_no_step_is_linear_still():
         (x,), (t,) = primals, tangents
         return f(x), jnp.cos(x) * t * ((1 + t**2) / (1 + t**2))
 
-    with pytest.warns(UserWarning, match="no rule"):
-        data, rows, cols = jacobian(lambda x: f(x)[::-1] * 2, ravel=True)(np.arange(3.0)).nonzeros()
-    actual = np.zeros((3, 3))
-    actual[rows, cols] = data
+    actual = filled(lambda x: f(x)[::-1] * 2, np.arange(3.0), 3, "no rule")
     np.testing.assert_allclose(actual, 2 * np.diag(np.cos(np.arange(3.0)))[::-1], atol=1e-12)
+
+
+def test_known_indices_are_known_under_jit():
+    """Also where nothing has been read outside of it before."""
+    jac = jacobian(lambda x: jnp.zeros(6).at[INDEX].add(jnp.tanh(x[INDEX])), ravel=True)
+    x = np.arange(6.0)
+    assert jax.jit(lambda x: jac(x).nonzeros()[0])(x).shape == jac(x).nonzeros()[0].shape == (6,)
 
 
 # Walks are kept by program, and what they rely on may be another the next time

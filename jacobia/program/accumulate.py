@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jacobia._compat import Tracer, bind, inner_consts
+from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
 from jacobia.program.assemble import assembled
 from jacobia.program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
 from jacobia.program.loops import LOOPS
@@ -38,7 +40,6 @@ class Walk:
     def __init__(self, tape: Tape, n: int):
         self.tape, self.n = tape, n
         self.warned: set[str] = set()
-        self.solving = False  # inside a solver, whose single steps need not be linear
 
     def warn(self, name: str) -> None:
         if name not in self.warned:
@@ -52,17 +53,21 @@ class Walk:
     def inside(self, tape: Tape, n: int | None = None) -> "Walk":
         """The same on another tape, with another number of inputs: for the body of a loop."""
         walk = Walk(tape, self.n if n is None else n)
-        walk.warned, walk.solving = self.warned, self.solving
+        walk.warned = self.warned
         return walk
 
     def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
         return Value(name, shape, known)
 
     def name(self, value: Any) -> Any:
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
         return value.name
 
     def known(self, value: Any) -> np.ndarray | None:
         """The value, if it does not depend on the point."""
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
         return value.known.value() if isinstance(value.known, Lazy) else None
 
     def columns(self, value: Any) -> list:
@@ -93,15 +98,10 @@ class Walk:
             return self.residual(eqn, ins)
         name = eqn.primitive.name
         # A loop or a branch may compute other things beside its tangents.
-        if name not in LOOPS and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
+        if name in RULES and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
             return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         rule = LOOPS.get(name) or RULES.get(name) or unknown
-        try:
-            return rule(self, eqn, ins)
-        except NotLinear:
-            if self.solving:
-                raise
-            return unknown(self, eqn, ins)  # the program is linear, so this operation is, in a way that no rule knows
+        return rule(self, eqn, ins)
 
     def residual(self, eqn: Any, ins: list) -> list:
         """An equation without tangents: it is run at every point, and now if all of it is known."""
@@ -148,12 +148,37 @@ class Walked:
             tangents.append(Slots(cols, None, v.aval.shape, v.aval.dtype))
             offset += v.aval.size
         walk = Walk(tape, self.n)
-        outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
+        try:
+            outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
+        except NotLinear as error:  # the program is linear, if not step by step
+            walk.warn(str(error))
+            outs = self._dense(jaxpr, consts)
         self._outs = [
             o if is_tangent(o) else nothing(v.aval.shape, v.aval.dtype)
             for o, v in zip(outs, jaxpr.outvars, strict=True)
         ]
         self.outs = [o.size for o in self._outs]
+
+    def _dense(self, jaxpr: Any, consts: Sequence) -> list:
+        # Every output of every input, by all seeds at once.
+        split, sizes = len(self._inputs), np.concatenate([[0], np.cumsum(self.ins)])
+
+        def run(*inputs: Any) -> list:
+            def push(seed: Any) -> list:
+                seeds = [
+                    seed[a:b].reshape(v.aval.shape).astype(v.aval.dtype)
+                    for a, b, v in zip(sizes[:-1], sizes[1:], jaxpr.invars[split:], strict=True)
+                ]
+                return eval_jaxpr(jaxpr, consts, *inputs, *seeds)
+
+            return jax.vmap(push)(jnp.eye(self.n))
+
+        names = self._tape.steps_of(run, self._inputs, len(jaxpr.outvars))
+        cols = np.arange(self.n, dtype=np.int32)
+        return [
+            Slots(cols.reshape(-1, *[1] * v.aval.ndim), name, v.aval.shape, v.aval.dtype)
+            for name, v in zip(names, jaxpr.outvars, strict=True)
+        ]
 
     def _watched(self, i: int, value: Any) -> Lazy:
         def read() -> list:

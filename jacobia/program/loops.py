@@ -108,13 +108,10 @@ def solve(w: Any, eqn: Any, ins: Sequence) -> list:
     """A linear solve is the program that solves it."""
     parts = solver_parts(eqn)
     program, where = parts["solve"]
-    before, w.solving = w.solving, True
     try:
         return w.body(program, [*ins[where], *ins[parts["transpose_solve"][1].stop :]])
     except NotLinear:  # such as conjugate gradients: the result is linear, the steps are not
         return dense(w, eqn, ins)
-    finally:
-        w.solving = before
 
 
 # Loops
@@ -311,7 +308,7 @@ def _around(
             it.add("x", Slots(some.cols, name, some.shape, some.dtype), name, moved)
         else:
             it.add("x", w.value(name, v.shape[1:]), name, w.name(v))
-    outs = _steps_of(w, tape, n).body(body, it.read)
+    outs = w.inside(tape, n).body(body, it.read)
     for v in tested:
         it.add("tested", None, tape.new(), w.name(v))
     outs = [
@@ -352,13 +349,6 @@ def _around(
     return made
 
 
-def _steps_of(w: Any, tape: Tape, n: int | None = None) -> Any:
-    # Where a step is not linear in tangents, the loop as a whole may be.
-    walk = w.inside(tape, n)
-    walk.solving = True
-    return walk
-
-
 def _as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
     return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
 
@@ -367,7 +357,7 @@ def _check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], ava
     # A loop whose test looks at tangents is not linear in them: an iteration that solves something until it is solved.
     carry = [_some(a) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
     looks = any(isinstance(v, (Slots, Parts)) for v in tested)
-    if looks or isinstance(_steps_of(w, Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
+    if looks or isinstance(w.inside(Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
         raise NotLinear("while")
 
 
@@ -377,7 +367,7 @@ def _moving(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
     avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
     while True:
         args = [_some(a) if t else w.value(None, a.shape) for t, a in zip(tangent, avals, strict=True)]
-        outs = _steps_of(w, Tape()).body(body, args)[:m]
+        outs = w.inside(Tape()).body(body, args)[:m]
         grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(tangent[n : n + m], outs, strict=True)]
         if grown == tangent[n : n + m]:
             return grown
@@ -403,7 +393,7 @@ def _closure(
     # One step, with all that it reads as its inputs.
     fresh = iter(np.arange(a, b, dtype=np.int32) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
     tape = Tape()
-    inner = _steps_of(w, tape, total)
+    inner = w.inside(tape, total)
 
     def identity(v: Any) -> Slots:
         return Slots(next(fresh).reshape(1, *v.shape), None, v.shape, v.dtype)

@@ -147,7 +147,17 @@ def _each(w: Any, eqn: Any, ins: Sequence) -> list:
     return list(ins)
 
 
-RULES: dict[str, Callable] = {
+def _of_some(rule: Callable) -> Callable:
+    # Where there are no elements there is nothing to find out, and shapes of nothing are a trap.
+    def own(w: Any, eqn: Any, ins: Sequence) -> list:
+        if any(v.size for v in ins if is_tangent(v)) and any(v.aval.size for v in eqn.outvars):
+            return rule(w, eqn, ins)
+        return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+
+    return own
+
+
+_RULES: dict[str, Callable] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(MOVES, move),
     **dict.fromkeys(("device_put", "optimization_barrier"), _each),
@@ -181,3 +191,5 @@ RULES: dict[str, Callable] = {
     "reduce_window_sum": reduce_window_sum,
     "select_and_gather_add": select_and_gather,
 }  # fmt: skip
+
+RULES = {name: _of_some(rule) for name, rule in _RULES.items()}
