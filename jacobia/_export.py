@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, eval_context
-from jacobia._pattern import Pattern
-
-_FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
+from jacobia._pattern import FORMATS, Pattern
 
 
 @lru_cache(maxsize=32)
@@ -57,9 +55,9 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
     """A `scipy.sparse` array."""
     from scipy.sparse import csr_array
 
-    if format not in _FORMATS:
+    if format not in FORMATS:
         raise ValueError(
-            f"J.to_scipy(format={format!r}): expected one of {', '.join(_FORMATS)}, got {format!r}. "
+            f"J.to_scipy(format={format!r}): expected one of {', '.join(FORMATS)}, got {format!r}. "
             "The default is 'csr'."
         )
     if data.ndim != 1:

@@ -21,7 +21,7 @@ _VERSION = 1
 _LIMIT = 2**31 - 1  # rows and columns are numbered with 32 bits
 _LINES, _CHARACTERS = 16, 32  # of the picture in a repr
 _CELLS = 256  # along each side of a plot: no smaller than a pixel, so none is lost
-_FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
+FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
 
 
 @jax.tree_util.register_pytree_node_class
@@ -144,9 +144,9 @@ class Pattern:
         """A `scipy.sparse` array of this format, all True."""
         from scipy.sparse import csr_array
 
-        if format not in _FORMATS:
+        if format not in FORMATS:
             raise ValueError(
-                f"Pattern.to_scipy(format={format!r}): expected one of {', '.join(_FORMATS)}, got {format!r}. "
+                f"Pattern.to_scipy(format={format!r}): expected one of {', '.join(FORMATS)}, got {format!r}. "
                 "The default is 'csr'."
             )
         ones = np.ones(self.nnz, bool)

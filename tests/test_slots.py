@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from jacobia.program.loops import _powers
+from jacobia.program.closure import powers
 from jacobia.program.slots import (
     Parts,
     Slots,
@@ -334,5 +334,5 @@ def test_powers_of_a_step(shape, length):
     expected = entering
     for _ in range(size if length is None else length):  # nothing is new after as many steps as there are elements
         expected = expected | (step.astype(int) @ expected.astype(int) > 0)
-    found = _powers(sp.csr_array(step), sp.csr_array(entering), length)
+    found = powers(sp.csr_array(step), sp.csr_array(entering), length)
     np.testing.assert_array_equal(found.toarray().astype(bool), expected)

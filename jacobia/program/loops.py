@@ -1,8 +1,7 @@
 """Branches and loops of a linear program, on tangents held in slots.
 
-A loop is walked once with its carry as the input, which gives the pattern of one step. What many steps do is a product
-of patterns, so it takes no walk; the values are accumulated inside a real loop.
-Shapes: N inputs, K slots; c elements of the carry, with everything else a step reads behind them.
+What its carry can depend on is known before (`closure`), so the values are accumulated inside a real loop.
+Shapes: N inputs, K slots, S the shape of a tangent.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jacobia._compat import eval_jaxpr, inner_consts, scan_split
+from jacobia.program.closure import as_tangent, check_test, closure, moving_of
 from jacobia.program.known import Lazy, sliced
 from jacobia.program.samples import solver_parts
 from jacobia.program.slot_apply import NotLinear
@@ -23,9 +23,7 @@ from jacobia.program.slots import (
     Slots,
     aligned,
     as_slots,
-    entries,
     nothing,
-    parts_of,
     select,
     tight,
     union,
@@ -90,7 +88,7 @@ def _of_branches(w: Any, walks: Sequence, k: int, aval: Any) -> np.ndarray | Non
     # Result k of every branch with the same columns; None: it is no tangent in any of them.
     if not any(isinstance(outs[k], (Slots, Parts)) for _, _, outs in walks):
         return None
-    ts = [_as_tangent(tape, outs[k], aval, w.n) for tape, _, outs in walks]
+    ts = [as_tangent(tape, outs[k], aval, w.n) for tape, _, outs in walks]
     cols = union([t.cols for t in ts], w.n) if any(t.width for t in ts) else nothing(aval.shape, aval.dtype).cols
     for t, (tape, _, outs) in zip(ts, walks, strict=True):
         outs[k] = aligned(tape, t, cols, w.n)
@@ -160,7 +158,7 @@ def _stacked(w: Any, steps: Sequence, aval: Any) -> Any:
         stack = w.tape.step(lambda *v: jnp.stack([jnp.asarray(a) for a in v]), *map(w.name, steps))
         return w.value(stack, aval.shape)
     one = jax.ShapeDtypeStruct(aval.shape[1:], aval.dtype)
-    ts = [_as_tangent(w.tape, e, one, w.n) for e in steps]
+    ts = [as_tangent(w.tape, e, one, w.n) for e in steps]
     width = max(t.width for t in ts)
     if not width:
         return nothing(aval.shape, aval.dtype)
@@ -265,15 +263,15 @@ def _around(
       tested: what only this test reads.
     """
     m, shapes = len(carry), [v.aval for v in eqn.outvars]
-    moving = _moving(w, body, [*consts, *carry, *xs], len(consts), m)
+    moving = moving_of(w, body, [*consts, *carry, *xs], len(consts), m)
     if test is not None:
-        _check_test(w, test, tested, moving, shapes)
-    start = [_as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
+        check_test(w, test, tested, moving, shapes)
+    start = [as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
     given = [_whole(w, x) if isinstance(x, (Slots, Parts)) else x for x in xs]
     each, apart, n, cols = [], None, w.n, []
     if any(moving):
         each = [_any_step(w, x) for x in given]
-        cols = _closure(w, body, consts, start, each, moving, length)
+        cols = closure(w, body, consts, start, each, moving, length)
         given = [
             aligned(w.tape, x, e.cols[:, None], w.n) if isinstance(x, Slots) else x
             for x, e in zip(given, each, strict=True)
@@ -312,7 +310,7 @@ def _around(
     for v in tested:
         it.add("tested", None, tape.new(), w.name(v))
     outs = [
-        aligned(tape, _as_tangent(tape, o, a, n), cols[k], n) if k < m and moving[k]
+        aligned(tape, as_tangent(tape, o, a, n), cols[k], n) if k < m and moving[k]
         else as_slots(tape, o, n) if isinstance(o, (Slots, Parts)) else o
         for k, (o, a) in enumerate(zip(outs, shapes, strict=True))
     ]  # fmt: skip
@@ -347,128 +345,6 @@ def _around(
             t = Slots(own, moved, a.shape, a.dtype)
             made.append(select(w.tape, t, np.flatnonzero(~unused(own, w.n)), w.n) if o.width and t.size else t)
     return made
-
-
-def _as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
-    return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
-
-
-def _check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], avals: Sequence) -> None:
-    # A loop whose test looks at tangents is not linear in them: an iteration that solves something until it is solved.
-    carry = [_some(a) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
-    looks = any(isinstance(v, (Slots, Parts)) for v in tested)
-    if looks or isinstance(w.inside(Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
-        raise NotLinear("while")
-
-
-def _moving(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
-    # A carry that is no tangent at the first step may be one later.
-    tangent = [isinstance(v, (Slots, Parts)) for v in given]
-    avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
-    while True:
-        args = [_some(a) if t else w.value(None, a.shape) for t, a in zip(tangent, avals, strict=True)]
-        outs = w.inside(Tape()).body(body, args)[:m]
-        grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(tangent[n : n + m], outs, strict=True)]
-        if grown == tangent[n : n + m]:
-            return grown
-        tangent[n : n + m] = grown
-
-
-def _some(aval: Any) -> Slots:
-    # A tangent of which only that it is one matters.
-    return Slots(np.zeros((1,) * (1 + len(aval.shape)), np.int32), None, aval.shape, aval.dtype)
-
-
-def _closure(
-    w: Any, body: Any, consts: list, start: list, each: list, moving: list[bool], length: int | None
-) -> list[np.ndarray]:
-    """The columns that each carried tangent can have at any of the steps; nothing to look at for the others."""
-    import scipy.sparse as sp
-
-    carried = [k for k, t in enumerate(moving) if t]
-    others = [v for v in (*consts, *each) if isinstance(v, (Slots, Parts))]
-    sizes = [start[k].size for k in carried] + [v.size for v in others]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-    total = int(offsets[-1])
-    # One step, with all that it reads as its inputs.
-    fresh = iter(np.arange(a, b, dtype=np.int32) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
-    tape = Tape()
-    inner = w.inside(tape, total)
-
-    def identity(v: Any) -> Slots:
-        return Slots(next(fresh).reshape(1, *v.shape), None, v.shape, v.dtype)
-
-    for_carry = [identity(v) if t else w.value(None, v.shape) for v, t in zip(start, moving, strict=True)]
-    for_consts = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in consts]
-    for_each = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in each]
-    outs = inner.body(body, [*for_consts, *for_carry, *for_each])
-    rows = []
-    for k in carried:
-        o = outs[k]
-        rows.append(_matrix([o] if isinstance(o, (Slots, Parts)) else [nothing(start[k].shape, start[k].dtype)], total))
-    c = int(offsets[len(carried)])
-    step = sp.vstack(rows, format="csr") if rows else sp.csr_array((0, total), dtype=bool)
-    kept = np.ones(total - c, bool), np.arange(c, total), np.arange(total - c + 1)
-    hold = sp.csr_array(kept, shape=(total - c, total))
-    step = sp.vstack([step, hold], format="csr").astype(bool)
-    entering = _matrix([start[k] for k in carried] + others, w.n)
-    reached = _powers(step, entering, length)
-    cols = []
-    at = 0
-    for k, t in enumerate(moving):
-        if not t:
-            cols.append(np.zeros((0,), np.int32))
-            continue
-        part = reached[at : at + start[k].size]
-        cols.append(tight(_columns(part, start[k].shape, w.n)))
-        at += start[k].size
-    return cols
-
-
-def _powers(step: Any, entering: Any, length: int | None) -> Any:
-    import scipy.sparse as sp
-
-    # All that 0, 1, 2, … steps make of what enters: (1 + step)^length, by squaring; it stops growing by itself.
-    grow = (step + sp.eye_array(step.shape[0], dtype=bool, format="csr")).astype(bool)
-    reached, left = entering, length
-    while left is None or left > 0:
-        if left is None or left % 2:
-            reached, before = (grow @ reached).astype(bool), reached.nnz
-            if left is None and reached.nnz == before:
-                return reached
-        left = None if left is None else left // 2
-        bigger = (grow @ grow).astype(bool)
-        if bigger.nnz == grow.nnz:  # another step would add nothing
-            return (grow @ reached).astype(bool)
-        grow = bigger
-    return reached
-
-
-def _matrix(ts: Sequence, n: int) -> Any:
-    import scipy.sparse as sp
-
-    # The pattern of some tangents, as a sparse matrix.
-    found = []
-    for v in ts:
-        terms = parts_of(v)
-        rows, cols = entries(terms)
-        keep = (cols < n) & (rows >= 0)
-        ones = np.ones(int(keep.sum()), bool)
-        found.append(sp.coo_array((ones, (rows[keep], cols[keep])), shape=(v.size, n)).tocsr().astype(bool))
-    return sp.vstack(found, format="csr").astype(bool)
-
-
-def _columns(matrix: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
-    import scipy.sparse as sp
-
-    matrix = sp.csr_array(matrix)
-    matrix.sum_duplicates()
-    counts = np.diff(matrix.indptr)
-    width = int(counts.max(initial=0))
-    out = np.full((width, matrix.shape[0]), n, np.int32)
-    rows = np.repeat(np.arange(matrix.shape[0]), counts)
-    out[np.arange(len(rows)) - matrix.indptr[rows], rows] = matrix.indices
-    return out.reshape(width, *shape)
 
 
 def _known_steps(w: Any, eqn: Any, tested: list, consts: list, carry: list) -> list | None:

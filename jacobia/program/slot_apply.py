@@ -36,25 +36,25 @@ def over_slots(eqn: Any, linear: Sequence[bool], apart: bool = False, elementwis
     def run(*args: Any) -> Sequence:
         given = [a for a, k in zip(args, linear, strict=True) if k]
         if apart and any(isinstance(a, Planes) for a in given):
-            outs = [bind(eqn, *_with(args, linear, own)) for own in zip(*given, strict=True)]
+            outs = [bind(eqn, *with_tangents(args, linear, own)) for own in zip(*given, strict=True)]
             return [Planes(own) for own in zip(*outs, strict=True)]
         if elementwise and any(isinstance(a, Last) for a in given):
             return [Last(o) for o in _stretched_last(eqn, args, linear)]
         if any(isinstance(a, Last) for a in given):
-            return [Last(o) for o in _vmapped(eqn, _with(args, linear, map(slots_last, given)), linear, -1)]
+            return [Last(o) for o in _vmapped(eqn, with_tangents(args, linear, map(slots_last, given)), linear, -1)]
         given = [slots_first(a) for a in given]
         if given[0].shape[0] == 1:
-            return [o[None] for o in bind(eqn, *_with(args, linear, [a[0] for a in given]))]
+            return [o[None] for o in bind(eqn, *with_tangents(args, linear, [a[0] for a in given]))]
         try:
-            return _vmapped(eqn, _with(args, linear, given), linear, 0)
+            return _vmapped(eqn, with_tangents(args, linear, given), linear, 0)
         except NotImplementedError:  # an operation without a batching rule
-            return lax.map(lambda own: bind(eqn, *_with(args, linear, own)), given)
+            return lax.map(lambda own: bind(eqn, *with_tangents(args, linear, own)), given)
 
     return run
 
 
-def _with(args: Sequence, linear: Sequence[bool], given: Iterable) -> list:
-    # Other values in the places of the tangents.
+def with_tangents(args: Sequence, linear: Sequence[bool], given: Iterable) -> list:
+    """Operands with others in the places of the tangents."""
     rest = iter(given)
     return [next(rest) if k else a for a, k in zip(args, linear, strict=True)]
 
@@ -67,7 +67,7 @@ def _stretched_last(eqn: Any, args: Sequence, linear: Sequence[bool]) -> list:
         a if k or jnp.ndim(a) == 0 else jnp.broadcast_to(jnp.expand_dims(a, -1), shape)
         for a, k in zip(args, linear, strict=True)
     ]
-    return bind(eqn, *_with(others, linear, given))
+    return bind(eqn, *with_tangents(others, linear, given))
 
 
 def _vmapped(eqn: Any, args: Sequence, linear: Sequence[bool], axis: int) -> list:
@@ -115,24 +115,32 @@ def masked(w: Any, t: Slots, keep: np.ndarray) -> Slots:
 
 def blocked(w: Any, eqn: Any, ins: Sequence, axes: Sequence[int] | None) -> list:
     """Dense along some axes of all operands (None: all), exact along the others, which operands and results share."""
+    if axes is None:
+        return by_lead(w, eqn, ins, 0)
+    return _joined(w, eqn, ins, lambda t: union_along(t.cols, t.shape, axes, w.n), lambda common, shape: common)
+
+
+def by_lead(w: Any, eqn: Any, ins: Sequence, rank: int) -> list:
+    """Exact along the first `rank` axes, which all operands and results share, dense along the others."""
+
+    def own(t: Slots) -> np.ndarray:
+        cols = union_along(t.cols, t.shape, range(rank, len(t.shape)), w.n)
+        return cols.reshape(cols.shape[: rank + 1])
+
+    def on(common: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return common.reshape(*common.shape, *[1] * (len(shape) - rank))
+
+    return _joined(w, eqn, ins, own, on)
+
+
+def _joined(w: Any, eqn: Any, ins: Sequence, own: Callable, on: Callable) -> list:
+    # All operands and results under the columns that any operand has: `own` of one, `on` a shape.
     linear = tangents(ins)
     outs = [out_of(eqn, k) for k in range(len(eqn.outvars))]
     ts = [as_slots(w.tape, v, w.n) for v in ins if is_tangent(v)]
     if not any(t.width for t in ts):
         return [nothing(*o) for o in outs]
-    unions = []
-    for t in ts:
-        if t.width:
-            own = union_along(t.cols, t.shape, range(len(t.shape)) if axes is None else axes, w.n)
-            unions.append(own.reshape(len(own)) if axes is None else own)
-    if axes is None:
-        common = union(unions, w.n)
-        rest = iter(aligned(w.tape, t, common.reshape(-1, *[1] * len(t.shape)), w.n) for t in ts)
-        cols = [common.reshape(-1, *[1] * len(s)) for s, _ in outs]
-    else:
-        common = union(unions, w.n)
-        rest = iter(aligned(w.tape, t, common, w.n) for t in ts)
-        cols = [common for _ in outs]
-    given = [next(rest) if k else v for v, k in zip(ins, linear, strict=True)]
+    common = union([own(t) for t in ts if t.width], w.n)
+    given = with_tangents(ins, linear, (aligned(w.tape, t, on(common, t.shape), w.n) for t in ts))
     names = apply(w, eqn, given, linear)
-    return [Slots(c, name, s, d) for c, name, (s, d) in zip(cols, names, outs, strict=True)]
+    return [Slots(on(common, s), name, s, d) for name, (s, d) in zip(names, outs, strict=True)]

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import bind
-from jacobia.program.slot_apply import NotLinear, apply, common_columns, is_tangent, masked, out_of, stretched, tangents
+from jacobia.program.slot_apply import (
+    NotLinear,
+    apply,
+    common_columns,
+    is_tangent,
+    masked,
+    out_of,
+    stretched,
+    tangents,
+    with_tangents,
+)
 from jacobia.program.slots import Parts, Slots, as_slots, nothing, parts_of, sum_of, values
 from jacobia.program.tape import Last, Planes, each
 
@@ -24,9 +34,8 @@ def elementwise(w: Any, eqn: Any, ins: Sequence) -> list:
     ts = common_columns(w, ts)
     if not ts[0].width:
         return [nothing(shape, dtype)]
-    rest = iter(ts)
-    given = [next(rest) if k else v for v, k in zip(ins, linear, strict=True)]
-    return [Slots(ts[0].cols, apply(w, eqn, given, linear, True, True)[0], shape, dtype)]
+    names = apply(w, eqn, with_tangents(ins, linear, ts), linear, apart=True, elementwise=True)
+    return [Slots(ts[0].cols, names[0], shape, dtype)]
 
 
 # Operations that are linear element by element, and those of them that are linear in several operands together.

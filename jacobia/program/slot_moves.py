@@ -10,13 +10,10 @@ import numpy as np
 from jacobia.program.label_moves import MOVES
 from jacobia.program.labels import Operands
 from jacobia.program.slot_apply import apply, is_tangent, out_of, tangents
-from jacobia.program.slots import Parts, Slots, nothing, parts_of, relabelled, tight, values
-
-# A concatenation of parts is held as parts where one array would be this many times larger.
-_UNEVEN = 2
+from jacobia.program.slots import UNEVEN, Parts, Slots, nothing, parts_of, relabelled, tight, values
 
 
-def _operands(cols: list, eqn: Any) -> Operands:
+def _operands(cols: list) -> Operands:
     return Operands(cols, lambda k: None, lambda k: [None])
 
 
@@ -44,7 +41,7 @@ def move(w: Any, eqn: Any, ins: Sequence) -> list:
         full = [np.broadcast_to(c, (width, *a.aval.shape)) for c, a in zip(cols, eqn.invars, strict=True)]
         if eqn.primitive.name == "pad":
             full[1] = full[1].reshape(width)
-        moved = [tight(c) for c in MOVES[eqn.primitive.name](eqn, _operands(full, eqn), w.n)]
+        moved = [tight(c) for c in MOVES[eqn.primitive.name](eqn, _operands(full), w.n)]
     return [Slots(c.astype(np.int32), name, s, d) for c, name, (s, d) in zip(moved, names, outs, strict=True)]
 
 
@@ -82,7 +79,7 @@ def _widened(w: Any, t: Slots, width: int) -> Slots:
 def _uneven(ins: Sequence, shape: tuple[int, ...]) -> bool:
     own = [v for v in ins if is_tangent(v)]
     wide = max(v.width for v in own)
-    return wide > 8 and wide * math.prod(shape) > _UNEVEN * sum(v.width * v.size for v in own)
+    return wide > 8 and wide * math.prod(shape) > UNEVEN * sum(v.width * v.size for v in own)
 
 
 def _move_parts(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -99,7 +96,7 @@ def _move_parts(w: Any, eqn: Any, ins: Sequence) -> list:
             planes.append(np.full((1, *shape), -1, np.int32))
     if eqn.primitive.name == "pad":
         planes[1] = planes[1].reshape(1)
-    sources = MOVES[eqn.primitive.name](eqn, _operands(planes, eqn), -1)
+    sources = MOVES[eqn.primitive.name](eqn, _operands(planes), -1)
     whole = Parts(terms, (offset,), None)
     return [
         rows_of(w, whole, np.broadcast_to(s, (1, *shape)).reshape(-1), shape, dtype)

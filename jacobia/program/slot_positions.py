@@ -11,10 +11,12 @@ from jacobia.program.label_positions import Places, dynamic_places, gather_place
 from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slot_elements import negative
 from jacobia.program.slots import (
+    UNEVEN,
     Parts,
     Slots,
     aligned,
     as_slots,
+    columns_of,
     nothing,
     parts_of,
     relabelled,
@@ -23,9 +25,6 @@ from jacobia.program.slots import (
     union_along,
     values,
 )
-
-# A concatenation of parts is held as parts where one array would be this many times larger.
-_UNEVEN = 2
 
 
 def _read(w: Any, eqn: Any, ins: Sequence, places: Places) -> list:
@@ -98,7 +97,7 @@ def _even(w: Any, t: Parts) -> Slots | Parts:
     count = sum(s.width * s.size for s, _ in t.terms)
     widest = sum(s.width for s, _ in t.terms)
     once = all(len(r) == len(np.unique(r)) for _, r in t.terms)
-    return as_slots(w.tape, t, w.n) if once and widest <= 8 and widest * t.size <= _UNEVEN * count else t
+    return as_slots(w.tape, t, w.n) if once and widest <= 8 and widest * t.size <= UNEVEN * count else t
 
 
 def _unknown_write(w: Any, eqn: Any, ins: Sequence, at: int, places: Places) -> list:
@@ -140,11 +139,8 @@ def _collected(rows: np.ndarray, cols: np.ndarray, shape: tuple, axes: Sequence[
         places[axis] = np.zeros_like(places[axis])
     small = tuple(1 if a in axes else k for a, k in enumerate(shape))
     key = np.unique(np.ravel_multi_index(places, small).astype(np.int64) * n + cols[keep])
-    row, col = key // n, key % n
-    slot = np.arange(len(key)) - np.searchsorted(row, row)
-    out = np.full((int(slot.max(initial=-1)) + 1, math.prod(small)), n, np.int32)
-    out[slot, row] = col
-    return out.reshape(-1, *small)
+    out = columns_of(key // n, key % n, math.prod(small), n)[1]
+    return out.reshape(len(out), *small)
 
 
 def scatter(replace: bool, sign: int = 1) -> Callable:

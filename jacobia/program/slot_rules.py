@@ -9,18 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jacobia._compat import bind, inner_consts, scan_split
 from jacobia.program.label_moves import MOVES
 from jacobia.program.sample_rules import ELEMENTWISE
-from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
+from jacobia.program.slot_apply import blocked, by_lead, is_tangent, tangents
 from jacobia.program.slot_elements import add, div, elementwise, mul, select_n
 from jacobia.program.slot_moves import move
 from jacobia.program.slot_positions import dynamic_slice, dynamic_update_slice, gather, scatter, scatter_mul
 from jacobia.program.slot_sums import cumsum, dot_general, psum, reduce_sum
 from jacobia.program.slot_windows import convolution, reduce_window_sum, select_and_gather
-from jacobia.program.slots import Slots, aligned, as_slots, nothing, union, union_along
+from jacobia.program.slots import nothing
 from jacobia.program.walk import run, subprograms
 
 
@@ -33,32 +32,9 @@ def _leading(*core: int) -> Callable:
         leads = {s[: len(s) - r] for s, r in zip(shapes, own, strict=False) if len(s) >= r}
         if len(leads) != 1 or not rank:
             return blocked(w, eqn, ins, None)
-        return _by_lead(w, eqn, ins, rank)
+        return by_lead(w, eqn, ins, rank)
 
     return rule
-
-
-def _by_lead(w: Any, eqn: Any, ins: Sequence, rank: int) -> list:
-    # Operands of different core shapes share the leading axes.
-    outs = [out_of(eqn, k) for k in range(len(eqn.outvars))]
-    ts = [as_slots(w.tape, v, w.n) for v in ins if is_tangent(v)]
-    if not any(t.width for t in ts):
-        return [nothing(*o) for o in outs]
-    unions = []
-    for t in ts:
-        if t.width:
-            own = union_along(t.cols, t.shape, range(rank, len(t.shape)), w.n)
-            unions.append(own.reshape(own.shape[: rank + 1]))
-    common = union(unions, w.n)
-
-    def on(shape: tuple) -> np.ndarray:
-        return common.reshape(*common.shape, *[1] * (len(shape) - rank))
-
-    rest = iter(aligned(w.tape, t, on(t.shape), w.n) for t in ts)
-    linear = tangents(ins)
-    given = [next(rest) if k else v for v, k in zip(ins, linear, strict=True)]
-    names = apply(w, eqn, given, linear)
-    return [Slots(on(s), name, s, d) for name, (s, d) in zip(names, outs, strict=True)]
 
 
 def _fft(w: Any, eqn: Any, ins: Sequence) -> list:

@@ -1,7 +1,7 @@
 """Slots through operations that add elements up: sums, products with a factor, running sums."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ import numpy as np
 
 from jacobia.program.slot_apply import NotLinear, apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slots import (
+    FEW,
     Parts,
     Slots,
+    added,
     aligned,
     as_slots,
     distinct,
@@ -19,7 +21,6 @@ from jacobia.program.slots import (
     relabelled,
     repeats,
     select,
-    stacked,
     tight,
     union_along,
     unused,
@@ -29,8 +30,6 @@ from jacobia.program.tape import APART, Last
 
 # A known factor with at most this share of nonzeros is taken as its nonzeros.
 _SPARSE = 0.5
-# Slots that are told apart one by one where elements are added up.
-_FEW = 64
 
 
 def reduce_sum(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -73,33 +72,21 @@ def summed(w: Any, t: Slots, axes: Sequence[int], dtype: Any) -> Slots | Parts:
     cols = np.broadcast_to(t.cols, (t.width, *lengths)).transpose([0, *at, *rest])
     cols = cols.reshape(t.width * count, *(t.cols.shape[a] for a in rest))
 
-    def beside(v: Any) -> Any:
-        return v.transpose([0, *at, *rest]).reshape(-1, *shape)
+    def beside() -> Slots:
+        name = w.tape.step(lambda v: v.transpose([0, *at, *rest]).reshape(-1, *shape), values(w.tape, t, w.n))
+        return Slots(cols, name, shape, dtype)
 
-    if len(cols) <= _FEW:
+    if len(cols) <= FEW:
         made, places = merge(list(cols), w.n)
         if len(made) <= 2 * len(distinct(cols, w.n)):
-            return _folded(w, t, beside, made, places, shape, dtype)
+            return added(w.tape, [beside()], [(0, i) for i in range(len(cols))], made, places, w.n)
     if not repeats(cols, w.n):
-        made = Slots(cols, w.tape.step(beside, values(w.tape, t, w.n)), shape, dtype)
-        return select(w.tape, made, np.flatnonzero(~unused(cols, w.n)), w.n)
+        return select(w.tape, beside(), np.flatnonzero(~unused(cols, w.n)), w.n)
     common = union_along(t.cols, t.shape, axes, w.n)
     if len(common) <= 2 * t.width + 8:
         both = aligned(w.tape, t, common, w.n)
         return summed(w, both, axes, dtype)
     return relabelled(t, _rows_of_sum(t.shape, axes), shape, dtype)
-
-
-def _folded(w: Any, t: Slots, beside: Callable, made: list, places: list, shape: tuple[int, ...], dtype: Any) -> Slots:
-    sources: list[list[int]] = [[] for _ in made]
-    for plane, place in enumerate(places):
-        sources[place].append(plane)
-
-    def fold(v: Any) -> Any:
-        planes = beside(v)
-        return jnp.stack([sum((planes[k] for k in own[1:]), planes[own[0]]) for own in sources])
-
-    return Slots(stacked(made), w.tape.step(fold, values(w.tape, t, w.n)), shape, dtype)
 
 
 def dot_general(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -218,8 +205,8 @@ def cumsum(w: Any, eqn: Any, ins: Sequence) -> list:
     t, axis = as_slots(w.tape, ins[0], w.n), eqn.params["axis"]
     if not t.width or t.constant_along([axis]):
         return blocked(w, eqn, [t], [axis])
-    names = apply(w, eqn, [aligned(w.tape, t, union_along(t.cols, t.shape, [axis], w.n), w.n)], [True])
     common = union_along(t.cols, t.shape, [axis], w.n)
+    names = apply(w, eqn, [aligned(w.tape, t, common, w.n)], [True])
     # Where each column is first met on the way decides from where on it is there.
     length = shape[axis]
     full = np.broadcast_to(t.cols, (t.width, *(length if a == axis else k for a, k in enumerate(t.cols.shape[1:]))))

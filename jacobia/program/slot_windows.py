@@ -9,28 +9,30 @@ import numpy as np
 from jax import lax
 
 from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
-from jacobia.program.slots import Slots, aligned, as_slots, nothing, sum_of, union_along, values
-
-# Slots that are told apart one by one where elements are added up.
-_FEW = 64
+from jacobia.program.slots import FEW, Slots, aligned, as_slots, nothing, sum_of, union_along, values
 
 
-def _tap(
-    w: Any, t: Slots, place: Sequence[int], count: Sequence[int], strides: Sequence, padding: Sequence,
+def _geometry(
+    shape: Sequence[int], place: Sequence[int], count: Sequence[int], strides: Sequence, padding: Sequence,
     dilation: Sequence, window_dilation: Sequence,
-) -> Slots:  # fmt: skip
-    # What one place of a window reads, for every window there is.
+) -> tuple[list, list]:  # fmt: skip
+    # What one place of a window reads, for every window there is: how to pad, and how far to go then.
     low = [p[0] - k * d for p, k, d in zip(padding, place, window_dilation, strict=True)]
-    config = []
-    for n, first, c, step, gap in zip(t.shape, low, count, strides, dilation, strict=True):
-        reach = (c - 1) * step + 1
-        config.append((first, reach - first - ((n - 1) * gap + 1 if n else 0), gap - 1))
-    steps, rank = tuple(strides), len(t.shape)
-    starts, limits = (0,) * rank, tuple((c - 1) * s + 1 for c, s in zip(count, strides, strict=True))
+    limits = [(c - 1) * step + 1 for c, step in zip(count, strides, strict=True)]
+    config = [
+        (first, limit - first - ((n - 1) * gap + 1), gap - 1)
+        for n, first, limit, gap in zip(shape, low, limits, dilation, strict=True)
+    ]
+    return config, limits
+
+
+def _tap(w: Any, t: Slots, place: Sequence[int], count: Sequence[int], strides: Sequence, *geometry: Any) -> Slots:
+    config, limits = _geometry(t.shape, place, count, strides, *geometry)
+    rank = len(t.shape)
 
     def read(v: Any) -> Any:
         v = lax.pad(v, jnp.zeros((), v.dtype), [(0, 0, 0), *config])
-        return lax.slice(v, (0, *starts), (v.shape[0], *limits), (1, *steps))
+        return lax.slice(v, (0,) * (rank + 1), (v.shape[0], *limits), (1, *strides))
 
     index = np.arange(t.size, dtype=np.int32).reshape(t.shape)
     axes = []
@@ -41,8 +43,6 @@ def _tap(
     inside = np.ones((), bool)
     for a, source in enumerate(axes):
         inside = inside & (source >= 0).reshape([-1 if k == a else 1 for k in range(rank)])
-    if not t.size:
-        return nothing(tuple(count), t.dtype)
     flat = index[np.ix_(*(np.maximum(s, 0) for s in axes))]
     cols = np.where(inside, t.full_cols().reshape(t.width, -1)[:, flat], np.int32(w.n)).astype(np.int32)
     return Slots(cols, w.tape.step(read, values(w.tape, t, w.n)), tuple(count), t.dtype)
@@ -52,7 +52,7 @@ def reduce_window_sum(w: Any, eqn: Any, ins: Sequence) -> list:
     shape, dtype = out_of(eqn)
     p, t = eqn.params, as_slots(w.tape, ins[0], w.n)
     window = p["window_dimensions"]
-    if math.prod(window) * t.width > _FEW:
+    if math.prod(window) * t.width > FEW:
         return _window_dense(w, eqn, ins, window)
     geometry = shape, p["window_strides"], p["padding"], p["base_dilation"], p["window_dilation"]
     return [sum_of(w.tape, [_tap(w, t, k, *geometry) for k in np.ndindex(*window)], w.n)]
@@ -80,7 +80,7 @@ def select_and_gather(w: Any, eqn: Any, ins: Sequence) -> list:
     shape, dtype = out_of(eqn)
     p, t = eqn.params, as_slots(w.tape, ins[0], w.n) if is_tangent(ins[0]) else None
     window = p["window_dimensions"]
-    if t is None or is_tangent(ins[1]) or math.prod(window) * t.width > _FEW:
+    if t is None or is_tangent(ins[1]) or math.prod(window) * t.width > FEW:
         return blocked(w, eqn, ins, None)
     geometry = shape, p["window_strides"], p["padding"], p["base_dilation"], p["window_dilation"]
     largest = p["select_prim"].name == "ge"
@@ -90,13 +90,7 @@ def select_and_gather(w: Any, eqn: Any, ins: Sequence) -> list:
         worst = jnp.array(-jnp.inf if largest else jnp.inf, x.dtype)
         out = []
         for place in np.ndindex(*window):
-            low = [q[0] - k * d for q, k, d in zip(p["padding"], place, p["window_dilation"], strict=True)]
-            config, limits = [], []
-            sizes = zip(x.shape, low, shape, p["window_strides"], p["base_dilation"], strict=True)
-            for n, first, c, step, gap in sizes:
-                reach = (c - 1) * step + 1
-                config.append((first, reach - first - ((n - 1) * gap + 1), gap - 1))
-                limits.append(reach)
+            config, limits = _geometry(x.shape, place, *geometry)
             out.append(lax.slice(lax.pad(x, worst, config), (0,) * len(limits), limits, p["window_strides"]))
         stack = jnp.stack(out)
         return jnp.argmax(stack, 0) if largest else jnp.argmin(stack, 0)
@@ -125,7 +119,7 @@ def convolution(w: Any, eqn: Any, ins: Sequence) -> list:
     known = w.known(ins[1])
     nonzero = np.ones(kernel_shape, bool) if known is None else np.asarray(known).transpose(rhs_spec) != 0
     taps = [(j, k) for j in range(inner) for k in np.ndindex(*window) if nonzero[(slice(None), j, *k)].any()]
-    if len(taps) * t.width > _FEW:
+    if len(taps) * t.width > FEW:
         windows = enumerate(zip(window, p["window_strides"], p["padding"], p["lhs_dilation"], strict=True))
         wide = [lhs_spec[1], *(lhs_spec[2 + a] for a, (k, *how) in windows if k > 1 or not _stays(*how))]
         common = union_along(t.cols, t.shape, wide, w.n)

@@ -20,8 +20,11 @@ from jacobia.program.tape import APART, Last, Planes, Tape, slots_first, slots_l
 # An array of this size may be a constant of a program.
 _SMALL = 256
 
-# So many slots of two tangents are compared one by one; more are brought to common columns.
-_FEW = 64
+# So many slots are told apart one by one; more are brought to common columns.
+FEW = 64
+
+# Elements of very different width are held as parts where one array would be this many times larger.
+UNEVEN = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,17 +180,17 @@ def sum_of(tape: Tape, terms: Sequence[Slots], n: int) -> Slots:
     if all(t.cols is terms[0].cols or np.array_equal(t.cols, terms[0].cols) for t in terms[1:]):
         planes, made = [(k, i) for k in range(len(terms)) for i in range(terms[0].width)], list(terms[0].cols)
         places = [i for _, i in planes]
-        return _added(tape, terms, planes, made, places, n)
-    if _share_columns(terms, n) or sum(t.width for t in terms) > _FEW:
+        return added(tape, terms, planes, made, places, n)
+    if _share_columns(terms, n) or sum(t.width for t in terms) > FEW:
         common = union([t.cols for t in terms], n)
         return sum_of(tape, [aligned(tape, t, common, n) for t in terms], n)
     planes = [(k, i) for k, t in enumerate(terms) for i in range(t.width)]
     made, places = merge([terms[k].cols[i] for k, i in planes], n)
-    return _added(tape, terms, planes, made, places, n)
+    return added(tape, terms, planes, made, places, n)
 
 
-def _added(tape: Tape, terms: Sequence[Slots], planes: list, made: list, places: Sequence[int], n: int) -> Slots:
-    # Slot by slot: `places` says to which of the new slots each (term, slot) goes.
+def added(tape: Tape, terms: Sequence[Slots], planes: list, made: list, places: Sequence[int], n: int) -> Slots:
+    """The sum of tangents slot by slot: `places` says to which of the new slots `made` each (term, slot) goes."""
     sources: list[list[tuple[int, int]]] = [[] for _ in made]
     for plane, place in zip(planes, places, strict=True):
         sources[place].append(plane)
@@ -213,7 +216,7 @@ def _share_columns(terms: Sequence[Slots], n: int) -> bool:
     if wide <= 1:
         return False
     shape = np.broadcast_shapes(*(t.cols.shape[1:] for t in terms))
-    if sum(t.width for t in terms) <= _FEW:
+    if sum(t.width for t in terms) <= FEW:
         planes = [np.broadcast_to(c, shape) for t in terms for c in t.cols]
         made, _ = merge([_sample(p[None])[0] for p in planes], n)
         several = np.stack(np.broadcast_arrays(*made))
@@ -234,7 +237,7 @@ def union(many: Sequence[np.ndarray], n: int) -> np.ndarray:
 
 def _slot_by_slot(slots: Sequence[np.ndarray], n: int) -> np.ndarray | None:
     # In the order of the slots, where that takes no more of them: the same slot everywhere needs no search later.
-    if len(slots) > _FEW:
+    if len(slots) > FEW:
         return None
     samples = [_sample(np.broadcast_to(s, np.broadcast_shapes(*(t.shape for t in slots)))[None])[0] for s in slots]
     least = len(distinct(np.stack(samples), n))
@@ -330,7 +333,7 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
 
 def _masks(old: np.ndarray, new: np.ndarray, n: int) -> list[list[tuple[int, np.ndarray | None]]] | None:
     # For each new slot the old ones that are in it somewhere, and where (None: everywhere), if that is easily said.
-    if len(old) * len(new) > _FEW:
+    if len(old) * len(new) > FEW:
         return None
     found: list[list[tuple[int, np.ndarray | None]]] = []
     for a in new:
@@ -363,14 +366,11 @@ def as_slots(tape: Tape, t: Slots | Parts, n: int) -> Slots:
     keep = (cols < n) & (rows >= 0)
     key = rows[keep].astype(np.int64) * n + cols[keep]
     unique, inverse = np.unique(key, return_inverse=True)
-    row, col = unique // n, (unique % n).astype(np.int32)
-    starts = np.searchsorted(row, np.arange(t.size))
-    slot = np.arange(len(unique)) - starts[row]
-    width = int(slot.max()) + 1 if len(unique) else 0
+    row = unique // n
+    slot, wide = columns_of(row, unique % n, t.size, n)
+    width = len(wide)
     if not width:
         return nothing(t.shape, t.dtype)
-    wide = np.full((width, t.size), n, np.int32)
-    wide[slot, row] = col
     places = np.full(len(rows), width * t.size, np.int64)
     places[keep] = (slot * t.size + row)[inverse.reshape(-1)]
     shape, count = (width, *t.shape), width * t.size
@@ -382,6 +382,14 @@ def as_slots(tape: Tape, t: Slots | Parts, n: int) -> Slots:
     names = [values(tape, s, n) for s, _ in t.terms]
     name = tape.step(gathered, tape.array(places.astype(np.int32)), *names)
     return Slots(wide.reshape(shape), name, t.shape, t.dtype)
+
+
+def columns_of(row: np.ndarray, col: np.ndarray, count: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Entries sorted by row as columns: the slot of each entry, and the columns (K, count)."""
+    slot = np.arange(len(row)) - np.searchsorted(row, row)
+    cols = np.full((int(slot.max(initial=-1)) + 1, count), n, np.int32)
+    cols[slot, row] = col
+    return slot, cols
 
 
 def entries(terms: Sequence[tuple[Slots, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
