@@ -16,8 +16,8 @@ from jacobia import _plan
 from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, eval_context
 from jacobia._errors import MaterializationError
-from jacobia._pattern import Pattern
 from jacobia._reading import Linearized, either_way
+from jacobia._recall import recall
 from jacobia._store import Lines, Store
 from jacobia._sweeps import Image, Sweep
 
@@ -83,7 +83,7 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
     missing, asked, reflected = [], [], set()
     for want in wants:
         store = store_of(origin, want.block)
-        _recall(origin, want, store)
+        recall(origin, want.block, store, want.rows, want.columns)
         if store.whole() is not None:
             continue
         if _reflected(origin, want, asked):
@@ -103,37 +103,6 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
         else:
             (store.rows if result.way == "rows" else store.columns).put(result.numbers, result.array)
     return done
-
-
-def _recall(origin: Linearized, want: Want, store: Store) -> None:
-    # Lines that the remembered nonzeros hold: put into the store, and not computed again.
-    data = store.nonzeros
-    if data is None or data.is_deleted() or origin.lead or store.whole() is not None:
-        return
-    block, pattern, data = origin.blue.blocks[want.block], store.pattern, np.asarray(data)
-    m, n = pattern.shape
-    if want.rows is None and want.columns is None:
-        full = np.zeros((m, n), data.dtype)
-        full[pattern.rows, pattern.cols] = data
-        store.set_whole(origin.placed(full.reshape(block.row_shape + block.column_shape)))
-    elif want.rows is not None and (rows := store.rows.missing(want.rows)).size:
-        lines = _dense_rows(pattern, data, rows)
-        store.rows.put(rows, origin.placed(lines.reshape(-1, *block.column_shape)))
-    elif want.rows is None and (columns := store.columns.missing(want.columns)).size:
-        lines = _dense_rows(pattern.T, data[pattern.by_column], columns)
-        if store.mirror is not None:  # they are rows over there
-            store.columns.put(columns, origin.placed(lines.reshape(-1, *block.row_shape)))
-        else:
-            store.columns.put(columns, origin.placed(lines.T.reshape(*block.row_shape, -1)))
-
-
-def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    first, count = pattern.indptr[rows], pattern.indptr[rows + 1] - pattern.indptr[rows]
-    place = np.repeat(np.arange(len(rows)), count)
-    entry = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-    out = np.zeros((len(rows), pattern.shape[1]), data.dtype)
-    out[place, pattern.cols[entry]] = data[entry]
-    return out
 
 
 def fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:

@@ -781,3 +781,12 @@ def test_remembered_nonzeros_serve_every_read(kind, key):
     np.testing.assert_allclose(J[key], expected[key], rtol=1e-6)
     np.testing.assert_allclose(J.T[0], expected.T[0], rtol=1e-6)
     assert J.stats[:6] == before[:6]
+
+
+def test_remembered_nonzeros_keep_to_the_limit():
+    J = jacobian(lambda x: x**2, memory_limit=4000)(np.linspace(0, 1, 100, dtype=np.float32))
+    J.nonzeros()
+    with pytest.raises(jacobia.MaterializationError, match="expected a result under memory_limit"):
+        J[np.arange(100), np.arange(100)]
+    np.testing.assert_allclose(J[3, 3], 6 / 99, rtol=1e-6)
+    assert J.stats.pullbacks == J.stats.pushforwards == 0
