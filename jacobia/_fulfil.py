@@ -416,14 +416,17 @@ def _worth_remembering(origin: Linearized, need: int) -> bool:
 
 def _remember_way(origin: Linearized, index: int, way: str, done: Done, sweeps: tuple[Sweep, ...]) -> None:
     # All of a block, or as many rows as a kernel is wide.
-    block = origin.blue.blocks[index]
-    if done.block != index or not _worth_remembering(origin, 2 * _nbytes(origin, index)):
+    block, width, by = origin.blue.blocks[index], sweeps[0].width, origin.by(done.way)
+    if done.block != index:
         return
-    by = origin.by(done.way)
-    if done.numbers is None:
-        origin.blue.recipes[index, None] = _Recipe(way, by, _most(block, way), *origin.fused(sweeps))
-    elif done.way == "rows" and sweeps[0].width == len(done.numbers):
-        origin.blue.recipes[index, sweeps[0].width] = _Recipe("rows", by, len(done.numbers), *origin.fused(sweeps))
+    if done.numbers is None or width is None:
+        if _worth_remembering(origin, 2 * _nbytes(origin, index)):
+            origin.blue.recipes[index, None] = _Recipe(way, by, _most(block, way), *origin.fused(sweeps))
+    elif done.way == "rows" and width == len(done.numbers):
+        one = width == 1 and origin.blue.memory_limit is None  # nothing to divide, however long it is
+        if _worth_remembering(origin, 0 if one else width * origin.blue.per_seed):
+            what = "row" if sweeps[0].single else width
+            origin.blue.recipes[index, what] = _Recipe("rows", by, width, *origin.fused(sweeps))
 
 
 @lru_cache(maxsize=256)
@@ -433,13 +436,14 @@ def _on_device(numbers: range) -> Any:
         return jax.device_put(np.arange(numbers.start, numbers.stop, numbers.step, dtype=np.int32))
 
 
-def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
+def at_once(origin: Linearized, index: int, numbers: range | None, long: bool = False) -> Any:
     """Some rows or (None) all of a block of which nothing is known yet, read as in the view before it.
 
     Returns:
-      `(R, *x.shape)`, or `y.shape + x.shape` for all; None where there was no such view.
+      `(R, *x.shape)`, `x.shape` for one `long` row, or `y.shape + x.shape` for all; None where there was no such view.
     """
-    recipe = origin.blue.recipes.get((index, None if numbers is None else len(numbers)))
+    what = "row" if long else None if numbers is None else len(numbers)
+    recipe = origin.blue.recipes.get((index, what))
     if recipe is None or index in origin.stores or origin.special:
         return None
     with origin.lock:
@@ -480,6 +484,8 @@ def _sweeps(
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
         sweep = sized(origin, way, outs, ins, numbers)
+        if _is_long_row(origin, sweep):
+            sweep = sweep._replace(single=True)
         sweeps.append(sweep)
         ids.append(padded(numbers, sweep))
         read = ins if way == "rows" else outs
@@ -487,6 +493,17 @@ def _sweeps(
             own = blocks[k].ins if way == "rows" else blocks[k].outs
             answers[k] = _Answer(len(sweeps) - 1, 0 if origin.blue.ravel else read.index(own[0]), numbers)
     return todo, tuple(sweeps), ids, [answers[k] for k in range(len(blocks))]
+
+
+# From this many bytes on, a row is kept without an axis for rows: reading it must not copy it.
+_LONG = 1 << 20
+
+
+def _is_long_row(origin: Linearized, sweep: Sweep) -> bool:
+    if not (sweep.padded and sweep.way == "rows" and sweep.width == 1) or origin.lead:
+        return False
+    inputs = origin.blue.spaces.inputs.pick(sweep.read)
+    return sum(n * d.itemsize for n, d in zip(inputs.sizes, inputs.dtypes, strict=True)) >= _LONG
 
 
 def _most(block: Block, way: str) -> int:

@@ -294,16 +294,22 @@ class Jacobian(ArrayLike):
             first = at_once(origin, index, range(k, k + 1))
             if first is not None:
                 return _row_of(first, 0)
+            first = at_once(origin, index, range(k, k + 1), long=True)
+            if first is not None:
+                return first
             rows = store_of(origin, index).rows
             if rows.missing(np.array([k])).size:
                 done = fulfil(origin, [Want(index, np.array([k]), None)])
                 self._shrink()
                 if len(done) == 1 and done[0].block == index and done[0].way == "rows" and done[0].numbers is not None:
-                    return _row_of(done[0].array, 0)  # looking it up would number all rows first
+                    return self._one_row(done[0].array, 0)  # looking it up would number all rows first
             if rows.missing(np.array([k])).size:
                 return None  # it was done by columns, or by all of it
             ((array, (place,), _),) = rows.take(np.array([k]))
-            return _row_of(array, int(place))
+            return self._one_row(array, int(place))
+
+    def _one_row(self, array: Any, place: int) -> jax.Array:
+        return _row_of(array, place) if array.ndim == self.ndim else array
 
     def _read(self, choice: Pick) -> jax.Array:
         if 0 in choice.shape:

@@ -1,7 +1,8 @@
 """What one view remembers: rows and columns known so far, a byte limit, counters.
 
 Knows arrays and their numbers. Knows nothing of derivatives. Lines are kept as the kernels gave them, in
-pieces of several lines; where a piece is gone (donated or deleted by the caller), its lines are unknown.
+pieces of several lines, or one without an axis for lines; where a piece is gone (donated or deleted by the caller), its
+lines are unknown.
 """
 
 import weakref

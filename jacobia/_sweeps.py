@@ -34,6 +34,7 @@ class Sweep(NamedTuple):
     padded: bool = False  # seed numbers are padded with -1 behind the last one that counts
     diagonal: bool = False  # of the answer to a seed, only the entry that has the seed's number
     block: int | None = None  # how many samples of a batch run at once, where they are independent; None: all
+    single: bool = False  # one seed, answered without an axis for seeds: taking it out afterwards would copy it
 
 
 class Image(NamedTuple):
@@ -59,7 +60,9 @@ def run_sweep(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: tupl
     out = _seeded(sweep, answer, basis, ids, len(lead))
     rows = sweep.way == "rows"
     if sweep.flat and not sweep.diagonal:
-        return [_as_matrix(out, rows, lead)]
+        out = [_as_matrix(out, rows, lead)]
+    if sweep.single:
+        return [a[0] for a in out]
     if sweep.width is None and not sweep.flat:
         (seed_shape,), k = basis.shapes, len(lead)
         return [a.reshape(lead + seed_shape + a.shape[k + 1 :] if rows else a.shape[:-1] + seed_shape) for a in out]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import MaterializationError, _fulfil, _jacobian, jacobian, materialize
+from jacobia import MaterializationError, _fulfil, _jacobian, hessian, jacobian, materialize
 from jacobia._fulfil import Want, compute, fulfil, plan, store_of
 
 RNG = np.random.default_rng(4)
@@ -395,3 +395,38 @@ def test_what_was_read_once_is_read_the_same_way_at_once():
         J = jac(x)
         close(J[2], dense[2])
         close(J[...], dense)
+
+
+# Long rows are kept without an axis for rows
+
+
+@pytest.mark.parametrize("read", ["first", "as before"])
+def test_a_long_row_is_read_and_remembered_like_any_other(monkeypatch, read):
+    monkeypatch.setattr(_fulfil, "_LONG", 0)
+    jac = jacobian(lambda x: jnp.tanh(jnp.asarray(A) @ x) * 3)
+    if read == "as before":
+        jac(X)[2]
+    J = jac(X)
+    close(J[2], 3 * DENSE[2])
+    ((array, _, _),) = store_of(J._origin, 0).rows.take(np.array([2]))
+    assert array.shape == (4,)
+    for key in (2, -4, slice(2, 3), slice(1, 4), (2, 1), ([2, 0, 2],), ([4], [1]), ...):
+        close(J[key], 3 * DENSE[key])
+    assert J.stats.pullbacks + J.stats.pushforwards <= 6 + 4
+    close(jac(X)[2:3], 3 * DENSE[2:3])
+
+
+def test_long_rows_of_a_symmetric_matrix_of_a_tree_and_of_ravel(monkeypatch):
+    monkeypatch.setattr(_fulfil, "_LONG", 0)
+    H = hessian(lambda x: jnp.sum(jnp.sin(jnp.asarray(A) @ x)))
+    expected = np.asarray(jax.hessian(lambda x: jnp.sum(jnp.sin(A @ x)))(X))
+    for _ in range(2):
+        view = H(X)
+        close(view[:, 1], expected[:, 1])
+        close(view[1], expected[1])
+        close(view[3], expected[3])
+    J = jacobian(tree)(PARAMS, SQUARE[0])["hidden"]
+    close(J["w"][1], TREE["hidden"]["w"][1])
+    close(J["w"][1:2], TREE["hidden"]["w"][1:2])
+    flat = jacobian(tree, ravel=True)(PARAMS, SQUARE[0])
+    close(flat[0], np.concatenate([TREE["hidden"]["b"][0].ravel(), TREE["hidden"]["w"][0].ravel()]))
