@@ -147,21 +147,29 @@ class Blueprint:
 
     def cheaper(self, block: Block) -> str:
         """Where both ways take as many passes: the one whose passes cost less, read off their programs."""
-        key = block.outs, block.ins
-        if key not in self.ties:
-            self.ties[key] = self._cheaper(*key) if self.program.jaxpr is not None else "columns"
-        return self.ties[key]
-
-    def _cheaper(self, outs: tuple, ins: tuple) -> str:
-        def cost(way: str, num_seeds: int) -> float:
-            closed = applied_program(self.program, self.positions, self.spaces, way, outs, ins)
-            return seed_cost(closed.jaxpr, num_seeds, transposed=way == "columns")
-
-        try:
-            rows, columns = cost("rows", len(outs)), cost("columns", len(ins))
-        except (TypeError, ValueError, NotImplementedError):
-            return "columns"  # one of them is not there; whoever runs it will find out
+        rows, columns = self.pass_cost("rows", block), self.pass_cost("columns", block)
         return "rows" if rows < columns else "columns"
+
+    def pass_cost(self, way: str, block: Block) -> float:
+        """What one more row or column costs, in elements read or written; infinite where there is none."""
+        key = way, block.outs, block.ins
+        if key not in self.costs:
+            self.costs[key] = self._pass_cost(*key)
+        return self.costs[key]
+
+    def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
+        if self.program.jaxpr is None:
+            return math.inf
+        try:
+            closed = applied_program(self.program, self.positions, self.spaces, way, outs, ins)
+        except (TypeError, ValueError, NotImplementedError):
+            return math.inf  # it is not there; whoever runs it will find out
+        return seed_cost(closed.jaxpr, len(outs if way == "rows" else ins), transposed=way == "columns")
+
+    @cached_property
+    def primal_cost(self) -> float:
+        """What evaluating f costs, in the same units."""
+        return math.inf if self.program.jaxpr is None else seed_cost(self.program.jaxpr, self.program.num_leaves, False)
 
     def cut(self, sweep: Sweep) -> Cut | None:
         """The program that answers one seed for one sample, where samples can be told apart in all of it."""
@@ -191,7 +199,12 @@ class Blueprint:
         return {}
 
     @cached_property
-    def ties(self) -> dict:
+    def costs(self) -> dict:
+        return {}
+
+    @cached_property
+    def wholes(self) -> dict:
+        """How to compute all of a block without seeds, by its index; None: not worth it."""
         return {}
 
     @cached_property

@@ -20,6 +20,7 @@ from jacobia._reading import Linearized, either_way
 from jacobia._recall import recall
 from jacobia._store import Lines, Store
 from jacobia._sweeps import Image, Sweep
+from jacobia._whole import Whole, compute_whole, whole
 
 
 class Want(NamedTuple):
@@ -175,6 +176,10 @@ def compute(
     Returns:
       What is missing, in order, and the transposes of whole blocks that are wanted as well.
     """
+    if len(missing) == 1 and not reflected and missing[0].rows is None and missing[0].columns is None:
+        way = whole(origin, missing[0].block)
+        if way is not None:
+            return [_whole(origin, missing[0].block, way)]
     blocks = [origin.blue.blocks[w.block] for w in missing]
 
     def attempt() -> tuple[str, Callable]:
@@ -189,6 +194,12 @@ def compute(
         return origin.by(plan[0][0].way), lambda: _run(origin, missing, ways, reflected, *plan)
 
     return either_way(origin, blocks, attempt)
+
+
+def _whole(origin: Linearized, index: int, way: Whole) -> Done:
+    full = compute_whole(origin, way)
+    store_of(origin, index).count("rows", origin.by("rows"), origin.blue.counts[index][0], 0, 0)
+    return Done(index, "rows", None, full)
 
 
 def _run(
@@ -295,7 +306,7 @@ def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None
 class Plan(NamedTuple):
     """What a read would do now."""
 
-    way: str  # "rows" (pullbacks), "columns" (pushforwards), or "none": all of it is known
+    way: str  # "rows" (pullbacks), "columns" (pushforwards), "nonzeros" (no seeds), or "none": all of it is known
     passes: int
     instead: int  # passes of the other way
     why: str
@@ -310,6 +321,10 @@ def plan(origin: Linearized, want: Want) -> Plan:
         return Plan("none", 0, 0, "all of its nonzeros are known")
     rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
     choice = choose_way(origin, want.block, request(_want(*want, store)), rows.size, columns.size)
+    if request(want) == "all" and rows.size == store.rows.count and columns.size == store.columns.count:
+        found = whole(origin, want.block)
+        if found is not None:
+            return Plan(found.way, 0, min(rows.size, columns.size), "all entries are accumulated at once")
     passes, instead = (rows.size, columns.size) if choice.way == "rows" else (columns.size, rows.size)
     return Plan(choice.way, 0 if choice.way == "none" else passes, instead, choice.why)
 

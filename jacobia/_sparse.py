@@ -134,8 +134,20 @@ def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tupl
     return within // size, own[leaf] + within % size
 
 
-def walk_of(origin: Linearized, local: bool = False) -> Walk:
-    """The linear program of a call, walked: once for a program, where what it relies on is the same."""
+def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> Walk:
+    """The linear program of a call, walked: once for a program, where what it relies on is the same.
+
+    Args:
+      local: at this point alone.
+      quiet: nobody has asked for a pattern, so nobody wants to hear where it has more entries than needed.
+    """
+    walk = _walk_of(origin, local)
+    if not quiet:
+        walk.walked.tell()
+    return walk
+
+
+def _walk_of(origin: Linearized, local: bool) -> Walk:
     blue, point = origin.blue, origin.point
     if origin.batch:  # of one of the views that vmap has stacked
         point = _first(origin)

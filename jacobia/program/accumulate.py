@@ -39,21 +39,15 @@ class Walk:
 
     def __init__(self, tape: Tape, n: int):
         self.tape, self.n = tape, n
-        self.warned: set[str] = set()
+        self.dense: dict[str, None] = {}  # operations taken to depend on everything, in order
 
     def warn(self, name: str) -> None:
-        if name not in self.warned:
-            self.warned.add(name)
-            warnings.warn(
-                f"{name}: no rule says which of its results depend on which operands, so all of them are taken to "
-                "depend on all. The pattern may have more entries than needed; no value is wrong.",
-                stacklevel=2,
-            )
+        self.dense[name] = None
 
     def inside(self, tape: Tape, n: int | None = None) -> "Walk":
         """The same on another tape, with another number of inputs: for the body of a loop."""
         walk = Walk(tape, self.n if n is None else n)
-        walk.warned = self.warned
+        walk.dense = self.dense
         return walk
 
     def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
@@ -158,6 +152,16 @@ class Walked:
             for o, v in zip(outs, jaxpr.outvars, strict=True)
         ]
         self.outs = [o.size for o in self._outs]
+        self._untold = list(walk.dense)
+
+    def tell(self) -> None:
+        """Warn, once, where the pattern may have more entries than needed."""
+        while self._untold:
+            warnings.warn(
+                f"{self._untold.pop(0)}: no rule says which of its results depend on which operands, so all of them "
+                "are taken to depend on all. The pattern may have more entries than needed; no value is wrong.",
+                stacklevel=3,
+            )
 
     def _dense(self, jaxpr: Any, consts: Sequence) -> list:
         # Every output of every input, by all seeds at once.
