@@ -18,7 +18,7 @@ from jacobia._plan import Ways
 from jacobia._space import Batch, Space
 from jacobia._sweeps import Spaces, Sweep, applied_program
 from jacobia._trace import Program
-from jacobia.program.cost import peak_bytes, seed_cost, written_bytes
+from jacobia.program.cost import Work, peak_bytes, seed_cost, work, written_bytes
 from jacobia.program.cut import Cut, cut
 
 
@@ -133,7 +133,7 @@ class Blueprint:
         # of them is narrower than the result, it would round or overflow on the way, silently.
         exact = _exact(dtype, y, x)
         exact = exact if any(exact) else Ways(True, True)
-        asked = Ways(self.mode in ("auto", "rev"), self.mode in ("auto", "fwd"))
+        asked = Ways(self.mode != "fwd", self.mode != "rev")
         if self.spaces.hessian:
             asked = Ways(True, True)  # a line of it is a pushforward or a pullback, whichever the mode says
         both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
@@ -158,13 +158,23 @@ class Blueprint:
         return self.costs[key]
 
     def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
-        if self.program.jaxpr is None:
+        closed = self._pass_program(way, outs, ins)
+        if closed is None:
             return math.inf
-        try:
-            closed = applied_program(self.program, self.positions, self.spaces, way, outs, ins)
-        except (TypeError, ValueError, NotImplementedError):
-            return math.inf  # it is not there; whoever runs it will find out
         return seed_cost(closed.jaxpr, len(outs if way == "rows" else ins), transposed=way == "columns")
+
+    def pass_work(self, way: str, block: Block) -> Work | None:
+        """The operations and bytes of one more row or column; None where that cannot be read off one program."""
+        closed = None if self.program.heads is not None else self._pass_program(way, block.outs, block.ins)
+        return closed and work(closed.jaxpr, len(block.outs if way == "rows" else block.ins))
+
+    def _pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
+        if self.program.jaxpr is None:
+            return None
+        try:
+            return applied_program(self.program, self.positions, self.spaces, way, outs, ins)
+        except (TypeError, ValueError, NotImplementedError):
+            return None  # it is not there; whoever runs it will find out
 
     @cached_property
     def primal_cost(self) -> float:
@@ -197,6 +207,11 @@ class Blueprint:
     @cached_property
     def cuts(self) -> dict:
         return {}
+
+    @property
+    def primal_work(self) -> Work:
+        """The operations and bytes of f itself."""
+        return work(self.program.jaxpr, len(self.program.jaxpr.invars))
 
     @cached_property
     def costs(self) -> dict:

@@ -263,7 +263,7 @@ def _refused(origin: Linearized, index: int, side: str, reason: BaseException | 
     if reason is not None:
         why = f"one for which JAX says: {reason}"
     elif not getattr(block.ways, _way(blue, side)):
-        why = f"mode={blue.mode!r}" if blue.mode != "auto" else "dtypes for which they would round"
+        why = f"mode={blue.mode!r}" if blue.mode in ("fwd", "rev") else "dtypes for which they would round"
     way_out = "Give f a derivative rule: one by jax.custom_jvp has both directions."
     if _has(origin, index, _way(blue, other)):
         way_out = f"jacobia.coloring(pattern, {other!r}) takes {_BY[other]} alone."

@@ -16,6 +16,7 @@ from jacobia import _plan
 from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, eval_context
 from jacobia._errors import MaterializationError
+from jacobia._plan import Plan
 from jacobia._reading import Linearized, either_way
 from jacobia._recall import recall
 from jacobia._store import Lines, Store
@@ -301,15 +302,6 @@ def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None
             f"would round to {x}, and without it they take {passes} pushforwards. Convert the output of f to {x} for a "
             f"Jacobian of that precision, or the inputs to {y}."
         )
-
-
-class Plan(NamedTuple):
-    """What a read would do now."""
-
-    way: str  # "rows" (pullbacks), "columns" (pushforwards), "nonzeros" (no seeds), or "none": all of it is known
-    passes: int
-    instead: int  # passes of the other way
-    why: str
 
 
 def plan(origin: Linearized, want: Want) -> Plan:

@@ -18,13 +18,14 @@ from jacobia._blueprint import Block
 from jacobia._coloring import Coloring
 from jacobia._compat import Tracer
 from jacobia._compressed import coloring_of, compressed, pattern_of, transposed, turned
+from jacobia._considered import explain
 from jacobia._diagonal import diagonal
-from jacobia._display import describe, explanation, known_lines
+from jacobia._display import describe, known_lines
+from jacobia._explain import Explanation
 from jacobia._export import to_bcoo, to_bcsr, to_scipy
-from jacobia._few import compute_few, few, plan_few, read_few
+from jacobia._few import compute_few, few, read_few
 from jacobia._fulfil import (
     Done,
-    Plan,
     Want,
     array_module,
     as_array,
@@ -38,7 +39,9 @@ from jacobia._fulfil import (
     store_of,
 )
 from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
+from jacobia._kernels import analysed
 from jacobia._pattern import Pattern
+from jacobia._plan import Plan
 from jacobia._products import checked, mv, vm
 from jacobia._reading import Linearized, either_way
 from jacobia._sparse import nonzeros
@@ -246,18 +249,25 @@ class Jacobian(ArrayLike):
         """What `J[...]` would do now: the way, how many passes, and why."""
         return plan(self._origin, Want(self._index, None, None))
 
-    def explain(self, key: Any = ...) -> str:
-        """What `J[key]` would do now, in words. Nothing is computed."""
+    def explain(self, key: Any = ...) -> Explanation:
+        """What `J[key]` would do now, and what else it could do: an object that prints as a short table.
+
+        Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
+        """
         origin, layout = self._origin, self._layout
         choice = pick(key, layout.parts)
         want, samples = self._want(choice), self._samples(choice)
-        alone = None
-        if 0 not in choice.shape and layout.lead and few(origin, want, samples):
-            alone = (len(samples), math.prod(layout.lead))
-        products = "Hessian-vector products" if origin.blue.symmetric else None
-        passes = products or origin.by("rows"), products or origin.by("columns")
-        todo = plan(origin, want) if alone is None else plan_few(origin, want, samples)
-        return explanation(repr(self), choice.shape, todo, origin.blue.jit, origin.blue.program.pushes, passes, alone)
+
+        def memory() -> int:
+            if not origin.compiles:
+                raise ValueError(
+                    "J.explain().memory: expected a view whose kernels are compiled, got one that is "
+                    f"{'traced' if origin.blue.jit else 'run by Python (jit=False)'}. Ask outside of transformations."
+                )
+            fresh = view(type(self), origin.again(), self._index, layout)
+            return analysed(lambda: fresh[key])
+
+        return explain(origin, repr(self), want, samples, choice.shape, memory)
 
     # Reading
 

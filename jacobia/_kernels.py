@@ -45,6 +45,8 @@ class _Cache:
     def run(self, key: Hashable, make: Callable[[], Callable], args: tuple) -> Any:
         kernel = self.kernels.get(key)
         found = kernel is not None
+        if _ahead.only:
+            raise _Ready(self._compiled(key, make, args))
         if kernel is None:
             with self.lock:
                 kernel = self.kernels.setdefault(key, make())
@@ -64,6 +66,65 @@ class _Cache:
                 if key in self.kernels:
                     self.kernels.move_to_end(key)
         return out
+
+    def _compiled(self, key: Hashable, make: Callable[[], Callable], args: tuple) -> "_Ahead":
+        kernel = self.kernels.get(key)
+        if not isinstance(kernel, _Ahead):
+            jitted = make() if kernel is None else kernel
+            kernel = _Ahead(jitted, jitted.lower(*args).compile())  # type: ignore[attr-defined]
+            with self.lock:
+                self.kernels[key] = kernel
+                self.misses += 1
+                while len(self.kernels) > self.limit:
+                    self.kernels.popitem(last=False)
+        return kernel
+
+
+class _Ahead:
+    # A kernel that was compiled before it was called; other arguments than expected are compiled for as always.
+    def __init__(self, jitted: Any, compiled: Any):
+        self.jitted, self.compiled = jitted, compiled
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return self.compiled(*args)
+        except (TypeError, ValueError):
+            return self.jitted(*args)
+
+
+class _Ready(BaseException):
+    # In place of a result: the kernel that would have computed it. No error, so nothing on the way may catch it.
+    def __init__(self, kernel: _Ahead):
+        self.kernel = kernel
+
+
+class _AheadOnly(threading.local):
+    only = False
+
+
+_ahead = _AheadOnly()
+
+
+def compiled(read: Callable[[], Any]) -> Any:
+    """What the kernel of a read is compiled to, without running it; None for a read that needs none.
+
+    The read goes its way up to the call of its kernel, which is compiled there, and kept for the call to come.
+    """
+    _ahead.only = True
+    try:
+        read()
+    except _Ready as ready:
+        return ready.kernel.compiled
+    finally:
+        _ahead.only = False
+    return None
+
+
+def analysed(read: Callable[[], Any]) -> int:
+    """Bytes that the kernel of a read takes at its peak beyond its arguments, by the compiler's own analysis."""
+    kernel = compiled(read)
+    found = None if kernel is None else kernel.memory_analysis()
+    return 0 if found is None else found.temp_size_in_bytes + found.output_size_in_bytes
 
 
 _cache = _Cache(LIMIT)

@@ -32,6 +32,9 @@ class Options(NamedTuple):
     sparsity: Any = "auto"  # or "dense", a Pattern, a Coloring: hashed by content
 
 
+MODES = ("auto", "fwd", "rev", "accumulate")
+
+
 @lru_cache(maxsize=256, typed=True)
 def options(
     name: str, argnums: Any, has_aux: Any, holomorphic: Any, static_argnums: Any, static_argnames: Any,
@@ -51,9 +54,10 @@ def options(
     for flag, given in flags.items():
         if given is not True and given is not False:
             raise TypeError(f"{name}({flag}=...): expected True or False, got {given!r}. Flags are booleans.")
-    if not isinstance(mode, str) or mode not in ("auto", "fwd", "rev"):
+    if not isinstance(mode, str) or mode not in MODES:
+        known = ", ".join(map(repr, MODES[:-1]))
         raise ValueError(
-            f"{name}(mode=...): expected 'auto', 'fwd' or 'rev', got {mode!r}. 'auto' chooses what is cheaper."
+            f"{name}(mode=...): expected {known} or {MODES[-1]!r}, got {mode!r}. 'auto' chooses what is cheaper."
         )
     if chunk_size != "auto":
         _check_count(name, "chunk_size", chunk_size, "a positive int or 'auto'")

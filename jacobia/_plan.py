@@ -32,6 +32,16 @@ class Ways(NamedTuple):
     columns: bool
 
 
+class Plan(NamedTuple):
+    """What a read would do now."""
+
+    # "rows" (pullbacks), "columns" (pushforwards), "nonzeros" or "waist" (no seeds), or "none": all of it is known
+    way: str
+    passes: int
+    instead: int  # passes of the other way
+    why: str
+
+
 class Choice(NamedTuple):
     way: str  # "rows", "columns" or "none"
     why: str

@@ -88,6 +88,8 @@ class Linearized:
         for a in self.leaves:
             if isinstance(a, jax.Array) and not isinstance(a, Tracer):
                 return next(iter(a.devices()))
+            if isinstance(a, jax.ShapeDtypeStruct):  # to compile ahead of time for
+                return jax.devices()[0] if a.sharding is None else next(iter(a.sharding.device_set))
         return None
 
     def by(self, way: str) -> str:
@@ -397,7 +399,7 @@ def _another_way(error: Exception, blocks: Sequence[Block], program: Program, by
 
 def _no_way(error: Exception, blueprint: Blueprint, by: str) -> Exception:
     # What to raise where f has neither direction, or not the one that `mode` demands.
-    if isinstance(error, ReadError) or blueprint.mode == "auto":
+    if isinstance(error, ReadError) or blueprint.mode not in ("fwd", "rev"):
         return error
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return error

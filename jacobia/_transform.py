@@ -17,6 +17,7 @@ from jacobia._compressed import is_traced
 from jacobia._entry import Entry, entry
 from jacobia._hessian import Hessian
 from jacobia._jacobian import Jacobian, read_together, view
+from jacobia._kernels import compiled
 from jacobia._options import Options, checked_sparsity, options
 from jacobia._reading import Linearized
 from jacobia.program.fingerprint import Identity
@@ -76,7 +77,8 @@ def jacobian(
       lazy: `False` returns arrays, nested as `jax.jacrev` nests them.
       jit: `False` runs `f` by Python, for control flow on values. Slow.
       mode: "auto", "rev" (pullbacks only) or "fwd" (pushforwards only). Where the dtype of input and output
-        differ, only the way that does not round is taken in every mode.
+        differ, only the way that does not round is taken in every mode. "accumulate": all of a block comes from its
+        nonzeros, whatever that costs ("auto" does so where it is far cheaper); rows and columns come as in "auto".
       chunk_size: how many seeds run at once; "auto" keeps the working set under `memory_limit`.
       sparsity: which entries can be nonzero, for `J.pattern`, `J.nonzeros()`, `to_bcoo`, `to_bcsr` and `to_scipy`.
         "auto": read off the program. "dense": all of them. Or a `Pattern` of shape (M, N), all outputs by all
@@ -223,15 +225,69 @@ class _Transform:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         options = self._options
         origin, known = self._linearized(args, kwargs)
-        kind = Hessian if options.name == "hessian" else Jacobian
+        views = self._views(origin, known)
         if known.only is not None:
-            return view(kind, origin, 0, known.only)
-        views = _tree(origin.blue, [view(kind, origin, k, layout) for k, layout in enumerate(known.layouts)])
+            return views
         if not options.lazy:
             views = materialize(views, ...)
         if options.has_aux:
             return views, origin.aux()
         return views
+
+    def _views(self, origin: Linearized, known: Entry) -> Any:
+        kind = Hessian if self._options.name == "hessian" else Jacobian
+        if known.only is not None:
+            return view(kind, origin, 0, known.only)
+        return _tree(origin.blue, [view(kind, origin, k, layout) for k, layout in enumerate(known.layouts)])
+
+    def explain(self, *args: Any, **kwargs: Any) -> Any:
+        """What `jacobian(f)(*args)[...]` would do, and why. Nothing is computed.
+
+        Args:
+          *args: those of f, or `jax.ShapeDtypeStruct` in place of arrays.
+
+        Returns:
+          An `Explanation`, or a tree of them, as views are nested. `J.explain(key)` is for other keys.
+        """
+        views = self._views(*self._at_shapes(args, kwargs))
+        return jax.tree.map(lambda J: J.explain(), views, is_leaf=lambda v: isinstance(v, Jacobian))
+
+    def compile(self, *args: Any, key: Any = ..., **kwargs: Any) -> None:
+        """Compile what `jacobian(f)(*args)[key]` runs, ahead of its first use. Nothing is computed.
+
+        The kernel is kept as all kernels are, and in JAX's persistent compilation cache, where that is on: another
+        process then compiles nothing.
+
+        Args:
+          *args: those of f, or `jax.ShapeDtypeStruct` in place of arrays.
+          key: what will be read; of a tree of views, of each of them in one kernel (see `materialize`).
+        """
+        if not self._options.jit:
+            raise ValueError(
+                f"{self._options.name}(f, jit=False).compile(...): expected an f that is compiled, got jit=False, by "
+                "which Python runs it. Leave jit out."
+            )
+        views = self._views(*self._at_shapes(args, kwargs))
+        compiled(lambda: materialize(views, key))
+
+    def _at_shapes(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
+        # As at arrays of these shapes, of which some may be given as shapes alone.
+        leaves, treedef = tree_flatten((args, kwargs))
+        places = [k for k, a in enumerate(leaves) if isinstance(a, jax.ShapeDtypeStruct)]
+        if not places:
+            return self._linearized(args, kwargs)
+        found: list[tuple[Linearized, Entry]] = []
+
+        def traced(arrays: list) -> None:
+            for k, a in zip(places, arrays, strict=True):
+                leaves[k] = a
+            args, kwargs = tree_unflatten(treedef, leaves)
+            found.append(self._linearized(args, kwargs))
+
+        jax.eval_shape(traced, [leaves[k] for k in places])
+        origin, known = found[0]
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in origin.leaves]
+        return Linearized(origin.blue, origin.consts, shapes), known
 
     def linearized(self, args: tuple, kwargs: dict) -> Linearized:
         """f linearized at these arguments, with nothing remembered."""

@@ -16,7 +16,7 @@ from jacobia._errors import MaterializationError
 from jacobia._linearize import inputs_of
 from jacobia._reading import Linearized
 from jacobia._sparse import Found, walk_of
-from jacobia.program.cost import seed_cost
+from jacobia.program.cost import Work, seed_cost, work
 from jacobia.program.fingerprint import Identity
 
 # Where all passes together cost less than this many elements read or written, which is about a millisecond, no other
@@ -35,6 +35,8 @@ class Whole(NamedTuple):
 
     way: str
     cost: float  # in elements read or written
+    work: Work
+    density: float | None  # of the pattern, where it is known
     name: Hashable  # of the kernel
     body: Callable[[Sequence, Sequence, Sequence], jax.Array]  # constants, leaves and arrays → y.shape + x.shape
     arrays: Sequence
@@ -61,11 +63,13 @@ def compute_whole(origin: Linearized, way: Whole) -> jax.Array:
 def _may_pay(origin: Linearized, index: int) -> bool:
     # From what is known without tracing anything.
     blue = origin.blue
-    if blue.sparsity != "auto" or blue.mode != "auto" or blue.chunk_size != "auto" or blue.program.jaxpr is None:
+    if blue.sparsity != "auto" or blue.mode in ("fwd", "rev") or blue.program.jaxpr is None:
         return False
     if blue.program.heads is not None or origin.lead or jnp.issubdtype(blue.blocks[index].dtype, jnp.complexfloating):
         return False
-    return 2 * min(blue.counts[index]) * blue.primal_cost > _WORTH_LOOKING
+    if blue.mode != "auto":
+        return True
+    return blue.chunk_size == "auto" and 2 * min(blue.counts[index]) * blue.primal_cost > _WORTH_LOOKING
 
 
 def passes_cost(origin: Linearized, index: int) -> float:
@@ -76,6 +80,8 @@ def passes_cost(origin: Linearized, index: int) -> float:
 
 
 def _cheapest(origin: Linearized, index: int) -> Whole | None:
+    if origin.blue.mode == "accumulate":
+        return _accumulated(origin, index)
     passes = passes_cost(origin, index)
     if not _WORTH_LOOKING < passes < math.inf:
         return None
@@ -113,8 +119,9 @@ def _accumulated(origin: Linearized, index: int) -> Whole | None:
     args, skip = inputs_of(blue.program), len(consts)
     turned = lambda arrays, consts, leaves: body(consts, leaves, arrays)  # noqa: E731
     closed = jax.make_jaxpr(turned)(arrays, args[:skip], args[skip:])
-    cost = seed_cost(closed.jaxpr, len(args) - skip, False) + (0 if full else _SCATTERED * it.pattern.nnz)
-    return Whole("nonzeros", cost, Identity(it), body, arrays, walk.fits)
+    num, scattered = len(args) - skip, 0 if full else _SCATTERED * it.pattern.nnz
+    cost, done = seed_cost(closed.jaxpr, num, False) + scattered, work(closed.jaxpr, num)
+    return Whole("nonzeros", cost, done, it.pattern.density, Identity(it), body, arrays, walk.fits)
 
 
 def _places(it: Found, n: int) -> np.ndarray:

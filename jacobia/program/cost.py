@@ -1,9 +1,9 @@
-"""Two readings of a program: how many bytes are alive at once while it runs, and what one seed costs.
+"""Readings of a program: how many bytes are alive at once while it runs, what one seed costs, what work it is.
 
 Both are estimates from shapes. What a compiler fuses into its neighbours is known only roughly.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from jacobia._compat import Literal
 from jacobia.program.walk import subprograms
@@ -89,6 +89,64 @@ def seed_cost(jaxpr: Any, num_seeded: int, transposed: bool) -> float:
         behind.update(eqn.outvars)
     cost += sum(a.aval.size for a in outs if a not in written)
     return cost + (sum(a.aval.size for a in outs if a in behind) if transposed else 0)
+
+
+class Work(NamedTuple):
+    """What running a program takes: floating-point operations, and bytes read and written."""
+
+    flops: float
+    nbytes: float
+
+    def times(self, count: float) -> "Work":
+        return Work(count * self.flops, count * self.nbytes)
+
+    def plus(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.nbytes + other.nbytes)
+
+
+def work(jaxpr: Any, num_seeded: int) -> Work:
+    """What depends on the last `num_seeded` inputs: what one more seed takes, where these are the seeds.
+
+    Moving data is no operation. Bytes are those of operations that no compiler fuses, and of the outputs.
+    """
+    total, outs = Work(0, 0), set(_variables(jaxpr.outvars))
+    linear = set(jaxpr.invars[len(jaxpr.invars) - num_seeded :])
+    for eqn in jaxpr.eqns:
+        ins = _variables(eqn.invars)
+        if not any(a in linear for a in ins):
+            continue
+        linear.update(eqn.outvars)
+        inner = list(subprograms(eqn))
+        for p in inner:
+            body = getattr(p, "jaxpr", p)
+            length = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+            seeded = sum(a in linear for a in ins[-len(body.invars) :])
+            total = total.plus(work(body, min(max(seeded, 1), len(body.invars))).times(length))
+        if not inner:
+            alone = eqn.primitive.name in _UNFUSED or any(v in outs for v in eqn.outvars)
+            own = [a for a in ins if a in linear]  # what all seeds share is read once for all of them
+            moved = sum(_nbytes(a.aval) for a in (*own, *eqn.outvars)) if alone else 0
+            total = total.plus(Work(_flops(eqn), moved))
+    return total
+
+
+_MOVES = {
+    "broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice", "dynamic_update_slice", "concatenate", "pad",
+    "rev", "squeeze", "gather", "scatter", "select_n", "convert_element_type", "copy", "iota", "stop_gradient",
+}  # fmt: skip
+
+
+def _flops(eqn: Any) -> float:
+    name = eqn.primitive.name
+    if name == "dot_general":
+        return 2 * _multiplications(eqn)
+    if name == "conv_general_dilated":
+        kernel, out = eqn.invars[1].aval, eqn.outvars[0].aval
+        channels = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return 2 * out.size * kernel.size / max(1, channels)
+    if name in _MOVES or not hasattr(eqn.outvars[0].aval, "dtype"):
+        return 0
+    return max(a.aval.size for a in (*_variables(eqn.invars), *eqn.outvars) if hasattr(a.aval, "size"))
 
 
 def _variables(atoms: Any) -> list:

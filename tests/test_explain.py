@@ -1,0 +1,238 @@
+"""What a read would do, told before it is done; and its kernel compiled ahead of it."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jacobia import _whole, cache_clear, cache_info, hessian, jacobian, materialize
+from jacobia._explain import Considered, Explanation
+from jacobia._plan import Plan
+from jacobia.program.cost import work
+
+RNG = np.random.default_rng(5)
+W = RNG.normal(size=(6, 4)).astype(np.float32)
+X = RNG.normal(size=4).astype(np.float32)
+OF_X = jax.ShapeDtypeStruct((4,), jnp.float32)
+
+
+def layer(x):
+    return jnp.tanh(W @ x)
+
+
+def made(plan, plans=(), **changes):
+    given = dict(
+        view="a view", shape=(2, 4), nbytes=32, density=None, plan=plan, plans=plans,
+        by=("pullbacks", "pushforwards"), notes=("f: compiled",), _memory=lambda: 7,
+    )  # fmt: skip
+    return Explanation(**{**given, **changes})
+
+
+ROWS = Considered("rows", 2, "pullbacks", 1.5e6, 2048)
+COLUMNS = Considered("columns", 4, "pushforwards", 24, 1e9)
+
+
+def test_as_text():
+    told = made(Plan("rows", 2, 4, "rows are asked for"), (ROWS, COLUMNS), density=0.25)
+    assert str(told).splitlines() == [
+        "a view",
+        "asked for: shape (2, 4), 32 bytes, 25 % nonzero",
+        "to do: 2 pullbacks in one kernel call (rows are asked for); instead of 4 pushforwards",
+        "    plan     passes          operations  bytes moved",
+        "  > rows     2 pullbacks     1.5 M       2.0 KiB",
+        "    columns  4 pushforwards  24          953.7 MiB",
+        "f: compiled",
+    ]
+
+
+def test_as_html_says_the_same_and_escapes_it():
+    told = made(Plan("rows", 2, 4, "a < b"), (ROWS, COLUMNS))
+    page = told._repr_html_()
+    assert page.count("<tr>") == 3 and "<b>2 pullbacks</b>" in page and "<b>4 pushforwards</b>" not in page
+    assert "a &lt; b" in page and "a < b" not in page
+    assert "<table>" not in made(Plan("none", 0, 0, "it is known"))._repr_html_()
+
+
+def test_fields():
+    told = made(Plan("columns", 1, 5, "because"))
+    assert (told.way, told.passes, told.why, told.memory) == ("columns", 1, "because", 7)
+    assert "to do: 1 pushforward in one kernel call (because); instead of 5 pullbacks" in str(told)
+    nothing = made(Plan("none", 0, 0, "it is known"))
+    assert nothing.memory == 0 and "to do: nothing; it is known" in str(nothing)
+    assert "without seeds (all at once); instead of 1 pass" in str(made(Plan("nonzeros", 0, 1, "all at once")))
+    assert told == made(Plan("columns", 1, 5, "because"), _memory=lambda: 8)
+
+
+def test_a_view_tells_what_it_will_do_and_does_it():
+    J = jacobian(layer)(X)
+    for key, way, passes in ((slice(1, 3), "rows", 2), ((slice(None), 2), "columns", 1), (..., "columns", 3)):
+        told = J.explain(key)
+        before = J.stats
+        assert (told.way, told.passes) == (way, passes)
+        assert told.plans[0][:2] == (way, passes) and {p.way for p in told.plans} == {"rows", "columns"}
+        assert told.shape == J[key].shape and told.nbytes == J[key].nbytes
+        assert J.stats.pullbacks + J.stats.pushforwards == before.pullbacks + before.pushforwards + passes
+    assert J.explain().way == "none" and J.explain().plans == ()
+
+
+def test_explaining_computes_nothing():
+    J = jacobian(layer)(X)
+    calls = cache_info()
+    J.explain(), J.explain(1), jacobian(layer).explain(X)  # noqa: B018
+    assert cache_info() == calls and J.stats.kernel_calls == 0
+
+
+def test_a_hessian_has_one_kind_of_product():
+    told = hessian(lambda x: jnp.sum(layer(x) ** 2))(X).explain()
+    assert len(told.plans) == 1 and told.plans[0].by == "Hessian-vector products" and "instead" not in str(told)
+
+
+def test_notes():
+    @jax.custom_vjp
+    def twice(x):
+        return 2 * x
+
+    twice.defvjp(lambda x: (2 * x, None), lambda _, u: (2 * u,))
+    J = jacobian(twice)(X)
+    J[:, 1]  # which finds it out
+    assert "its pullback is transposed" in str(J.explain())
+    slow = jacobian(layer, jit=False)(X).explain()
+    assert "jit=False" in str(slow) and "slow" in str(slow) and slow.plans == ()
+    with pytest.raises(ValueError, match=r"memory: expected a view whose kernels are compiled, got .*jit=False"):
+        slow.memory  # noqa: B018
+
+
+def test_nonzeros_are_among_the_plans(monkeypatch):
+    monkeypatch.setattr(_whole, "_WORTH_LOOKING", -1.0)
+    monkeypatch.setattr(_whole, "_BETTER", float("inf"))
+    told = jacobian(lambda x: x**2)(X).explain()
+    assert told.way == "nonzeros" and told.density == 0.25
+    assert [p.way for p in told.plans] == ["nonzeros", "rows", "columns"] and "no seeds" in str(told)
+
+
+@pytest.mark.parametrize("key", [..., 1, slice(0, 2), (slice(None), 0)], ids=str)
+def test_memory_is_that_of_the_kernel_which_the_read_then_takes(key):
+    cache_clear()
+    J = jacobian(layer)(X)
+    told = J.explain(key)
+    result = np.asarray(jacobian(layer)(X)[key]).nbytes
+    cache_clear()
+    assert result <= told.memory <= 100 * result
+    compiles = cache_info().compiles
+    assert compiles == 1 and told.memory == told.memory
+    J[key]
+    assert cache_info().compiles == compiles
+
+
+# Shapes in place of arrays
+
+
+def test_shapes_are_enough():
+    by_shape, by_array = jacobian(layer).explain(OF_X), jacobian(layer).explain(X)
+    assert by_shape == by_array and by_shape.memory == by_array.memory > 0
+    tree = jacobian(lambda p, x: p["w"] @ x + p["b"], 0).explain({"w": W, "b": W[:, 0]}, OF_X)
+    assert (tree["w"].shape, tree["b"].shape) == ((6, 6, 4), (6, 6))
+
+
+# Ahead of time
+
+
+@pytest.mark.parametrize("given", [X, OF_X], ids=["array", "shape"])
+@pytest.mark.parametrize("key", [..., 2, slice(1, 3), (slice(None), 1)], ids=str)
+def test_what_is_compiled_ahead_is_not_compiled_again(given, key):
+    cache_clear()
+    jac = jacobian(lambda x: jnp.sin(W @ x))
+    jac.compile(given, key=key)
+    compiles = cache_info().compiles
+    assert compiles == 1
+    expected = (np.cos(W @ X)[:, None] * W)[key]
+    np.testing.assert_allclose(jac(X)[key], expected, rtol=1e-5)
+    assert cache_info().compiles == compiles
+
+
+def test_a_tree_is_compiled_as_one_kernel():
+    cache_clear()
+    jac = jacobian(lambda p, x: jnp.tanh(p["w"] @ x + p["b"]))
+    params = {"w": W, "b": W[:, 0]}
+    jac.compile(params, X)
+    assert cache_info().compiles == 1
+    materialize(jac(params, X))
+    assert cache_info().compiles == 1
+
+
+def test_other_arguments_than_those_compiled_for_are_compiled_for():
+    cache_clear()
+    jac = jacobian(lambda x: x * W[0])
+    jac.compile(OF_X)
+    np.testing.assert_allclose(jac(X)[...], np.diag(W[0]))
+    with jax.default_device(jax.devices()[0]):
+        np.testing.assert_allclose(jac(jax.device_put(X, jax.devices()[0]))[...], np.diag(W[0]))
+
+
+def test_python_is_not_compiled():
+    with pytest.raises(ValueError, match=r"jacobian\(f, jit=False\).compile\(...\): expected an f that is compiled"):
+        jacobian(layer, jit=False).compile(X)
+
+
+SECOND = """
+import sys, jax, numpy as np, jax.numpy as jnp
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+from jacobia import jacobian
+found = []
+jax.monitoring.register_event_listener(lambda name, **_: found.append(name))
+jac = jacobian(lambda x: jnp.tanh(jnp.outer(x, x) @ x))
+jac.compile(jax.ShapeDtypeStruct((5,), jnp.float32), key=slice(1, 3))
+print(sum("cache_hits" in n for n in found), sum("cache_misses" in n for n in found))
+"""
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    counts = []
+    for _ in range(2):
+        command = [sys.executable, "-c", SECOND, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        counts.append(tuple(map(int, done.stdout.split())))
+    (hits, misses), (later_hits, later_misses) = counts
+    assert hits == 0 and misses > 0
+    assert later_hits == misses and later_misses == 0
+
+
+# Operations and bytes, beside what the compiler counts
+
+
+def mlp(x):
+    for w in (np.full((32, 16), 0.1, np.float32), np.full((8, 32), 0.1, np.float32)):
+        x = jnp.tanh(w @ x)
+    return x
+
+
+def polynomial(x):
+    return x[1:] ** 3 * x[:-1] - 2 * x[1:]
+
+
+@pytest.mark.parametrize("f", [mlp, polynomial, lambda x: jnp.sum(jnp.outer(x, x) ** 2, axis=0)], ids=str)
+@pytest.mark.parametrize("way", ["rows", "columns"])
+def test_operations_are_those_that_the_compiler_counts(f, way):
+    x = jnp.linspace(0.1, 1, 16)
+    J = jacobian(f)(x)
+    blue, block = J._origin.blue, J._origin.blue.blocks[0]
+    own = blue.pass_work(way, block).plus(blue.primal_work)
+    if way == "rows":
+        y, pull = jax.vjp(f, x)
+        program = jax.jit(lambda x, u: jax.vjp(f, x)[1](u)).lower(x, y)
+    else:
+        program = jax.jit(lambda x, v: jax.jvp(f, (x,), (v,))).lower(x, x)
+    found = program.compile().cost_analysis()
+    found = found[0] if isinstance(found, list) else found
+    counted = found["flops"] + found.get("transcendentals", 0)
+    assert 0.4 * counted <= own.flops <= 2.5 * counted
+
+
+def test_work_of_a_product():
+    closed = jax.make_jaxpr(lambda x: W @ x)(X)
+    assert work(closed.jaxpr, 1) == (2 * 24, 4 * 4 + 6 * 4)
