@@ -158,23 +158,28 @@ class Blueprint:
         return self.costs[key]
 
     def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
-        closed = self._pass_program(way, outs, ins)
+        closed = self.pass_program(way, outs, ins)
         if closed is None:
             return math.inf
         return seed_cost(closed.jaxpr, len(outs if way == "rows" else ins), transposed=way == "columns")
 
     def pass_work(self, way: str, block: Block) -> Work | None:
         """The operations and bytes of one more row or column; None where that cannot be read off one program."""
-        closed = None if self.program.heads is not None else self._pass_program(way, block.outs, block.ins)
+        closed = None if self.program.heads is not None else self.pass_program(way, block.outs, block.ins)
         return closed and work(closed.jaxpr, len(block.outs if way == "rows" else block.ins))
 
+    def pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
+        """The program of constants, leaves and seeds that one row or column is; None where there is none."""
+        key = way, outs, ins
+        if key not in self.passes:
+            self.passes[key] = None if self.program.jaxpr is None else self._pass_program(*key)
+        return self.passes[key]
+
     def _pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
-        if self.program.jaxpr is None:
-            return None
         try:
             return applied_program(self.program, self.positions, self.spaces, way, outs, ins)
         except (TypeError, ValueError, NotImplementedError):
-            return None  # it is not there; whoever runs it will find out
+            return None  # whoever runs it will find out
 
     @cached_property
     def primal_cost(self) -> float:
@@ -215,6 +220,10 @@ class Blueprint:
 
     @cached_property
     def costs(self) -> dict:
+        return {}
+
+    @cached_property
+    def passes(self) -> dict:
         return {}
 
     @cached_property

@@ -21,7 +21,8 @@ from jacobia._reading import Linearized, either_way
 from jacobia._recall import recall
 from jacobia._store import Lines, Store
 from jacobia._sweeps import Image, Sweep
-from jacobia._whole import Whole, compute_whole, whole
+from jacobia._way import Whole
+from jacobia._whole import whole
 
 
 class Want(NamedTuple):
@@ -198,8 +199,12 @@ def compute(
 
 
 def _whole(origin: Linearized, index: int, way: Whole) -> Done:
-    full = compute_whole(origin, way)
-    store_of(origin, index).count("rows", origin.by("rows"), origin.blue.counts[index][0], 0, 0)
+    full = way.compute(origin)
+    store = store_of(origin, index)
+    store.count("rows", origin.by("rows"), origin.blue.counts[index][0], 0, 0)
+    if way.met:
+        store.constant_rows += way.constant_rows
+    way.met = way.met or origin.compiles
     return Done(index, "rows", None, full)
 
 
@@ -316,7 +321,7 @@ def plan(origin: Linearized, want: Want) -> Plan:
     if request(want) == "all" and rows.size == store.rows.count and columns.size == store.columns.count:
         found = whole(origin, want.block)
         if found is not None:
-            return Plan(found.way, 0, min(rows.size, columns.size), "all entries are accumulated at once")
+            return Plan(found.way, 0, min(rows.size, columns.size), found.why)
     passes, instead = (rows.size, columns.size) if choice.way == "rows" else (columns.size, rows.size)
     return Plan(choice.way, 0 if choice.way == "none" else passes, instead, choice.why)
 

@@ -32,7 +32,7 @@ class Options(NamedTuple):
     sparsity: Any = "auto"  # or "dense", a Pattern, a Coloring: hashed by content
 
 
-MODES = ("auto", "fwd", "rev", "accumulate")
+MODES = ("auto", "fwd", "rev", "accumulate", "waist")
 
 
 @lru_cache(maxsize=256, typed=True)

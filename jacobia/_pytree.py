@@ -37,7 +37,9 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
             "a view stays where it was made. Read J.nonzeros() there, or close over the coloring."
         )
     shapes = origin.blue.const_shapes
-    is_leaf = [isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)]
+    is_leaf = origin.const_leaves or tuple(
+        isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)
+    )
     held = tuple(None if leaf else Identity(c) for c, leaf in zip(origin.consts, is_leaf, strict=True))
     consts = (c for c, leaf in zip(origin.consts, is_leaf, strict=True) if leaf)
     form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.transposed, held)
@@ -52,6 +54,7 @@ def _unflatten(form: _Form, leaves: Sequence) -> Jacobian:
     rest = iter(moving)
     consts = [next(rest) if h is None else h.held for h in form.held]
     origin = Linearized.anywhere(blue, consts, list(rest), batch, guard)
+    origin.const_leaves = tuple(h is None for h in form.held)  # what has been a leaf stays one, traced or not
     return view(
         form.kind, origin, form.block, Layout(blue.blocks[form.block], origin.lead, form.matrix, form.transposed)
     )

@@ -33,6 +33,7 @@ class Linearized:
 
     # Until something else is said, an attribute has the value it has here: views are made often.
     batch: tuple[int, ...] = ()  # axes in front of every leaf, as vmap or scan stack them
+    const_leaves: tuple[bool, ...] = ()  # which constants are leaves of a view as a pytree, where that is settled
     source: Any = None  # how to make this call again, for pickle
     traced: bool = False  # whether any array is a tracer
     special: bool = False  # traced or batched
@@ -100,7 +101,7 @@ class Linearized:
     def again(self) -> "Linearized":
         """The same point with nothing remembered."""
         fresh = Linearized.anywhere(self.blue, self.consts, self.leaves, self.batch, self._guard)
-        fresh.source = self.source
+        fresh.source, fresh.const_leaves = self.source, self.const_leaves
         return fresh
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:

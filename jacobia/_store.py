@@ -23,6 +23,7 @@ class Stats(NamedTuple):
     seeds_run: int  # with padding
     kernel_calls: int
     nbytes: int  # remembered now
+    constant_rows: int = 0  # of those computed, rows that do not depend on x: taken over from a point before
 
 
 class _Piece(NamedTuple):
@@ -170,6 +171,7 @@ class Store:
         self._shape = num_rows, num_columns
         # rows_computed, columns_computed, pullbacks, pushforwards, seeds_run, kernel_calls
         self.counts = [0, 0, 0, 0, 0, 0]
+        self.constant_rows = 0
 
     @cached_property
     def rows(self) -> Lines:
@@ -252,4 +254,4 @@ class Store:
 
     def stats(self) -> Stats:
         rows, columns, pullbacks, pushforwards, seeds, calls = self.counts
-        return Stats(rows, columns, pullbacks, pushforwards, seeds, calls, self.nbytes)
+        return Stats(rows, columns, pullbacks, pushforwards, seeds, calls, self.nbytes, self.constant_rows)

@@ -78,7 +78,8 @@ def jacobian(
       jit: `False` runs `f` by Python, for control flow on values. Slow.
       mode: "auto", "rev" (pullbacks only) or "fwd" (pushforwards only). Where the dtype of input and output
         differ, only the way that does not round is taken in every mode. "accumulate": all of a block comes from its
-        nonzeros, whatever that costs ("auto" does so where it is far cheaper); rows and columns come as in "auto".
+        nonzeros, and "waist": it is the product of two thin matrices, on either side of the narrowest part of the
+        program, whatever that costs ("auto" does either where it is far cheaper); rows and columns come as in "auto".
       chunk_size: how many seeds run at once; "auto" keeps the working set under `memory_limit`.
       sparsity: which entries can be nonzero, for `J.pattern`, `J.nonzeros()`, `to_bcoo`, `to_bcsr` and `to_scipy`.
         "auto": read off the program. "dense": all of them. Or a `Pattern` of shape (M, N), all outputs by all
@@ -101,10 +102,13 @@ def jacobian(
       ValueError: an argument out of range; with `batch_axis`, an input or output that has not that axis, or another
         number of samples; a pattern of another shape than the Jacobian, or one for several inputs or outputs without
         `ravel`. Reading nonzeros raises it for a pattern that lacks one (see `Jacobian.nonzeros`), and for a coloring
-        that takes a direction which `f` has not got.
+        that takes a direction which `f` has not got; reading all of a block, for a mode that `f` does not allow.
       NotImplementedError: an argument that is not there yet.
       IndependenceError: with `strict`, an output that does not depend on an input.
       BatchMixingError: with `batch_axis`, a derivative that mixes samples.
+
+    References:
+      Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10, for accumulation and products of parts.
     """
     _check_later("jacobian", mesh)
     return _make(

@@ -130,6 +130,11 @@ def test_memory_is_that_of_the_kernel_which_the_read_then_takes(key):
 # Shapes in place of arrays
 
 
+def test_a_matrix_larger_than_memory_is_explained():
+    told = jacobian(jnp.sin).explain(jax.ShapeDtypeStruct((10**6,), jnp.float32))
+    assert told.shape == (10**6, 10**6) and told.way in ("rows", "columns")
+
+
 def test_shapes_are_enough():
     by_shape, by_array = jacobian(layer).explain(OF_X), jacobian(layer).explain(X)
     assert by_shape == by_array and by_shape.memory == by_array.memory > 0
@@ -215,7 +220,11 @@ def polynomial(x):
     return x[1:] ** 3 * x[:-1] - 2 * x[1:]
 
 
-@pytest.mark.parametrize("f", [mlp, polynomial, lambda x: jnp.sum(jnp.outer(x, x) ** 2, axis=0)], ids=str)
+def squares(x):
+    return jnp.sum(jnp.outer(x, x) ** 2, axis=0)
+
+
+@pytest.mark.parametrize("f", [mlp, polynomial, squares], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("way", ["rows", "columns"])
 def test_operations_are_those_that_the_compiler_counts(f, way):
     x = jnp.linspace(0.1, 1, 16)

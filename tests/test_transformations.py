@@ -84,6 +84,17 @@ def test_a_view_comes_out_of_jit():
     assert_close(J[...], DENSE)
 
 
+def test_a_view_with_a_traced_array_closed_over_comes_out_of_jit_again_and_again():
+    # JAX keeps the number of leaves of the first result, and writes beyond them if a later one has more.
+    view = jax.jit(lambda w, x: jacobian(lambda x: jnp.sin(w @ x))(x))
+    w, x = np.arange(12.0, dtype=np.float32).reshape(3, 4), np.linspace(0, 1, 4, dtype=np.float32)
+    for scale in (1, 2, 3, 4):
+        J = view(scale * w, x)
+        assert len(jax.tree.leaves(J)) == 3
+        np.testing.assert_allclose(J[1], np.cos(scale * w[1] @ x) * scale * w[1], rtol=1e-4, atol=1e-5)
+        assert jax.tree.structure(J) == jax.tree.structure(jax.tree.map(lambda a: a, J))
+
+
 def test_a_view_goes_into_jit():
     J = jacobian(layer)(X)
     J[0]

@@ -7,7 +7,8 @@ import pytest
 from cases import CASES
 from reference import assert_close, is_block, views
 
-from jacobia import _whole, hessian, jacobian
+from jacobia import _way, _whole, hessian, jacobian
+from jacobia._accumulated import accumulated
 
 RNG = np.random.default_rng(11)
 WIDE = RNG.normal(size=(2048, 256)).astype(np.float32) / 16
@@ -16,7 +17,8 @@ X = RNG.normal(size=256).astype(np.float32)
 
 @pytest.fixture
 def always(monkeypatch):
-    """It is taken wherever it can be."""
+    """Nonzeros are taken wherever they can be."""
+    monkeypatch.setattr(_whole, "_WAYS", {"accumulate": accumulated})
     monkeypatch.setattr(_whole, "_WORTH_LOOKING", -1.0)
     monkeypatch.setattr(_whole, "_BETTER", float("inf"))
 
@@ -31,7 +33,8 @@ def layer_by_hand(x):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.modes == ("auto", "fwd", "rev")], ids=str)
 def test_every_case_that_way(case, always):
-    J = jacobian(case.f, case.argnums, **case.options)(*case.args_as("float32"), **case.kwargs)
+    fresh = lambda *args, **kwargs: case.f(*args, **kwargs)  # noqa: E731 - nothing has been decided about it yet
+    J = jacobian(fresh, case.argnums, **case.options)(*case.args_as("float32"), **case.kwargs)
     blocks = [b for b in jax.tree.leaves(case.reference(), is_leaf=is_block) if b is not None]
     for view, block in zip(views(J), blocks, strict=True):
         way = view.plan.way
@@ -94,6 +97,137 @@ def test_a_hessian_that_way(always):
     assert H.stats.kernel_calls == 1
 
 
+# What does not depend on x
+
+
+LINEAR, BENT = (RNG.normal(size=s).astype(np.float32) for s in ((5, 4), (3, 4)))
+
+
+def partly_linear(first, second):
+    return lambda x: jnp.concatenate([second @ (first @ x), jnp.tanh(BENT @ x)])
+
+
+def by_hand(first, second, x):
+    return np.concatenate([second @ first, (1 - np.tanh(BENT @ x) ** 2)[:, None] * BENT])
+
+
+@pytest.fixture
+def remembering(always, monkeypatch):
+    monkeypatch.setattr(_way, "_MANY", 1)
+
+
+def test_rows_that_do_not_depend_on_x_are_taken_over_from_point_to_point(remembering):
+    other = LINEAR @ LINEAR.T
+    jac = jacobian(partly_linear(LINEAR, other))
+    for k, x in enumerate((X[:4], 2 * X[:4], -X[:4])):
+        J = jac(x)
+        np.testing.assert_allclose(J[...], by_hand(LINEAR, other, x), rtol=1e-4, atol=1e-5)
+        assert J.stats.constant_rows == (5 if k else 0)
+        assert J._origin.blue.wholes[0]._split.flops >= 2 * 5 * 5 * 4
+
+
+def test_never_those_of_another_program(remembering):
+    for scale in (1, 2, 3):
+        other = scale * LINEAR @ LINEAR.T
+        jac = jacobian(partly_linear(LINEAR, other))
+        for x in (X[:4], 2 * X[:4]):
+            np.testing.assert_allclose(jac(x)[...], by_hand(LINEAR, other, x), rtol=1e-4, atol=1e-4)
+
+
+def test_never_those_of_other_arrays_of_the_same_program(remembering):
+    stacked = np.stack([LINEAR @ LINEAR.T, 3 * LINEAR @ LINEAR.T])
+    at = np.stack([X[:4], X[:4]])
+    jac = jax.vmap(lambda w, x: jacobian(partly_linear(LINEAR, w))(x)[...])
+    for w, found in zip(stacked, jac(stacked, at), strict=True):
+        np.testing.assert_allclose(found, by_hand(LINEAR, w, X[:4]), rtol=1e-4, atol=1e-4)
+    view = jax.jit(lambda w, x: jacobian(partly_linear(LINEAR, w))(x))
+    for w in stacked:
+        np.testing.assert_allclose(view(w, X[:4])[...], by_hand(LINEAR, w, X[:4]), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_remembered_and_is_gone_is_computed_again(remembering):
+    other = LINEAR @ LINEAR.T
+    jac = jacobian(partly_linear(LINEAR, other))
+    J = jac(X[:4])
+    assert J[...].shape == (8, 4)
+    for a in J._origin.blue.wholes[0]._remembered:
+        a.delete()
+    np.testing.assert_allclose(jac(X[:4])[...], by_hand(LINEAR, other, X[:4]), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_remembered_where_it_saves_nothing(always):
+    J = jacobian(partly_linear(LINEAR, LINEAR @ LINEAR.T))(X[:4])
+    assert J[...].shape == (8, 4)
+    assert J._origin.blue.wholes[0]._split is None  # too few operations
+
+
+# Through a narrow part
+
+NARROW = [RNG.normal(size=s).astype(np.float32) / np.sqrt(s[1]) for s in ((12, 20), (3, 12), (12, 3), (25, 12))]
+
+
+def narrow(x):
+    for w in NARROW:
+        x = jnp.tanh(w @ x)
+    return x
+
+
+def narrow_by_hand(x):
+    full, x = np.eye(len(x)), np.asarray(x, np.float64)
+    for w in NARROW:
+        x = np.tanh(w @ x)
+        full = (1 - x**2)[:, None] * (w @ full)
+    return full
+
+
+def test_a_product_of_two_thin_matrices():
+    J = jacobian(narrow, mode="waist")(X[:20])
+    assert J.plan.way == "waist" and "through 3 numbers" in J.plan.why
+    np.testing.assert_allclose(J[...], narrow_by_hand(X[:20]), atol=1e-5)
+    assert J.stats[:6] == (25, 0, 0, 0, 0, 1)
+    told = jacobian(narrow, mode="waist")(2 * X[:20]).explain()
+    assert told.density is None and told.plans[0].way == "waist"
+    fresh = jacobian(narrow, mode="waist")(X[:20])
+    np.testing.assert_allclose(fresh[3:5], narrow_by_hand(X[:20])[3:5], atol=1e-5)
+    assert fresh.stats.pullbacks == 2
+
+
+def test_it_is_taken_by_itself_where_it_pays(monkeypatch):
+    monkeypatch.setattr(_whole, "_WORTH_LOOKING", 100.0)
+    assert jacobian(lambda x: narrow(x) + 0)(X[:20]).plan.way == "waist"
+
+
+def test_a_product_inside_transformations():
+    jac = jacobian(narrow, mode="waist")
+    np.testing.assert_allclose(jax.jit(lambda x: jac(x)[...])(X[:20]), narrow_by_hand(X[:20]), atol=1e-5)
+    both = jax.vmap(lambda x: jac(x)[...])(np.stack([X[:20], 2 * X[:20]]))
+    np.testing.assert_allclose(both[1], narrow_by_hand(2 * X[:20]), atol=1e-5)
+    grad = jax.grad(lambda x: jnp.sum(jac(x)[...] ** 2))(X[:20])
+    expected = jax.grad(lambda x: jnp.sum(jax.jacfwd(narrow)(x) ** 2))(X[:20])
+    np.testing.assert_allclose(grad, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_trees_and_hessians_through_a_narrow_part():
+    def f(p, x):
+        return {"a": narrow(p["w"] * x), "b": x[:2]}
+
+    J = jacobian(f, mode="waist")({"w": X[:20]}, X[20:40])["a"]["w"]
+    np.testing.assert_allclose(J[...], narrow_by_hand(X[:20] * X[20:40]) * X[20:40], atol=1e-5)
+    g = lambda x: jnp.sum(jnp.sin(NARROW[1] @ (NARROW[0] @ x)))  # noqa: E731
+    H = hessian(g, mode="waist")(X[:20])
+    assert H.plan.way == "waist"
+    np.testing.assert_allclose(H[...], jax.hessian(g)(X[:20]), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode, f", [("waist", jnp.sin), ("accumulate", lambda z: z * 1j)], ids=["waist", "complex"])
+def test_a_mode_that_f_does_not_allow(mode, f):
+    z = X[:4] if mode == "waist" else X[:4].astype(np.complex64)
+    jac = jacobian(f, mode=mode, holomorphic=mode != "waist")
+    assert jac(z)[1].shape == (4,)
+    with pytest.raises(ValueError, match=rf"jacobian\(mode='{mode}'\): expected an f whose linear program"):
+        jac(z)[...]
+
+
 @pytest.mark.parametrize(
     "option", [{"mode": "fwd"}, {"mode": "rev"}, {"chunk_size": 2}, {"sparsity": "dense"}], ids=str
 )
@@ -105,7 +239,7 @@ def test_who_says_how_gets_it(always, option):
 
 
 def test_small_functions_are_not_looked_into(monkeypatch):
-    monkeypatch.setattr(_whole, "walk_of", None)
+    monkeypatch.setattr(_whole, "_WAYS", {})
     J = jacobian(lambda x: jnp.tanh(WIDE[:64, :64] @ x))(X[:64])
     assert J.plan.way == "columns"
     J[...]

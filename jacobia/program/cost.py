@@ -126,7 +126,7 @@ def work(jaxpr: Any, num_seeded: int) -> Work:
             alone = eqn.primitive.name in _UNFUSED or any(v in outs for v in eqn.outvars)
             own = [a for a in ins if a in linear]  # what all seeds share is read once for all of them
             moved = sum(_nbytes(a.aval) for a in (*own, *eqn.outvars)) if alone else 0
-            total = total.plus(Work(_flops(eqn), moved))
+            total = total.plus(Work(flops(eqn), moved))
     return total
 
 
@@ -136,7 +136,8 @@ _MOVES = {
 }  # fmt: skip
 
 
-def _flops(eqn: Any) -> float:
+def flops(eqn: Any) -> float:
+    """Floating-point operations of one equation without a program inside."""
     name = eqn.primitive.name
     if name == "dot_general":
         return 2 * _multiplications(eqn)
