@@ -1,4 +1,4 @@
-"""The command line: `python -m jacobia demo`."""
+"""The command line: `python -m jacobia demo` and `python -m jacobia explain`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jacobia import __version__, _demo
+from jacobia import __version__, _command, _demo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,8 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.add_argument("--out", default="sensitivities.png", help="picture to write (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    _command.add_to(commands)
     options = parser.parse_args(argv)
 
+    if options.command == "explain":
+        try:
+            print(_command.explain(options))
+        except _command.Refused as error:
+            print(error, file=sys.stderr)
+            return 2
+        return 0
     try:
         report = _demo.run(options.out, seed=options.seed)
     except ImportError as error:

@@ -253,7 +253,7 @@ class _Transform:
         Returns:
           An `Explanation`, or a tree of them, as views are nested. `J.explain(key)` is for other keys.
         """
-        views = self._views(*self._at_shapes(args, kwargs))
+        views = self.views_at(args, kwargs)
         return jax.tree.map(lambda J: J.explain(), views, is_leaf=lambda v: isinstance(v, Jacobian))
 
     def compile(self, *args: Any, key: Any = ..., **kwargs: Any) -> None:
@@ -271,8 +271,12 @@ class _Transform:
                 f"{self._options.name}(f, jit=False).compile(...): expected an f that is compiled, got jit=False, by "
                 "which Python runs it. Leave jit out."
             )
-        views = self._views(*self._at_shapes(args, kwargs))
+        views = self.views_at(args, kwargs)
         compiled(lambda: materialize(views, key))
+
+    def views_at(self, args: tuple, kwargs: dict) -> Any:
+        """Views at these arguments, of which some may be `jax.ShapeDtypeStruct`; such views can't be read."""
+        return self._views(*self._at_shapes(args, kwargs))
 
     def _at_shapes(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
         # As at arrays of these shapes, of which some may be given as shapes alone.
