@@ -3,6 +3,8 @@
 Every case once gave a wrong number, an exception, a program that does not end, or a pattern that was much too full.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -374,3 +376,71 @@ def test_indices_that_are_traced():
         np.testing.assert_allclose(jax.jit(scattered)(*(a[k] for a in given)), expected[k], atol=1e-12)
     looped = lax.scan(lambda c, v: (c, scattered(*v)), 0, given)[1]
     np.testing.assert_allclose(looped, expected, atol=1e-12)
+
+
+# Entries put in order: rows of unequal width, rows whose order turns over, and any number of slots
+
+
+def on_a_grid(shape, periodic=False, ravel=True, diagonals=False):
+    """A nonlinear function of each point and its neighbours, zero or going on across the boundary."""
+    steps = [s for s in itertools.product((-1, 0, 1), repeat=len(shape)) if diagonals or sum(map(abs, s)) <= 1]
+
+    def f(x):
+        u = x.reshape(shape)
+        padded = jnp.pad(u, 1, mode="wrap" if periodic else "constant")
+        near = [padded[tuple(slice(1 + s, 1 + s + k) for s, k in zip(step, shape, strict=True))] for step in steps]
+        out = sum((k + 1.5) * v for k, v in enumerate(near)) * jnp.cos(u)
+        return out.ravel() if ravel else out
+
+    return f
+
+
+def a_band(before, after):
+    def f(x):
+        padded = jnp.pad(x, (before, after))
+        return sum((k + 1.5) * padded[k : k + x.size] for k in range(before + after + 1)) * jnp.cos(x)
+
+    return f
+
+
+# Columns before and behind the diagonal: few and many slots.
+BANDS = [(0, 1), (1, 0), (1, 1), (0, 2), (2, 1), (3, 4), (4, 4), (6, 5)]
+
+LAID_OUT = {
+    "square": (on_a_grid((4, 4)), 16),
+    "wide": (on_a_grid((3, 7)), 21),
+    "high": (on_a_grid((7, 3)), 21),
+    "one line": (on_a_grid((1, 6)), 6),
+    "one column": (on_a_grid((6, 1)), 6),
+    "not flat": (on_a_grid((4, 5), ravel=False), 20),
+    "periodic": (on_a_grid((4, 5), periodic=True), 20),
+    "diagonals": (on_a_grid((4, 5), diagonals=True), 20),
+    "periodic diagonals": (on_a_grid((4, 5), periodic=True, diagonals=True), 20),
+    "space": (on_a_grid((3, 4, 5)), 60),
+    "periodic space": (on_a_grid((3, 4, 5), periodic=True), 60),
+    "two species": (lambda x: jnp.stack([on_a_grid((4, 3))(x[:12]) * x[12:], jnp.sin(x[12:]) + x[:12] ** 2]), 24),
+    "every other row": (lambda x: jnp.where(np.arange(40) % 2 == 0, a_band(1, 1)(x), 0), 40),
+    **{f"band {a} {b}": (a_band(a, b), 24) for a, b in BANDS},
+}
+
+
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_entries_are_in_order_and_those_of_the_dense_derivative(name):
+    f, n = LAID_OUT[name]
+    x = jnp.asarray(RNG.normal(size=n))
+    expected = np.asarray(jax.jacfwd(f)(x)).reshape(-1, n)
+    J = jacobian(f, ravel=True)(x)
+    data, rows, cols = (np.asarray(a) for a in J.nonzeros())
+    want_rows, want_cols = np.nonzero(expected)
+    np.testing.assert_array_equal(rows, want_rows)
+    np.testing.assert_array_equal(cols, want_cols)
+    np.testing.assert_allclose(data, expected[rows, cols], rtol=1e-12)
+
+
+def test_gradients_of_entries_of_rows_of_unequal_width():
+    f, n = LAID_OUT["wide"]
+    x = jnp.asarray(RNG.normal(size=n))
+    jac = jacobian(f, ravel=True)
+    _, rows, cols = (np.asarray(a) for a in jac(x).nonzeros())
+    expected = jax.grad(lambda x: jnp.sum(jnp.sin(jax.jacfwd(f)(x)[rows, cols])))(x)
+    np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(jnp.sin(jac(x).nonzeros()[0])))(x), expected, rtol=1e-9)
