@@ -282,6 +282,11 @@ class Blueprint:
         return {}
 
     @cached_property
+    def kept_sweeps(self) -> dict:
+        """How one row was read the last time, by the index of the block: sweeps, and what gives a row."""
+        return {}
+
+    @cached_property
     def small_sweeps(self) -> dict:
         """Sweeps that are too small for memory to matter."""
         return {}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jacobia._blueprint import Block
+from jacobia._cross import Cross
 from jacobia._explain import Considered, Explanation
 from jacobia._few import few, plan_few
 from jacobia._fulfil import Want, plan, possible, request, store_of
@@ -18,7 +19,13 @@ from jacobia.program.cost import Work
 
 
 def explain(
-    origin: Linearized, view: str, want: Want, samples: Any, shape: tuple[int, ...], memory: Callable[[], int]
+    origin: Linearized,
+    view: str,
+    want: Want,
+    samples: Any,
+    shape: tuple[int, ...],
+    across: Cross | None,
+    memory: Callable[[], int],
 ) -> Explanation:
     """What reading `want` would do now.
 
@@ -26,11 +33,12 @@ def explain(
       view: how the view shows itself.
       samples: numbers of samples, None for all.
       shape: of the result.
+      across: rows and columns for entries at pairs of places.
       memory: how to find out how many bytes the read takes.
     """
     blue, block = origin.blue, origin.blue.blocks[want.block]
     notes, alone = [], 0 not in shape and bool(origin.lead) and few(origin, want, samples)
-    todo = plan_few(origin, want, samples) if alone else plan(origin, want)
+    todo = plan_few(origin, want, samples) if alone else plan(origin, want, across)
     if alone:
         notes.append(f"samples: {len(samples)} of {math.prod(origin.lead)}, evaluated by themselves")
     if blue.program.pushes == "transposed pullback":
@@ -38,14 +46,16 @@ def explain(
     notes.append("f: compiled" if blue.jit else "f: run by Python at each read (jit=False), which is slow")
     products = "Hessian-vector products" if blue.symmetric else None
     by = products or origin.by("rows"), products or origin.by("columns")
-    plans = () if alone or todo.way == "none" else _considered(origin, want, todo, by)
+    plans = () if alone or todo.way == "none" else _considered(origin, want, todo, by, across)
     found, pattern = blue.wholes.get(want.block), store_of(origin, want.block).pattern
     density = pattern.density if pattern is not None else None if found is None else found.density
     nbytes = math.prod(shape) * block.dtype.itemsize
     return Explanation(view, shape, nbytes, density, todo, plans, by, tuple(notes), memory)
 
 
-def _considered(origin: Linearized, want: Want, todo: Plan, by: tuple[str, str]) -> tuple[Considered, ...]:
+def _considered(
+    origin: Linearized, want: Want, todo: Plan, by: tuple[str, str], across: Cross | None
+) -> tuple[Considered, ...]:
     blue, store = origin.blue, store_of(origin, want.block)
     block, ways, plans = blue.blocks[want.block], possible(origin, blue.blocks[want.block]), []
     found = whole(origin, want.block) if request(want) == "all" else None
@@ -62,6 +72,11 @@ def _considered(origin: Linearized, want: Want, todo: Plan, by: tuple[str, str])
             passes = lines.missing(wanted).size
             each, once = total
             plans.append(Considered(way, passes, what, *each.times(passes).plus(once)))
+    if across is not None:
+        own, other = _passes_work(origin, "rows", block), _passes_work(origin, "columns", block)
+        if own is not None and other is not None:
+            total = own[0].times(len(across.rows)).plus(other[0].times(len(across.columns))).plus(own[1])
+            plans.append(Considered(todo.way, todo.passes, "passes", *total))
     return tuple(sorted(plans, key=lambda p: p.way != todo.way))
 
 

@@ -38,7 +38,7 @@ class Explanation:
 
     @property
     def way(self) -> str:
-        """ "rows", "columns", "nonzeros", "waist", or "none": all of it is known."""
+        """ "rows", "columns", "rows and columns", "nonzeros", "waist", or "none": all of it is known."""
         return self.plan.way
 
     @property
@@ -65,6 +65,10 @@ class Explanation:
         plan = self.plan
         if plan.way == "none":
             return f"nothing; {plan.why}"
+        if plan.way == "rows and columns":
+            cheaper = min(self.plans[1:], key=lambda p: p.passes, default=None)
+            fewer = counted(plan.instead, "passes" if cheaper is None else cheaper.by)
+            return f"{counted(plan.passes, 'passes')} in two kernel calls ({plan.why}); instead of {fewer}"
         if plan.way not in ("rows", "columns"):
             fewer = counted(plan.instead, "passes")
             return f"all of it in one kernel call, without seeds ({plan.why}); instead of {fewer}"

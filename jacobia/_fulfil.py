@@ -15,7 +15,10 @@ import numpy as np
 from jacobia import _plan
 from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, eval_context
+from jacobia._cross import Cross, cross
+from jacobia._display import counted
 from jacobia._errors import MaterializationError
+from jacobia._indexing import places
 from jacobia._plan import Plan
 from jacobia._reading import Linearized, either_way
 from jacobia._recall import recall
@@ -106,6 +109,34 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
         else:
             (store.rows if result.way == "rows" else store.columns).put(result.numbers, result.array)
     return done
+
+
+def crossing(origin: Linearized, want: Want, rows: np.ndarray, columns: np.ndarray) -> Cross | None:
+    """The rows and columns for entries at pairs of places, where they are fewer than rows or columns alone."""
+    store, ways = store_of(origin, want.block), possible(origin, origin.blue.blocks[want.block])
+    if origin.lead or not all(ways) or store.whole() is not None or store.nonzeros is not None:
+        return None
+    alone = min(store.rows.missing(want.rows).size, store.columns.missing(want.columns).size)
+    if alone < 2:
+        return None
+    unknown = np.isin(rows, store.rows.missing(want.rows)) & np.isin(columns, store.columns.missing(want.columns))
+    found = cross(rows[unknown], columns[unknown])
+    return found if len(found.rows) + len(found.columns) < alone else None
+
+
+def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Known entries at pairs of places, each from a row or a column."""
+    store = store_of(origin, index)
+    out = np.zeros(rows.shape, origin.blue.blocks[index].dtype)
+    by_row = ~np.isin(rows, store.rows.missing(np.unique(rows)))
+    for way, here in (("rows", by_row), ("columns", ~by_row)):
+        if here.any():
+            numbers = np.unique((rows if way == "rows" else columns)[here])
+            want = Want(index, numbers, None) if way == "rows" else Want(index, None, numbers)
+            cube, held = known_cube(np, origin, index, want)
+            at = places(rows[here], held["rows"]), places(columns[here], held["columns"])
+            out[here] = cube[(0, *at)]
+    return out
 
 
 def fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
@@ -309,8 +340,12 @@ def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None
         )
 
 
-def plan(origin: Linearized, want: Want) -> Plan:
-    """What `fulfil` would do for one block; nothing is computed."""
+def plan(origin: Linearized, want: Want, across: Cross | None = None) -> Plan:
+    """What `fulfil` would do for one block; nothing is computed.
+
+    Args:
+      across: rows and columns for entries at pairs of places.
+    """
     store = store_of(origin, want.block)
     if store.whole() is not None:
         return Plan("none", 0, 0, "all of it is known")
@@ -318,6 +353,12 @@ def plan(origin: Linearized, want: Want) -> Plan:
         return Plan("none", 0, 0, "all of its nonzeros are known")
     rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
     choice = choose_way(origin, want.block, request(_want(*want, store)), rows.size, columns.size)
+    if across is not None:
+        own, other = counted(len(across.rows), "rows"), counted(len(across.columns), "columns")
+        passes = len(across.rows) + len(across.columns)
+        if not passes:
+            return Plan("none", 0, 0, "everything asked for is known")
+        return Plan("rows and columns", passes, min(rows.size, columns.size), f"{own} and {other} hold all of it")
     if request(want) == "all" and rows.size == store.rows.count and columns.size == store.columns.count:
         found = whole(origin, want.block)
         if found is not None:
@@ -434,18 +475,20 @@ def _remember_way(origin: Linearized, index: int, way: str, done: Done, sweeps: 
     if done.numbers is None or width is None:
         if _worth_remembering(origin, 2 * _nbytes(origin, index)):
             origin.blue.recipes[index, None] = _Recipe(way, by, _most(block, way), *origin.fused(sweeps))
-    elif done.way == "rows" and width == len(done.numbers):
+    elif done.way == "rows":
         one = width == 1 and origin.blue.memory_limit is None  # nothing to divide, however long it is
         if _worth_remembering(origin, 0 if one else width * origin.blue.per_seed):
             what = "row" if sweeps[0].single else width
             origin.blue.recipes[index, what] = _Recipe("rows", by, width, *origin.fused(sweeps))
+            if width == 1:
+                origin.blue.kept_sweeps[index] = sweeps, by
 
 
 @lru_cache(maxsize=256)
-def _on_device(numbers: range) -> Any:
+def _on_device(numbers: range, width: int) -> Any:
     # Row numbers as the kernel takes them: the same rows are read at one point after the other.
     with eval_context():
-        return jax.device_put(np.arange(numbers.start, numbers.stop, numbers.step, dtype=np.int32))
+        return jax.device_put(_padded(np.arange(numbers.start, numbers.stop, numbers.step), width))
 
 
 def at_once(origin: Linearized, index: int, numbers: range | None, long: bool = False) -> Any:
@@ -454,24 +497,43 @@ def at_once(origin: Linearized, index: int, numbers: range | None, long: bool = 
     Returns:
       `(R, *x.shape)`, `x.shape` for one `long` row, or `y.shape + x.shape` for all; None where there was no such view.
     """
-    what = "row" if long else None if numbers is None else len(numbers)
-    recipe = origin.blue.recipes.get((index, what))
-    if recipe is None or index in origin.stores or origin.special:
+    if index in origin.stores or origin.special:
+        return None
+    width = 0 if numbers is None else _plan.padded_width(len(numbers), origin.blue.counts[index][0])
+    recipe = origin.blue.recipes.get((index, "row" if long else width or None))
+    if recipe is None:
         return None
     with origin.lock:
         if index in origin.stores:
             return None  # another thread was faster
-        ids = None if numbers is None else _on_device(numbers)
+        ids = None if numbers is None else _on_device(numbers, width)
         ((lines,),) = origin.run_fused(recipe.kind, recipe.body, (ids,))
         if isinstance(lines, Tracer):  # read under a trace: what is computed there is not remembered
-            return lines
+            return lines if numbers is None or long else lines[: len(numbers)]
         store = store_of(origin, index)
         if numbers is None:
             store.full = lines
-        else:
-            store.rows.put(np.arange(numbers.start, numbers.stop, numbers.step), lines)
-        store.count(recipe.way, recipe.by, recipe.lines, recipe.lines, recipe.lines)
-        return lines
+            store.count(recipe.way, recipe.by, recipe.lines, recipe.lines, recipe.lines)
+            return lines
+        store.rows.put(np.arange(numbers.start, numbers.stop, numbers.step), lines)
+        store.count(recipe.way, recipe.by, len(numbers), len(numbers), width)
+        if long or len(numbers) == width:
+            return lines
+        return as_array(np, np.asarray(lines)[: len(numbers)], store) if _on_host(lines) else lines[: len(numbers)]
+
+
+def one_more(origin: Linearized, index: int, k: int) -> Any:
+    """A row that is not known, where the linearization is kept: `(1, *x.shape)`, or `x.shape` of a long one."""
+    known, store = origin.blue.kept_sweeps.get(index), store_of(origin, index)
+    if known is None or not origin.keeps or not origin.compiles or store.nonzeros is not None:
+        return None
+    if store.columns.pieces and store.columns is not store.rows:
+        return None  # they may hold all of it
+    sweeps, by = known
+    ((lines,),) = origin.run(sweeps, [_on_device(range(k, k + 1), 1)])
+    store.rows.put(np.array([k]), lines)
+    store.count("rows", by, 1, 1, 1)
+    return lines
 
 
 class _Answer(NamedTuple):
@@ -526,9 +588,11 @@ def padded(numbers: Any, sweep: Sweep) -> Any:
     """Numbers of seeds as the kernel of a sweep takes them."""
     if numbers is None or sweep.width is None:
         return None
-    if not sweep.padded:
-        return jnp.asarray(numbers, jnp.int32)
-    out = np.full(sweep.width, -1, np.int32)
+    return _padded(numbers, sweep.width) if sweep.padded else jnp.asarray(numbers, jnp.int32)
+
+
+def _padded(numbers: np.ndarray, width: int) -> np.ndarray:
+    out = np.full(width, -1, np.int32)
     out[: numbers.size] = numbers
     return out
 

@@ -19,6 +19,7 @@ from jacobia._coloring import Coloring
 from jacobia._compat import Tracer
 from jacobia._compressed import coloring_of, compressed, pattern_of, transposed, turned
 from jacobia._considered import explain
+from jacobia._cross import Cross
 from jacobia._diagonal import diagonal
 from jacobia._display import describe, known_lines
 from jacobia._explain import Explanation
@@ -32,9 +33,12 @@ from jacobia._fulfil import (
     at_once,
     complete,
     compute_each,
+    crossing,
+    entries_of,
     fulfil,
     fulfil_all,
     known_cube,
+    one_more,
     plan,
     store_of,
 )
@@ -267,7 +271,7 @@ class Jacobian(ArrayLike):
             fresh = view(type(self), origin.again(), self._index, layout)
             return analysed(lambda: fresh[key])
 
-        return explain(origin, repr(self), want, samples, choice.shape, memory)
+        return explain(origin, repr(self), want, samples, choice.shape, self._across(choice, want), memory)
 
     # Reading
 
@@ -309,6 +313,10 @@ class Jacobian(ArrayLike):
                 return first
             rows = store_of(origin, index).rows
             if rows.missing(np.array([k])).size:
+                more = one_more(origin, index, k)
+                if more is not None:
+                    self._shrink()
+                    return self._one_row(more, 0)
                 done = fulfil(origin, [Want(index, np.array([k]), None)])
                 self._shrink()
                 if len(done) == 1 and done[0].block == index and done[0].way == "rows" and done[0].numbers is not None:
@@ -335,6 +343,13 @@ class Jacobian(ArrayLike):
             # Part of a trace: what is indexed and nothing else, and nothing is remembered.
             return self._finish_inline(choice, compute_each(origin, [want])[0] if self._known() is None else None)
         with origin.lock:
+            across = self._across(choice, want)
+            if across is not None:
+                fulfil(origin, [Want(index, across.rows, None)] if len(across.rows) else [])
+                fulfil(origin, [Want(index, None, across.columns)] if len(across.columns) else [])
+                out = origin.placed(entries_of(origin, index, ids["rows"], ids["columns"]))
+                self._shrink()
+                return out
             done = fulfil(origin, [want])
             if done and self._is_answer(done[0], want, ids, choice):
                 out = done[0].array
@@ -379,6 +394,13 @@ class Jacobian(ArrayLike):
         ids = dict(zip(self._layout.order, choice.ids, strict=True))
         whole = dict(zip(self._layout.order, choice.whole, strict=True))
         return Want(self._index, wanted(ids["rows"], whole["rows"]), wanted(ids["columns"], whole["columns"]))
+
+    def _across(self, choice: Pick, want: Want) -> Cross | None:
+        # Entries at pairs of places, as of a mask: rows and columns may be fewer than either.
+        if choice.outer or not self._origin.remembers:
+            return None
+        ids = dict(zip(self._layout.order, choice.ids, strict=True))
+        return crossing(self._origin, want, ids["rows"].reshape(-1), ids["columns"].reshape(-1))
 
     def _samples(self, choice: Pick) -> Any:
         k = self._layout.order.index("batch")

@@ -66,7 +66,7 @@ class Pattern:
                 "Reshape it to (outputs, inputs)."
             )
         rows, cols = np.nonzero(array)
-        return _make(rows, cols, _checked_shape("Pattern.from_dense", array.shape))
+        return made_of(rows, cols, _checked_shape("Pattern.from_dense", array.shape))
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> "Pattern":
@@ -123,7 +123,7 @@ class Pattern:
     def T(self) -> "Pattern":
         """The pattern of the transpose."""
         order = self.by_column
-        return _make(np.asarray(self.cols)[order], np.asarray(self.rows)[order], (self.shape[1], self.shape[0]))
+        return made_of(np.asarray(self.cols)[order], np.asarray(self.rows)[order], (self.shape[1], self.shape[0]))
 
     @cached_property
     def by_column(self) -> np.ndarray:
@@ -253,7 +253,7 @@ class Pattern:
         return self._digest
 
     def __reduce__(self) -> tuple:
-        return _make, (self.rows, self.cols, self.shape)
+        return made_of, (self.rows, self.cols, self.shape)
 
     def tree_flatten(self) -> tuple[tuple, tuple[int, int]]:
         return (self.rows, self.cols), self.shape
@@ -264,8 +264,8 @@ class Pattern:
         return _fill(object.__new__(cls), rows, cols, shape)
 
 
-def _make(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pattern:
-    # Of arrays that are sorted already.
+def made_of(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pattern:
+    """A pattern of arrays of its own, which are right and sorted already."""
     return _fill(object.__new__(Pattern), _fixed(rows), _fixed(cols), shape)
 
 

@@ -35,7 +35,8 @@ class Ways(NamedTuple):
 class Plan(NamedTuple):
     """What a read would do now."""
 
-    # "rows" (pullbacks), "columns" (pushforwards), "nonzeros" or "waist" (no seeds), or "none": all of it is known
+    # "rows" (pullbacks), "columns" (pushforwards), "rows and columns", "nonzeros" or "waist" (no seeds), or "none": all
+    # of it is known
     way: str
     passes: int
     instead: int  # passes of the other way

@@ -14,7 +14,7 @@ import numpy as np
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, eval_context
 from jacobia._linearize import Point, pushed_program, transposed_program
-from jacobia._pattern import Pattern
+from jacobia._pattern import Pattern, made_of
 from jacobia._reading import Linearized
 from jacobia.program.accumulate import Entries, Walked
 from jacobia.program.fingerprint import Identity
@@ -121,7 +121,7 @@ class Walk:
                 order = np.flatnonzero(keep) if order is None else order[keep]
                 rows, cols = rows[keep], cols[keep]
         order = None if order is None else order.astype(np.int32)
-        return Found(Pattern.from_coo(rows, cols, shape), entries, order, samples)
+        return Found(made_of(rows, cols, shape), entries, order, samples)
 
 
 def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tuple[np.ndarray, np.ndarray]:
