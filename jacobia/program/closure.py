@@ -12,6 +12,9 @@ from jacobia.program.slot_apply import NotLinear
 from jacobia.program.slots import Parts, Slots, as_slots, columns_of, entries, nothing, parts_of, tight
 from jacobia.program.tape import Tape
 
+# From this density on a product of dense matrices is faster than one of sparse ones.
+_FULL = 0.15
+
 
 def as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
     """A value as a tangent: what is none is zero."""
@@ -99,22 +102,58 @@ def closure(
 
 
 def powers(step: Any, entering: Any, length: int | None) -> Any:
-    """All that 0, 1, 2, … steps make of what enters: (1 + step)^length, by squaring; it stops growing by itself."""
+    """All that 0, 1, 2, … up to `length` steps make of what enters (None: any number of steps), as booleans.
+
+    Args:
+      step: square, `scipy.sparse`; entry (i, j): a step reads element j for element i.
+      entering: `scipy.sparse`, the columns of each element before the first step.
+    """
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import connected_components
+
+    step, entering = sp.csr_array(step, dtype=bool), sp.csr_array(entering, dtype=bool)
+    total = step.shape[0]
+    if length is not None and length < total - 1:
+        return _squared(step, entering, length)
+    # No way from one element to another is longer: any number of steps. Elements on a common cycle end up the same.
+    count, member = connected_components(step, connection="strong")
+    ones = np.ones(total, bool), (member, np.arange(total))
+    groups = sp.csr_array(ones, shape=(count, total))
+    between = _product(_product(groups, step), groups.T.tocsr())
+    # All bits are set: every power is tried at once, and the first one that adds nothing is the last.
+    return _squared(between, _product(groups, entering), 2 ** (count - 1).bit_length() - 1)[member]
+
+
+def _squared(step: Any, reached: Any, length: int) -> Any:
     import scipy.sparse as sp
 
-    grow = (step + sp.eye_array(step.shape[0], dtype=bool, format="csr")).astype(bool)
-    reached, left = entering, length
-    while left is None or left > 0:
-        if left is None or left % 2:
-            reached, before = (grow @ reached).astype(bool), reached.nnz
-            if left is None and reached.nnz == before:
-                return reached
-        left = None if left is None else left // 2
-        bigger = (grow @ grow).astype(bool)
-        if bigger.nnz == grow.nnz:  # another step would add nothing
-            return (grow @ reached).astype(bool)
-        grow = bigger
+    # (1 + step)^length, by squaring; what has stopped growing, or has everything, stays as it is.
+    grow = step + sp.eye_array(step.shape[0], dtype=bool, format="csr")
+    everything = reached.shape[0] * reached.shape[1]
+    while length:
+        if length % 2:
+            reached, before = _product(grow, reached), reached.nnz
+            if reached.nnz in (before, everything):
+                break
+        length //= 2
+        if length:
+            grow, before = _product(grow, grow), grow.nnz
+            if grow.nnz == before:
+                return _product(grow, reached)
     return reached
+
+
+def _product(a: Any, b: Any) -> Any:
+    import scipy.sparse as sp
+
+    if min(_density(a), _density(b)) < _FULL:
+        return a @ b
+    # Sums of ones: positive in any precision.
+    return sp.csr_array(a.astype(np.float32).toarray() @ b.astype(np.float32).toarray() > 0)
+
+
+def _density(a: Any) -> float:
+    return a.nnz / max(1, a.shape[0] * a.shape[1])
 
 
 def _matrix(ts: Sequence, n: int) -> Any:
@@ -132,7 +171,9 @@ def _matrix(ts: Sequence, n: int) -> Any:
 
 
 def _columns(matrix: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
-    entry = matrix.tocoo()
-    order = np.lexsort((entry.col, entry.row))
-    cols = columns_of(entry.row[order], entry.col[order], matrix.shape[0], n)[1]
+    if matrix.nnz and matrix.nnz == matrix.shape[0] * n:  # all columns everywhere
+        return np.arange(n, dtype=np.int32).reshape(n, *[1] * len(shape))
+    matrix.sort_indices()
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    cols = columns_of(row, matrix.indices, matrix.shape[0], n)[1]
     return cols.reshape(len(cols), *shape)

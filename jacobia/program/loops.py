@@ -4,6 +4,7 @@ What its carry can depend on is known before (`closure`), so the values are accu
 Shapes: N inputs, K slots, S the shape of a tangent.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from jacobia._compat import eval_jaxpr, inner_consts, scan_split
 from jacobia.program.closure import as_tangent, check_test, closure, moving_of
 from jacobia.program.known import Lazy, sliced
 from jacobia.program.samples import solver_parts
-from jacobia.program.slot_apply import NotLinear
+from jacobia.program.slot_apply import NotLinear, with_tangents
 from jacobia.program.slot_rules import dense
 from jacobia.program.slots import (
+    FEW,
     Parts,
     Slots,
     aligned,
@@ -35,6 +37,9 @@ from jacobia.program.tape import Fixed, Tape
 
 # Loops up to this length are walked step by step: exact, also where the step looks at its number.
 _STEPS = 16
+
+# The carry of a loop is held with all columns in all elements where that makes it at most so many times larger.
+_ROOM = 2
 
 
 def cond(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -243,6 +248,57 @@ class _Loop:
         return [(n, v) for (k, n), v in zip(self.inputs, given, strict=True) if k == kind]
 
 
+def _filled(cols: Sequence[np.ndarray], start: Sequence, moving: Sequence[bool], n: int) -> list[np.ndarray] | None:
+    # All columns of any element for each of them, where these are many and most elements have most of them.
+    carried = [(c, v.shape) for c, v, t in zip(cols, start, moving, strict=True) if t]
+    found = np.zeros(n + 1, bool)
+    for c, _ in carried:
+        found[c.reshape(-1)] = True
+    common = np.flatnonzero(found[:n]).astype(np.int32)
+    entries = sum(int((np.broadcast_to(c, (len(c), *shape)) < n).sum()) for c, shape in carried)
+    if len(common) <= FEW or len(common) * sum(math.prod(shape) for _, shape in carried) > _ROOM * entries:
+        return None
+    return [common.reshape(-1, *[1] * len(v.shape)) if t else c for c, v, t in zip(cols, start, moving, strict=True)]
+
+
+def _narrowed(w: Any, t: Slots, cols: np.ndarray) -> Slots:
+    # A tangent with the same columns in all its elements, of which each keeps its own.
+    if cols is t.cols or np.array_equal(cols, t.cols):
+        return t
+    wide = t.width
+    place = np.broadcast_to(np.searchsorted(t.cols.reshape(-1), cols).astype(np.int32), (len(cols), *t.shape))
+
+    def taken(v: Any, place: Any) -> Any:
+        return jnp.where(place < wide, jnp.take_along_axis(v, jnp.minimum(place, wide - 1), axis=0), 0)
+
+    return Slots(cols, w.tape.step(taken, values(w.tape, t, w.n), w.tape.array(place)), t.shape, t.dtype)
+
+
+def _pushed(
+    w: Any, tape: Tape, body: Any, read: list, cols: Sequence, moving: Sequence[bool], shapes: Sequence
+) -> list:
+    # A step on all slots at once: little is gained by following columns that nearly all elements have.
+    jaxpr, own = getattr(body, "jaxpr", body), inner_consts(body)
+    tangent = [isinstance(v, Slots) for v in read]
+
+    def step(slots: Sequence, given: Sequence) -> Sequence:
+        return eval_jaxpr(jaxpr, own, *with_tangents(given, tangent, slots))
+
+    def run(*given: Any) -> Sequence:
+        slots = [v for v, t in zip(given, tangent, strict=True) if t]
+        try:
+            outs = jax.vmap(lambda s: step(s, given))(slots)
+        except NotImplementedError:  # an operation without a batching rule
+            outs = lax.map(lambda s: step(s, given), slots)
+        return [o if t else o[0] for o, t in zip(outs, moving, strict=True)]
+
+    names = tape.steps_of(run, [v.vals if t else v.name for v, t in zip(read, tangent, strict=True)], len(shapes))
+    return [
+        Slots(c, name, a.shape, a.dtype) if t else w.value(name, a.shape)
+        for name, c, a, t in zip(names, cols, shapes, moving, strict=True)
+    ]
+
+
 def _around(
     w: Any,
     eqn: Any,
@@ -268,10 +324,12 @@ def _around(
         check_test(w, test, tested, moving, shapes)
     start = [as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
     given = [_whole(w, x) if isinstance(x, (Slots, Parts)) else x for x in xs]
-    each, apart, n, cols = [], None, w.n, []
+    each, apart, n, cols, filled = [], None, w.n, [], None
     if any(moving):
         each = [_any_step(w, x) for x in given]
         cols = closure(w, body, consts, start, each, moving, length)
+        if len(shapes) == m and not any(isinstance(v, (Slots, Parts)) for v in (*consts, *each)):
+            filled = _filled(cols, start, moving, w.n)
         given = [
             aligned(w.tape, x, e.cols[:, None], w.n) if isinstance(x, Slots) else x
             for x, e in zip(given, each, strict=True)
@@ -282,6 +340,7 @@ def _around(
         for x in given:
             t = isinstance(x, Slots)
             each.append(Slots(next(own), None, x.shape[1:], x.dtype) if t else w.value(None, x.shape[1:]))
+    held = cols if filled is None else filled
     tape = Tape()
     it = _Loop()
     for v in consts:
@@ -295,8 +354,8 @@ def _around(
     for k, v in enumerate(start):
         name = tape.new()
         if moving[k]:
-            own = Slots(cols[k], name, v.shape, v.dtype)
-            it.add("carry", own, name, values(w.tape, aligned(w.tape, v, cols[k], w.n), w.n))
+            own = Slots(held[k], name, v.shape, v.dtype)
+            it.add("carry", own, name, values(w.tape, aligned(w.tape, v, held[k], w.n), w.n))
         else:
             it.add("carry", w.value(name, v.shape), name, w.name(v))
     for v, some in zip(given, each, strict=True):
@@ -306,11 +365,14 @@ def _around(
             it.add("x", Slots(some.cols, name, some.shape, some.dtype), name, moved)
         else:
             it.add("x", w.value(name, v.shape[1:]), name, w.name(v))
-    outs = w.inside(tape, n).body(body, it.read)
+    if filled is not None:
+        outs = _pushed(w, tape, body, it.read, held, moving, shapes)
+    else:
+        outs = w.inside(tape, n).body(body, it.read)
     for v in tested:
         it.add("tested", None, tape.new(), w.name(v))
     outs = [
-        aligned(tape, as_tangent(tape, o, a, n), cols[k], n) if k < m and moving[k]
+        aligned(tape, as_tangent(tape, o, a, n), held[k], n) if k < m and moving[k]
         else as_slots(tape, o, n) if isinstance(o, (Slots, Parts)) else o
         for k, (o, a) in enumerate(zip(outs, shapes, strict=True))
     ]  # fmt: skip
@@ -338,7 +400,7 @@ def _around(
         if not isinstance(o, Slots):
             made.append(w.value(name, a.shape))
         elif k < m:
-            made.append(Slots(cols[k], name, a.shape, a.dtype))
+            made.append(_narrowed(w, Slots(held[k], name, a.shape, a.dtype), cols[k]))
         else:
             moved = w.tape.step(lambda v: jnp.moveaxis(v, 0, 1), name)
             own = o.cols[:, None] if apart is None else apart.of_steps(o.cols)
