@@ -19,9 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobia
-from benchmarks import memory, second_order, sparse, timing
+from benchmarks import memory, plans, second_order, sparse, timing
 from benchmarks.peers import BASE, by_hand
-from benchmarks.results import MIB, Compilations, Result, checked, faster, rounds, slower, wait
+from benchmarks.results import (
+    MIB,
+    Compilations,
+    Result,
+    all_of_it,
+    by_any_rows,
+    checked,
+    faster,
+    rounds,
+    slower,
+    wait,
+)
 from benchmarks.workloads import (
     WORKLOADS,
     Workload,
@@ -67,30 +78,13 @@ def some_rows(quick: bool) -> list[Result]:
     ]
 
 
-def by_any_rows(f: Callable, x: jax.Array, rows: jax.Array) -> jax.Array:
-    """Rows by number: written by hand, for vectors."""
-    y, pullback = jax.vjp(f, x)
-    return jax.vmap(lambda seed: pullback(seed)[0])(jax.nn.one_hot(rows, y.size, dtype=y.dtype))
-
-
 def everything(name: str, quick: bool) -> list[Result]:
     """`J[...]` at a new x."""
     workload = WORKLOADS[name]
     if workload.rows:
         title = "MLP 64→256→256→2000, all"
         workload = Workload(name, title, workload.shape, workload.num_outputs, workload.build, workload.closed_form)
-    f, points, right = checked(workload)
-    jac = jacobian(f)
-    contenders = {
-        "kept": lambda x: jac(x)[...],
-        "anew": lambda x: jacobian(f)(x)[...],
-        "in jit": jax.jit(lambda x: jacobian(f)(x)[...]),
-        BASE[0]: jax.jit(jax.jacrev(f)),
-        BASE[1]: jax.jit(jax.jacfwd(f)),
-    }
-    right(contenders)
-    times = rounds(contenders, points, quick)
-    base = timing.better(times, BASE)
+    times, base = all_of_it(workload, quick)
     what = f"`J[...]`, {workload.title.removesuffix(', all')}"
     if name == "small":  # dispatch is all there is: a bar of its own
         return [
@@ -370,6 +364,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     "scan-rows": scan_rows,
     **second_order.BARS,
     **sparse.BARS,
+    **plans.BARS,
 }
 
 

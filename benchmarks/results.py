@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.peers import BASE
 from benchmarks.workloads import Workload, check, check_closed_form, inputs
+from jacobia import jacobian
 
 MIB = 2**20
 
@@ -73,11 +75,11 @@ def rounds(contenders: timing.Contenders, points: list, quick: bool, wait: Calla
     return timing.rounds_in_turn(contenders, points, wait, count, budget)
 
 
-def checked(workload: Workload) -> tuple[Callable, list[jax.Array], Callable]:
+def checked(workload: Workload, count: int = 32) -> tuple[Callable, list[jax.Array], Callable]:
     """f (a gradient, for a Hessian), points, and a check of contenders to be called before they are timed."""
     check_closed_form(workload)
     f = workload.build(jnp, jnp.asarray)
-    points = inputs(workload)
+    points = inputs(workload, count)
 
     def right(contenders: timing.Contenders) -> None:
         for name, call in contenders.items():
@@ -88,6 +90,28 @@ def checked(workload: Workload) -> tuple[Callable, list[jax.Array], Callable]:
                     raise AssertionError(f"{name}: {error}") from error
 
     return jax.grad(f) if workload.hessian else f, [jnp.asarray(x) for x in points], right
+
+
+def all_of_it(workload: Workload, quick: bool, count: int = 32) -> tuple[timing.Times, str]:
+    """`J[...]` at a new x: times of `kept`, `anew` and `in jit` and of `BASE`, and the better of the latter."""
+    f, points, right = checked(workload, count)
+    jac = jacobian(f)
+    contenders = {
+        "kept": lambda x: jac(x)[...],
+        "anew": lambda x: jacobian(f)(x)[...],
+        "in jit": jax.jit(lambda x: jacobian(f)(x)[...]),
+        BASE[0]: jax.jit(jax.jacrev(f)),
+        BASE[1]: jax.jit(jax.jacfwd(f)),
+    }
+    right(contenders)
+    times = rounds(contenders, points, quick)
+    return times, timing.better(times, BASE)
+
+
+def by_any_rows(f: Callable, x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Rows by number: written by hand, for vectors."""
+    y, pullback = jax.vjp(f, x)
+    return jax.vmap(lambda seed: pullback(seed)[0])(jax.nn.one_hot(rows, y.size, dtype=y.dtype))
 
 
 class Compilations:

@@ -103,7 +103,7 @@ def build_mlp(sizes: tuple[int, ...]) -> Callable[[Any, Callable], Callable]:
     return build
 
 
-def _mlp_rows(sizes):
+def mlp_rows(sizes):
     def rows(x, wanted):
         layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in mlp_parameters(sizes)]
         hidden = []
@@ -171,11 +171,11 @@ _SQUARE, _TALL = (64, 256, 256, 64), (64, 256, 256, 2000)
 WORKLOADS = {
     w.name: w
     for w in [
-        Workload("mlp", "MLP 64→256→256→64, all", (64,), 64, build_mlp(_SQUARE), _mlp_rows(_SQUARE)),
+        Workload("mlp", "MLP 64→256→256→64, all", (64,), 64, build_mlp(_SQUARE), mlp_rows(_SQUARE)),
         Workload("exp", "exp, n = 2000, all", (2000,), 2000, lambda xp, array: xp.exp, _exp_rows),
         Workload(
             "rows", "rows 1:4 of an MLP 64→256→256→2000", (64,), 2000,
-            build_mlp(_TALL), _mlp_rows(_TALL), rows=slice(1, 4),
+            build_mlp(_TALL), mlp_rows(_TALL), rows=slice(1, 4),
         ),
         Workload("batch", "batch of 256, 32→32, all", (B, WIDTH), B * WIDTH, _build_batch, _batch_rows),
         Workload(
