@@ -17,8 +17,14 @@ from jacobia._way import Whole
 # way is looked for: looking takes longer.
 _WORTH_LOOKING = 1e7
 
+# Passes differ in cost by less than this.
+_FAR = 4
+
 # An estimate may be wrong: another way must promise this much.
 _BETTER = 0.6
+
+# Where all of it costs only so many times what writing the result does, there is not enough left to gain.
+_WRITTEN = 4
 
 # By the value of `mode` that asks for it, with what it needs.
 _WAYS = {"waist": through_waist, "accumulate": accumulated}
@@ -71,13 +77,16 @@ def _cheapest(origin: Linearized, index: int) -> Whole | None:
     if blue.mode in _WAYS:
         return _WAYS[blue.mode](origin, index)
     block, (rows, columns) = blue.blocks[index], blue.counts[index]
-    passes = min(rows * blue.pass_cost("rows", block), columns * blue.pass_cost("columns", block))
+    lines = {"rows": rows, "columns": columns}
+    # Where one takes several times as many passes as the other it is not the cheaper one, and need not be traced.
+    near = [way for way, count in lines.items() if count <= _FAR * min(lines.values())]
+    passes = min(lines[way] * blue.pass_cost(way, block) for way in near)
     if not _WORTH_LOOKING < passes < math.inf:
         return None
     best, limit = None, _BETTER * passes
     for find in _WAYS.values():
-        if limit < 2 * rows * columns:
-            break  # writing the result takes half of that: there is nothing left to gain
+        if limit < _WRITTEN * rows * columns:
+            break
         way = find(origin, index)
         if way is not None and way.cost < limit:
             best, limit = way, way.cost

@@ -30,7 +30,7 @@ def assembled(tape: Tape, terms: Sequence[Term], m: int, n: int) -> tuple[np.nda
         if part is None:
             return _sorted(tape, terms, m, n)
         parts.append(part)
-    rows, cols = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
+    rows, cols = (np.concatenate([p[k] for p in parts]) if len(parts) > 1 else parts[0][k] for k in (0, 1))
     names = [p[2] for p in parts]
     data = names[0] if len(names) == 1 else tape.step(lambda *v: jnp.concatenate(v), *names)
     return rows, cols, data
@@ -55,7 +55,9 @@ def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> tuple[np.ndar
     slots = select(tape, slots, np.argsort(middle, kind="stable"), n)
     cols = np.array(slots.full_cols().reshape(slots.width, -1).T, order="C")
     source = None
-    bad = np.flatnonzero(~(cols[:, 1:] > cols[:, :-1]).all(axis=1))
+    alike = slots.constant_along(range(len(slots.shape)))  # one row says it of all
+    bad = _unordered(cols[:1] if alike else cols)
+    bad = np.arange(len(cols)) if alike and bad.size else bad
     if bad.size:
         order = np.argsort(cols[bad], axis=1, kind="stable")
         cols[bad] = own = np.take_along_axis(cols[bad], order, axis=1)
@@ -75,6 +77,10 @@ def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> tuple[np.ndar
     else:
         name = _picked(tape, vals, source.reshape(-1), slots.width, slots.size)
     return row, (cols.reshape(-1) if every else cols[keep]), name
+
+
+def _unordered(cols: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(~(cols[:, 1:] > cols[:, :-1]).all(axis=1))
 
 
 def _flat(v: Any) -> Any:

@@ -137,7 +137,7 @@ def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, 
     known, mask = w.known(factor), np.ones(0, bool)
     if known is not None:
         mask = other.three(np.asarray(known) != 0, 0)
-        if mask.size and mask.mean() <= _SPARSE:
+        if mask.size and np.count_nonzero(mask) <= _SPARSE * mask.size:
             return _through_nonzeros(w, t, factor, mask, mine, other, side, shape, dtype)
     cols = mine.three(t.full_cols(), 1)  # (K, B, F, C)
     own = distinct(np.moveaxis(cols, 3, 1).reshape(t.width * count, *cols.shape[1:3]), w.n)
