@@ -69,7 +69,7 @@ def _considered(
             continue  # the same products give both
         total = _passes_work(origin, way, block) if allowed else None
         if total is not None:
-            passes = lines.missing(wanted).size
+            passes = lines.num_missing(wanted)
             each, once = total
             plans.append(Considered(way, passes, what, *each.times(passes).plus(once)))
     if across is not None:

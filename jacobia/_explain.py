@@ -53,9 +53,10 @@ class Explanation:
     def memory(self) -> int:
         """Bytes that the read takes at its peak beyond what is there already: the result and what it is made of.
 
-        From the compiler's own analysis of the kernel, which is compiled for that, once, and kept.
+        From the compiler's own analysis of the kernel, which is compiled for that, once, and kept; and from the copies
+        that are made where the result is not what the kernel gives, but put together from it and from what is known.
         """
-        return 0 if self.way == "none" else self._memory()
+        return self._memory()
 
     def _asked(self) -> str:
         density = "" if self.density is None else f", {100 * self.density:.3g} % nonzero"

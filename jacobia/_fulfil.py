@@ -18,11 +18,11 @@ from jacobia._compat import Tracer, eval_context
 from jacobia._cross import Cross, cross
 from jacobia._display import counted
 from jacobia._errors import MaterializationError
-from jacobia._indexing import places
+from jacobia._indexing import along, places
 from jacobia._plan import Plan
 from jacobia._reading import Linearized, either_way
 from jacobia._recall import recall
-from jacobia._store import Lines, Store
+from jacobia._store import Lines, Store, aligned
 from jacobia._sweeps import Image, Sweep
 from jacobia._way import Whole
 from jacobia._whole import whole
@@ -95,9 +95,8 @@ def fulfil(origin: Linearized, wants: Sequence[Want]) -> list[Done]:
         if _reflected(origin, want, asked):
             reflected.add(want.block)
             continue
-        rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
-        if rows.size and columns.size:
-            missing.append(_want(want.block, rows, columns, store))
+        if store.rows.num_missing(want.rows) and store.columns.num_missing(want.columns):
+            missing.append(_missing(want, store))
             asked.append(_want(*want, store))
     if not missing:
         return []
@@ -189,6 +188,13 @@ def _want(block: int, rows: Any, columns: Any, store: Store) -> Want:
     return Want(block, _none_if_all(rows, store.rows), _none_if_all(columns, store.columns))
 
 
+def _missing(want: Want, store: Store) -> Want:
+    def lines(of: Lines, numbers: Any) -> np.ndarray | None:
+        return None if of.num_missing(numbers) == of.count else of.missing(numbers)
+
+    return Want(want.block, lines(store.rows, want.rows), lines(store.columns, want.columns))
+
+
 def _none_if_all(numbers: np.ndarray | None, lines: Lines) -> np.ndarray | None:
     return None if numbers is None or numbers.size == lines.count else numbers
 
@@ -227,6 +233,15 @@ def compute(
         return origin.by(plan[0][0].way), lambda: _run(origin, missing, ways, reflected, *plan)
 
     return either_way(origin, blocks, attempt)
+
+
+def compute_missing(origin: Linearized, want: Want) -> None:
+    """What is missing of one block, by the kernel that a read runs; nothing is remembered. To have it compiled."""
+    store = store_of(origin, want.block)
+    if store.whole() is not None or nonzeros_known(origin, want):
+        return
+    if store.rows.num_missing(want.rows) and store.columns.num_missing(want.columns):
+        compute(origin.again(), [_missing(want, store)], [_want(*want, store)], set())
 
 
 def _whole(origin: Linearized, index: int, way: Whole) -> Done:
@@ -340,6 +355,11 @@ def _check_width(origin: Linearized, block: Block, want: Want, way: str) -> None
         )
 
 
+def nonzeros_known(origin: Linearized, want: Want) -> bool:
+    """Whether lines of a block are recalled from its nonzeros."""
+    return store_of(origin, want.block).nonzeros is not None and not origin.lead
+
+
 def plan(origin: Linearized, want: Want, across: Cross | None = None) -> Plan:
     """What `fulfil` would do for one block; nothing is computed.
 
@@ -349,21 +369,21 @@ def plan(origin: Linearized, want: Want, across: Cross | None = None) -> Plan:
     store = store_of(origin, want.block)
     if store.whole() is not None:
         return Plan("none", 0, 0, "all of it is known")
-    if store.nonzeros is not None and not origin.lead:
+    if nonzeros_known(origin, want):
         return Plan("none", 0, 0, "all of its nonzeros are known")
-    rows, columns = store.rows.missing(want.rows), store.columns.missing(want.columns)
-    choice = choose_way(origin, want.block, request(_want(*want, store)), rows.size, columns.size)
+    rows, columns = store.rows.num_missing(want.rows), store.columns.num_missing(want.columns)
+    choice = choose_way(origin, want.block, request(_want(*want, store)), rows, columns)
     if across is not None:
         own, other = counted(len(across.rows), "rows"), counted(len(across.columns), "columns")
         passes = len(across.rows) + len(across.columns)
         if not passes:
             return Plan("none", 0, 0, "everything asked for is known")
-        return Plan("rows and columns", passes, min(rows.size, columns.size), f"{own} and {other} hold all of it")
-    if request(want) == "all" and rows.size == store.rows.count and columns.size == store.columns.count:
+        return Plan("rows and columns", passes, min(rows, columns), f"{own} and {other} hold all of it")
+    if request(want) == "all" and rows == store.rows.count and columns == store.columns.count:
         found = whole(origin, want.block)
         if found is not None:
-            return Plan(found.way, 0, min(rows.size, columns.size), found.why)
-    passes, instead = (rows.size, columns.size) if choice.way == "rows" else (columns.size, rows.size)
+            return Plan(found.way, 0, min(rows, columns), found.why)
+    passes, instead = (rows, columns) if choice.way == "rows" else (columns, rows)
     return Plan(choice.way, 0 if choice.way == "none" else passes, instead, choice.why)
 
 
@@ -670,17 +690,22 @@ def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any
     full = store.whole()
     if full is not None:
         return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
-    way = "columns" if store.rows.missing(want.rows).size else "rows"
+    way = "columns" if store.rows.num_missing(want.rows) else "rows"
     lines, numbers, count = (store.rows, want.rows, m) if way == "rows" else (store.columns, want.columns, n)
     turned = way == "columns" and store.mirror is not None  # they are rows over there
     axis, shape = (1, (b, -1, m if turned else n)) if way == "rows" or turned else (2, (b, m, -1))
     numbers = np.arange(count) if numbers is None else numbers
-    parts, places = [], []
-    for array, inside, here in lines.take(numbers):
-        parts.append(xp.take(xp.asarray(array).reshape(shape), inside, axis=axis))
-        places.append(here)
-    back = np.argsort(np.concatenate(places), kind="stable")
-    cube = parts[0] if len(parts) == 1 else xp.take(xp.concatenate(parts, axis=axis), back, axis=axis)
+    pieces = [(xp.asarray(array).reshape(shape), inside, here) for array, inside, here in lines.take(numbers)]
+    if len(pieces) == 1:
+        cube = along(xp, pieces[0][0], pieces[0][1], axis)
+    elif xp is np:
+        cube = aligned((b, len(numbers), shape[2]) if axis == 1 else (b, m, len(numbers)), pieces[0][0].dtype)
+        for array, inside, here in pieces:
+            cube[(slice(None),) * axis + (here,)] = along(np, array, inside, axis)
+    else:
+        back = np.argsort(np.concatenate([here for _, _, here in pieces]), kind="stable")
+        parts = [xp.take(array, inside, axis=axis) for array, inside, _ in pieces]
+        cube = xp.take(xp.concatenate(parts, axis=axis), back, axis=axis)
     cube = xp.swapaxes(cube, 1, 2) if turned else cube
     return cube, {"rows": None, "columns": None} | {way: numbers}
 
@@ -700,4 +725,10 @@ def as_array(xp: Any, out: Any, store: Store) -> Any:
     if xp is jnp:
         return out
     like = store.arrays()[0]  # device_put compiles nothing, where jnp.asarray does for every new shape
-    return jax.device_put(np.array(out), like.sharding if like.committed else None)
+    place = like.sharding if like.committed else None
+    put, root = jax.device_put(out, place), out
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if root.base is not None and np.may_share_memory(np.asarray(put), out):  # it would be what is remembered
+        put = jax.device_put(put, place, may_alias=False)
+    return put

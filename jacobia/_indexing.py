@@ -32,6 +32,9 @@ class Part:
         return ids.T if self.reverse else ids
 
 
+ROLES = ("batch", "rows", "columns")
+
+
 class Pick(NamedTuple):
     """What a key asks for. `ids[k]` are flat numbers in part k; None: all of it, in order."""
 
@@ -223,6 +226,24 @@ def places(ids: Any, numbers: Any) -> Any:
     return np.searchsorted(numbers, ids)
 
 
+def along(xp: Any, block: Any, numbers: np.ndarray, axis: int) -> Any:
+    """Lines of an array along an axis: a view of it, where NumPy has one."""
+    lines = evenly(numbers) if xp is np else None
+    return xp.take(block, numbers, axis=axis) if lines is None else block[(slice(None),) * axis + (lines,)]
+
+
+def evenly(numbers: np.ndarray) -> slice | None:
+    """Numbers as a slice, where they are one."""
+    if numbers.size == 0:
+        return None
+    first, last = int(numbers[0]), int(numbers[-1])
+    step = int(numbers[1]) - first if numbers.size > 1 else 1
+    if step == 0 or last - first != step * (numbers.size - 1) or (numbers[1:] - numbers[:-1] != step).any():
+        return None
+    stop = last + (1 if step > 0 else -1)
+    return slice(first, None if stop < 0 else stop, step)
+
+
 def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], choice: Pick) -> Any:
     """Put the result of a key together.
 
@@ -233,11 +254,34 @@ def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], choic
       order: the roles in the order of the parts of the view.
       choice: the key.
     """
-    roles = ("batch", "rows", "columns")
     if not choice.outer:
         zero = np.zeros(choice.shape, int)
-        return block[tuple(zero if ids.get(r) is None else ids[r] for r in roles)]
+        return block[tuple(zero if ids.get(r) is None else ids[r] for r in ROLES)]
+    axes = [ROLES.index(r) for r in order]
+    if xp is np:  # first, since it is a view: what is taken then lies as it is asked for
+        block, roles = np.transpose(block, axes), order
+    else:
+        roles = ROLES
     for axis, role in enumerate(roles):
         if ids.get(role) is not None:
-            block = xp.take(block, ids[role].reshape(-1), axis=axis)
-    return xp.transpose(block, [roles.index(r) for r in order]).reshape(choice.shape)
+            block = along(xp, block, ids[role].reshape(-1), axis)
+    return (block if xp is np else xp.transpose(block, axes)).reshape(choice.shape)
+
+
+def gathered(sizes: dict[str, int], ids: dict[str, Any], order: Sequence[str], choice: Pick) -> int:
+    """How many elements `gather` holds at its peak, by NumPy, with the result as an array of its own at its end.
+
+    Args:
+      sizes: for each role, the length of that axis of `block`.
+      ids, order, choice: as for `gather`.
+    """
+    result = math.prod(choice.shape)
+    if not choice.outer:
+        return 2 * result
+    held, sizes = [0], dict(sizes)
+    for role in order:
+        if ids.get(role) is not None:
+            sizes[role] = ids[role].size
+            if evenly(ids[role].reshape(-1)) is None:
+                held.append(math.prod(sizes.values()))
+    return max(a + b for a, b in zip(held, [*held[1:], result], strict=True))

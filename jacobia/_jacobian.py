@@ -42,16 +42,14 @@ from jacobia._fulfil import (
     plan,
     store_of,
 )
-from jacobia._indexing import Part, Pick, gather, is_all, pick, places, shape_of, wanted
-from jacobia._kernels import analysed
+from jacobia._indexing import ROLES, Part, Pick, gather, is_all, pick, places, shape_of, wanted
 from jacobia._pattern import Pattern
+from jacobia._peak import peak_of_cross, peak_of_lines, peak_of_samples, peak_of_whole
 from jacobia._plan import Plan
 from jacobia._products import checked, mv, vm
 from jacobia._reading import Linearized, either_way
 from jacobia._sparse import nonzeros
 from jacobia._store import Stats
-
-_ROLES = ("batch", "rows", "columns")
 
 # A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
 _row_of = jax.jit(lambda rows, k: rows[k])
@@ -65,11 +63,13 @@ class Layout:
         shapes = [lead, block.row_shape, block.column_shape]
         if matrix:
             shapes[1:] = [(math.prod(s),) for s in shapes[1:]]
-        parts = [Part(r, s, transposed) for r, s in zip(_ROLES, shapes, strict=True)]
+        parts = [Part(r, s, transposed) for r, s in zip(ROLES, shapes, strict=True)]
         self.parts = parts[::-1] if transposed else parts
         self.order = tuple(p.role for p in self.parts)
         self.shape = shape_of(self.parts)
-        self.natural = not transposed and self.shape == lead + block.row_shape + block.column_shape
+        full = lead + block.row_shape + block.column_shape
+        self.unfolded = (self.shape[::-1] if transposed else self.shape) == full  # no axes are merged
+        self.natural = not transposed and self.unfolded
         # J[i] is one row then, and rows lie behind one another on the first axis.
         self.rowwise = self.natural and not lead and len(block.row_shape) == 1
 
@@ -262,16 +262,27 @@ class Jacobian(ArrayLike):
         choice = pick(key, layout.parts)
         want, samples = self._want(choice), self._samples(choice)
 
+        across = self._across(choice, want)
+
         def memory() -> int:
             if not origin.compiles:
                 raise ValueError(
                     "J.explain().memory: expected a view whose kernels are compiled, got one that is "
                     f"{'traced' if origin.blue.jit else 'run by Python (jit=False)'}. Ask outside of transformations."
                 )
-            fresh = view(type(self), origin.again(), self._index, layout)
-            return analysed(lambda: fresh[key])
+            with origin.lock:
+                if is_all(key, self.ndim):
+                    copies = 0 if layout.natural else layout.transposed + (not layout.unfolded)
+                    return peak_of_whole(origin, self._index, copies)
+                ids = dict(zip(layout.order, choice.ids, strict=True))
+                if layout.lead and few(origin, want, samples):
+                    fresh = view(type(self), origin.again(), self._index, layout)
+                    return peak_of_samples(origin, want, samples, choice, lambda: fresh[key])
+                if across is not None:
+                    return peak_of_cross(origin, self._index, across, math.prod(choice.shape))
+                return peak_of_lines(origin, want, ids, layout.order, choice, layout.rowwise)
 
-        return explain(origin, repr(self), want, samples, choice.shape, self._across(choice, want), memory)
+        return explain(origin, repr(self), want, samples, choice.shape, across, memory)
 
     # Reading
 
@@ -412,7 +423,7 @@ class Jacobian(ArrayLike):
         numbers: dict[str, Any] = {}
         if done is not None and done.numbers is not None:
             numbers = {done.way: done.numbers}
-            shape[_ROLES.index(done.way)] = len(done.numbers)
+            shape[ROLES.index(done.way)] = len(done.numbers)
         known = self._known() if done is None else done.array
         found = {r: places(i, numbers.get(r)) for r, i in zip(layout.order, choice.ids, strict=True)}
         found = {r: None if i is None else jnp.asarray(i) for r, i in found.items()}

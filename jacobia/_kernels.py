@@ -120,11 +120,22 @@ def compiled(read: Callable[[], Any]) -> Any:
     return None
 
 
-def analysed(read: Callable[[], Any]) -> int:
-    """Bytes that the kernel of a read takes at its peak beyond its arguments, by the compiler's own analysis."""
+class Taken(NamedTuple):
+    """Bytes that a kernel takes beyond its arguments."""
+
+    temporaries: int
+    result: int
+
+    @property
+    def peak(self) -> int:
+        return self.temporaries + self.result
+
+
+def analysed(read: Callable[[], Any]) -> Taken:
+    """What the kernel of a read takes, by the compiler's own analysis."""
     kernel = compiled(read)
     found = None if kernel is None else kernel.memory_analysis()
-    return 0 if found is None else found.temp_size_in_bytes + found.output_size_in_bytes
+    return Taken(0, 0) if found is None else Taken(found.temp_size_in_bytes, found.output_size_in_bytes)
 
 
 _cache = _Cache(LIMIT)

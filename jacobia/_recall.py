@@ -7,7 +7,7 @@ import numpy as np
 
 from jacobia._pattern import Pattern
 from jacobia._reading import Linearized
-from jacobia._store import Store
+from jacobia._store import Store, aligned
 
 
 def recall(origin: Linearized, index: int, store: Store, rows: np.ndarray | None, columns: np.ndarray | None) -> None:
@@ -49,6 +49,7 @@ def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray) -> np.ndar
     first, count = pattern.indptr[rows], pattern.indptr[rows + 1] - pattern.indptr[rows]
     place = np.repeat(np.arange(len(rows)), count)
     entry = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-    out = np.zeros((len(rows), pattern.shape[1]), data.dtype)
+    out = aligned((len(rows), pattern.shape[1]), data.dtype)
+    out[...] = 0
     out[place, pattern.cols[entry]] = data[entry]
     return out

@@ -5,6 +5,7 @@ pieces of several lines, or one without an axis for lines; where a piece is gone
 lines are unknown.
 """
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -53,6 +54,12 @@ class Lines:
         owners = owner if numbers is None else owner[numbers]
         unknown = np.flatnonzero(owners < 0)
         return unknown if numbers is None else numbers[unknown]
+
+    def num_missing(self, numbers: np.ndarray | None) -> int:
+        """How many of them."""
+        if numbers is None and not self.pieces:
+            return self.count  # to number them all may take more memory than a line
+        return self.missing(numbers).size
 
     def put(self, numbers: np.ndarray, array: Any) -> None:
         self.pieces[self._next] = _Piece(numbers, array)
@@ -255,3 +262,11 @@ class Store:
     def stats(self) -> Stats:
         rows, columns, pullbacks, pushforwards, seeds, calls = self.counts
         return Stats(rows, columns, pullbacks, pushforwards, seeds, calls, self.nbytes, self.constant_rows)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array, not yet filled, that `jax.device_put` takes over on a CPU, where it copies others."""
+    nbytes, align = math.prod(shape) * dtype.itemsize, 64
+    out = np.empty(nbytes + align, np.uint8)
+    start = -out.ctypes.data % align
+    return out[start : start + nbytes].view(dtype).reshape(shape)

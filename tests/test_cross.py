@@ -105,3 +105,8 @@ def test_higher_ranks():
     J = jacobian(f)(x)
     np.testing.assert_allclose(J[mask], expected[mask], rtol=1e-4, atol=1e-5)
     assert J.stats.pullbacks + J.stats.pushforwards == 2
+
+
+def test_memory_of_a_cross():
+    J = jacobian(layer)(X)
+    assert 12 * 4 <= J.explain(cross_mask()).memory <= 4000
