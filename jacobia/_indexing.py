@@ -66,8 +66,8 @@ def pick(key: Any, parts: Sequence[Part]) -> Pick:
     items = [_item(k) for k in (key if isinstance(key, tuple) else (key,))]
     if any(isinstance(k, Tracer) for k in items):
         return _traced(items, parts, shape)
-    try:  # an array that takes no memory has the same say about a key as the real one
-        out_shape = np.broadcast_to(np.False_, shape)[tuple(items)].shape
+    try:  # an array of elements without bytes has the same say about a key as the real one
+        out_shape = np.broadcast_to(np.zeros((), np.dtype([])), shape)[tuple(items)].shape
     except IndexError as error:
         raise IndexError(
             f"J[{_show(key)}]: expected a key for shape {shape}, got one for which NumPy says: {error}. "

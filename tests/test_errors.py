@@ -37,9 +37,7 @@ class Watched:
         return self.body(*jax.tree.map(self.touch, args), **kwargs)
 
     def touch(self, leaf):
-        return (
-            self.probe(leaf) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
-        )
+        return self.probe(leaf) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
 
 def assert_helpful(caught, *words):
@@ -364,6 +362,37 @@ def test_a_dense_result_beyond_the_memory_limit():
     expected = np.zeros(100, np.float32)
     expected[0] = 2
     assert_close(J[0], expected)
+
+
+DENSE = {
+    "J[...]": lambda J: J[...],
+    "J.T[...]": lambda J: J.T[...],
+    "asarray": np.asarray,
+    "materialize": lambda J: jacobia.materialize({"a": J, "b": J}),
+    "rows": lambda J: J[:500_000],
+    "columns": lambda J: J[:, :500_000],
+    "listed rows": lambda J: J[list(range(0, 200_000, 2))],
+    "masked rows": lambda J: J[np.arange(10**6) % 100 == 0],
+}
+
+
+@pytest.mark.parametrize("read", DENSE.values(), ids=DENSE)
+def test_a_million_variables_are_not_made_dense(read):
+    J = jacobian(jnp.sin, memory_limit=10**9)(np.ones(10**6, np.float32))
+    with pytest.raises(jacobia.MaterializationError, match=r"under memory_limit=953.7 MiB, got .* GiB.* J.mv and J.vm"):
+        read(J)
+    assert J.stats.kernel_calls == 0
+
+
+@pytest.mark.parametrize("key", [0, slice(1, 4), [5, 2]], ids=["row", "rows", "listed"])
+def test_rows_of_a_million_variables(key):
+    rows = jacobian(jnp.sin, memory_limit=10**9)(np.zeros(10**6, np.float32))[key]
+    assert rows.shape[-1] == 10**6 and jnp.sum(rows) == np.size(np.arange(10)[key])
+
+
+def test_nonzeros_of_a_million_variables():
+    J = jacobian(jnp.sin, memory_limit=10**9)(np.zeros(10**6, np.float32))
+    assert J.nonzeros()[0].shape == (10**6,) and J.to_scipy().nnz == 10**6
 
 
 @pytest.mark.parametrize("mode, name", [("fwd", "custom_vjp"), ("rev", "while_loop")])
