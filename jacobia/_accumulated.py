@@ -14,8 +14,8 @@ from jacobia._sparse import walk_of
 from jacobia._way import Whole
 from jacobia.program.fingerprint import Identity
 
-# Writing one entry to its place, in elements read or written in order.
-_SCATTERED = 30
+# Writing one entry to its place, in elements read or written in order: 1.5 ns and 0.1 ns on a CPU.
+_SCATTERED = 15
 
 
 def accumulated(origin: Linearized, index: int) -> Whole | None:

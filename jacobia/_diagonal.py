@@ -142,7 +142,7 @@ def _swept(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.Ar
     n = _count(origin, index) if numbers is None else len(numbers)
 
     def attempt() -> tuple[str, Callable]:
-        choice = _plan.choose("all", n, n, possible(origin, block), lambda: blue.cheaper(block))
+        choice = _plan.choose("all", n, n, possible(origin, block), lambda: blue.relative_cost(block, n, n))
         way = "rows" if blue.symmetric else choice.way
         sweep = sized(origin, way, block.outs, block.ins, numbers, diagonal=True)
         return origin.by(way), lambda: _run(origin, index, origin.by(way), sweep, numbers)

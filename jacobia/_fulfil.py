@@ -401,10 +401,11 @@ def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: i
     """Rows or columns, for so many missing ones of one block."""
     blue = origin.blue
     block, own = blue.blocks[index], blue.symmetric and blue.mirrors[index] == index
-    choice = _plan.choose(asked, rows, columns, possible(origin, block), lambda: "rows" if own else blue.cheaper(block))
-    if own and choice.way == "columns" and asked != "columns" and rows == columns:
-        return choice._replace(way="rows")  # the same lines
-    return choice
+    if own:  # rows and columns are the same lines
+        choice = _plan.choose(asked, rows, columns, possible(origin, block))
+        same = choice.way == "columns" and asked != "columns" and rows == columns
+        return choice._replace(way="rows") if same else choice
+    return _plan.choose(asked, rows, columns, possible(origin, block), lambda: blue.relative_cost(block, rows, columns))
 
 
 def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], asked: Sequence[Want]) -> list[str]:
@@ -421,7 +422,9 @@ def _ways(origin: Linearized, blocks: list[Block], missing: Sequence[Want], aske
     if any(joint) and not (origin.blue.symmetric and len(blocks) > 1):
         if len(blocks) == 1:
             return [choose_way(origin, missing[0].block, request(asked[0]), rows, columns).way]
-        one = _plan.choose(request(asked[0]), rows, columns, joint, lambda: origin.blue.cheaper(_joined(blocks)))
+        one = _plan.choose(
+            request(asked[0]), rows, columns, joint, lambda: origin.blue.relative_cost(_joined(blocks), rows, columns)
+        )
         return [one.way] * len(blocks)
     return [
         choose_way(

@@ -24,6 +24,15 @@ _CACHE = 1 << 21
 # So few seeds that it hardly matters how many.
 _FEW = 64
 
+# Where one number of passes is this many times the other, the numbers decide. Closer ones are weighed by what a pass
+# costs: of most programs a pullback and a pushforward differ by less than a factor of two, but a pullback through a
+# gather or a sort, which adds up numbers where they go one by one, takes ten times the other.
+_CLOSE = 4
+
+# What was not asked for must promise to take so much of the time: an estimate may be wrong, and lines that were asked
+# for are those that are read again.
+_WORTH_MORE = 0.5
+
 
 class Ways(NamedTuple):
     """What a view allows: set by `mode`, by dtypes, and by the rules of f."""
@@ -53,7 +62,7 @@ def choose(
     missing_rows: int,
     missing_columns: int,
     ways: Ways,
-    cheaper: Callable[[], str] = lambda: "columns",
+    relative_cost: Callable[[], float | None] = lambda: None,
 ) -> Choice:
     """Choose between pullbacks for the missing rows and pushforwards for the missing columns.
 
@@ -62,7 +71,8 @@ def choose(
       missing_rows: rows that would have to be computed if it is done by rows.
       missing_columns: the same for columns.
       ways: which of the two are possible at all.
-      cheaper: which one costs less per pass; asked only where the numbers of passes do not decide.
+      relative_cost: what all these rows cost, in units of what all these columns cost; None: too little to be looked
+        at. Asked only where the numbers of passes do not decide.
     """
     if missing_rows == 0 or missing_columns == 0:
         return Choice("none", "everything asked for is known")
@@ -70,23 +80,36 @@ def choose(
         return Choice("rows", "only pullbacks are possible or allowed")
     if not ways.rows:
         return Choice("columns", "only pushforwards are possible or allowed")
-    if asked == "rows" and not _far_cheaper(missing_columns, missing_rows):
+    if asked in ("rows", "columns") and (missing_rows if asked == "rows" else missing_columns) <= _FEW:
+        return Choice(asked, f"{asked} are asked for")
+    weighed = relative_cost() if _close(missing_rows, missing_columns) else None
+    if asked == "rows" and not _far_cheaper(missing_columns, missing_rows, weighed and 1 / weighed):
         return Choice("rows", "rows are asked for")
-    if asked == "columns" and not _far_cheaper(missing_rows, missing_columns):
+    if asked == "columns" and not _far_cheaper(missing_rows, missing_columns, weighed):
         return Choice("columns", "columns are asked for")
+    by_rows, by_columns = f"{missing_rows} pullbacks", f"{missing_columns} pushforwards"
+    if weighed is not None:
+        if weighed < 1:
+            return Choice("rows", f"{by_rows} cost less than {by_columns}")
+        return Choice("columns", f"{by_columns} cost less than {by_rows}")
     if missing_rows < missing_columns:
-        return Choice("rows", f"{missing_rows} pullbacks are fewer than {missing_columns} pushforwards")
+        return Choice("rows", f"{by_rows} are fewer than {by_columns}")
     if missing_columns < missing_rows:
-        return Choice("columns", f"{missing_columns} pushforwards are fewer than {missing_rows} pullbacks")
-    if missing_rows <= _FEW:
-        return Choice("columns", "as many of both, and few of them")
-    return Choice(cheaper(), "as many of both, and these cost less each")
+        return Choice("columns", f"{by_columns} are fewer than {by_rows}")
+    return Choice("columns", "as many of both, and they cost little")
 
 
-def _far_cheaper(few: int, many: int) -> bool:
+def _close(rows: int, columns: int) -> bool:
+    few, many = sorted((rows, columns))
+    return many > _FEW and many < _CLOSE * few
+
+
+def _far_cheaper(few: int, many: int, weighed: float | None) -> bool:
     # A few seeds in one kernel cost about as much as one; beyond, a fourth of the passes is worth computing
     # what was not asked for.
-    return many > _FEW and 4 * few <= many
+    if weighed is not None:
+        return weighed < _WORTH_MORE
+    return many > _FEW and _CLOSE * few <= many
 
 
 def padded_width(count: int, most: int) -> int:

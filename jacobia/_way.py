@@ -58,7 +58,9 @@ class Whole:
         self.arrays, self.more, self._shaped = [*own, *arrays], list(more), shaped
         self._rows, self._num_rows = rows, origin.blue.counts[index][0]
         self._num_leaves = len(args) - skip
-        self.cost = seed_cost(self.jaxpr, self._num_leaves, False) + extra
+        # What depends on closed-over arrays alone runs at every point, unless it is remembered.
+        changing = len(self.jaxpr.invars) if self._split is None else self._num_leaves
+        self.cost = seed_cost(self.jaxpr, changing, False) + extra
         traced = any(isinstance(c, Tracer) for c in origin.consts)
         self._held = None if traced else origin.consts
         self._remembered: list | None = None

@@ -13,9 +13,10 @@ from jacobia._reading import Linearized
 from jacobia._through_waist import through_waist
 from jacobia._way import Whole
 
-# Where all passes together cost less than this many elements read or written, which is about a millisecond, no other
-# way is looked for: looking takes longer.
-_WORTH_LOOKING = 1e7
+# Where all passes together cost less than this many elements read or written, which is about 0.4 ms, no other way is
+# looked for. Looking takes 5 to 100 ms for most programs, once, about what compiling a small kernel takes, and up to a
+# second where large intermediates are dense.
+_WORTH_LOOKING = 2e6
 
 # Passes differ in cost by less than this.
 _FAR = 4
@@ -23,7 +24,7 @@ _FAR = 4
 # An estimate may be wrong: another way must promise this much.
 _BETTER = 0.6
 
-# Where all of it costs only so many times what writing the result does, there is not enough left to gain.
+# Where a way costs only so many times what writing the result does, no other one is looked for.
 _WRITTEN = 4
 
 # By the value of `mode` that asks for it, with what it needs.
@@ -80,12 +81,13 @@ def _cheapest(origin: Linearized, index: int) -> Whole | None:
     lines = {"rows": rows, "columns": columns}
     # Where one takes several times as many passes as the other it is not the cheaper one, and need not be traced.
     near = [way for way, count in lines.items() if count <= _FAR * min(lines.values())]
-    passes = min(lines[way] * blue.pass_cost(way, block) for way in near)
+    passes = min(lines[way] * blue.pass_cost(way, block) for way in near) + blue.primal_cost
     if not _WORTH_LOOKING < passes < math.inf:
         return None
     best, limit = None, _BETTER * passes
     for find in _WAYS.values():
-        if limit < _WRITTEN * rows * columns:
+        # Writing the result is the least it takes; where one way has been found, a few times that leaves little to gain.
+        if limit < (1 if best is None else _WRITTEN) * rows * columns:
             break
         way = find(origin, index)
         if way is not None and way.cost < limit:

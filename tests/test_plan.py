@@ -28,7 +28,7 @@ def never():
         # Some rows stay rows, unless columns would take a fourth of very many passes.
         ("rows", 5, 4, BOTH, "rows"),
         ("rows", 64, 1, BOTH, "rows"),
-        ("rows", 65, 17, BOTH, "rows"),
+        ("rows", 65, 260, BOTH, "rows"),
         ("rows", 68, 17, BOTH, "columns"),
         ("rows", 68, 17, ROWS, "rows"),
         ("columns", 4, 5, BOTH, "columns"),
@@ -44,11 +44,28 @@ def test_the_way(asked, rows, columns, ways, way):
     assert choose(asked, rows, columns, ways, never).way == way
 
 
-@pytest.mark.parametrize("answer", ["rows", "columns"])
-def test_costs_decide_where_many_passes_are_as_many_both_ways(answer):
-    assert choose("all", 65, 65, BOTH, lambda: answer).way == answer
-    assert choose("all", 65, 65, BOTH).way == "columns"
-    assert choose("all", 65, 65, ROWS, never).way == "rows"
+@pytest.mark.parametrize(
+    ("asked", "rows", "columns", "cost", "way"),
+    [
+        ("all", 65, 65, 0.9, "rows"),
+        ("all", 65, 65, 1.1, "columns"),
+        ("all", 65, 65, None, "columns"),
+        ("block", 1998, 2000, 2.0, "columns"),  # fewer pullbacks, which cost twice as much
+        ("all", 400, 101, 0.5, "rows"),
+        ("all", 400, 101, None, "columns"),
+        # What was not asked for must take less than half.
+        ("rows", 100, 60, 1.9, "rows"),
+        ("rows", 100, 60, 2.1, "columns"),
+        ("rows", 65, 17, None, "rows"),
+        ("rows", 100, 200, 2.1, "columns"),
+        ("columns", 60, 100, 0.6, "columns"),
+        ("columns", 60, 100, 0.4, "rows"),
+        ("columns", 60, 100, None, "columns"),
+    ],
+)
+def test_costs_decide_where_there_are_many_passes_and_about_as_many_both_ways(asked, rows, columns, cost, way):
+    assert choose(asked, rows, columns, BOTH, lambda: cost).way == way
+    assert choose(asked, rows, columns, ROWS, never).way == "rows"
 
 
 def test_every_choice_says_why_and_takes_a_way_that_is_possible():
