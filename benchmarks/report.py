@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import memory
-from benchmarks.bars import Result
 from benchmarks.peers import OURS, Table
+from benchmarks.results import Result
 from benchmarks.workloads import WORKLOADS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
@@ -105,11 +105,11 @@ def peers(table: Table, quick: bool) -> str:
     return "\n\n".join(parts)
 
 
-def write(section: str, text: str) -> None:
-    """Replace what stands between the marks of a section in docs/benchmarks.md."""
+def write(section: str, text: str, path: Path = PAGE) -> None:
+    """Replace what stands between the marks of a section in a page: docs/benchmarks.md, if no other one is given."""
     begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
-    page = PAGE.read_text(encoding="utf-8")
+    page = path.read_text(encoding="utf-8")
     if begin not in page or end not in page:
-        raise ValueError(f"write(section={section!r}): expected {begin!r} in {PAGE.name}. Was it deleted?")
+        raise ValueError(f"write(section={section!r}): expected {begin!r} in {path.name}. Was it deleted?")
     head, rest = page.split(begin)
-    PAGE.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")

@@ -86,7 +86,7 @@ def _cheapest(origin: Linearized, index: int) -> Whole | None:
         return None
     best, limit = None, _BETTER * passes
     for find in _WAYS.values():
-        # Writing the result is the least it takes; where one way has been found, a few times that leaves little to gain.
+        # Writing the result is the least it takes; where a way has been found, a few times that leaves little to gain.
         if limit < (1 if best is None else _WRITTEN) * rows * columns:
             break
         way = find(origin, index)
