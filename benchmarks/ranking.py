@@ -335,7 +335,8 @@ def table(made: list[Case]) -> str:
     share, worst = summary(made)
     text = (
         f"{len(made)} cases of {len(PROGRAMS)} programs; in {100 * share:.0f} % the choice takes at most {CLOSE} times "
-        f"the least time; the worst takes {worst.ratio:.2f} times ({worst.program}, {worst.request}). {report.machine()}."
+        f"the least time; the worst takes {worst.ratio:.2f} times ({worst.program}, {worst.request}). "
+        f"{report.machine()}."
     )
     return "\n".join([text, "", *rows])
 

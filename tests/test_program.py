@@ -366,6 +366,30 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs():
     assert 5 * few < many < 20 * few
 
 
+def test_what_a_loop_carries_from_the_seed_counts_and_residuals_beside_it_do_not():
+    def loop(residuals, t, of=lambda a: a):  # the last input of the body is no seed
+        return jax.lax.scan(lambda c, a: (c * of(a), None), t, residuals)[0]
+
+    residuals = np.ones((5, 4), np.float32)
+    dear = lambda a: jnp.sum(jnp.outer(a, a) @ np.ones((4, 300), np.float32))  # noqa: E731
+    assert cost(lambda a, t: loop(a, t, dear), residuals, X) == cost(loop, residuals, X) > 0
+
+    def both(a, t):  # a value and its tangent are carried: what is made of the value is free
+        a, t = jax.lax.scan(lambda c, _: ((jnp.sin(c[0]), c[1] * 2), None), (a, t), None, length=3)[0]
+        return jnp.sum(jnp.outer(a, a)) * t
+
+    assert cost(both, X, X) == cost(lambda a, t: both(a[:1], t), X, X)
+
+
+def test_scatters_convolutions_and_short_sums_cost_more_than_they_write():
+    places = np.array([2, 0, 1, 3])
+    copy = cost(lambda t: t * 2, X)
+    assert cost(lambda t: jnp.zeros(4).at[places].add(t), X) > 4 * copy
+    assert cost(lambda t: jnp.convolve(t, np.ones(3, np.float32)), X) > 2 * copy
+    wide, narrow = np.ones((4, 256), np.float32), np.ones((256, 4), np.float32)
+    assert cost(lambda t: t.sum(1), narrow) > 3 * cost(lambda t: t.sum(1), wide)
+
+
 def test_the_direction_with_fewer_operations_costs_less():
     matrix = np.ones((64, 64), np.float32)
 
