@@ -20,13 +20,17 @@ _SCATTERED = 15
 
 def accumulated(origin: Linearized, index: int) -> Whole | None:
     """None where the program can't be walked within memory."""
-    blue = origin.blue
-    block = blue.blocks[index]
     try:
-        walk = walk_of(origin, quiet=True)
-        it = walk.found(block.outs, block.ins, blue.symmetric and blue.mirrors[index] == index)
+        return _accumulated(origin, index)
     except MaterializationError:
         return None
+
+
+def _accumulated(origin: Linearized, index: int) -> Whole:
+    blue = origin.blue
+    block = blue.blocks[index]
+    walk = walk_of(origin, quiet=True)
+    it = walk.found(block.outs, block.ins, blue.symmetric and blue.mirrors[index] == index)
     shape, pattern = block.row_shape + block.column_shape, it.pattern
     full, more, places = pattern.nnz == math.prod(shape), [], None
     if not full:

@@ -10,4 +10,4 @@ class BatchMixingError(ValueError):
 
 
 class MaterializationError(MemoryError):
-    """A dense result, with the space it takes to compute it, would not fit under `memory_limit`."""
+    """A result, with the space it takes to compute it, would not fit under `memory_limit`."""

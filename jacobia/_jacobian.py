@@ -202,6 +202,7 @@ class Jacobian(ArrayLike):
 
         Raises:
           ValueError: a pattern that was given lacks an entry, or f lacks the direction that a coloring takes.
+          MaterializationError: an intermediate with its derivatives does not fit, walked from either side.
 
         References:
           Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10 on accumulation; here every intermediate

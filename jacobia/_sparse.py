@@ -1,6 +1,6 @@
 """The nonzeros of a block: its pattern, found once for a program, and a kernel that computes all of them.
 
-The linear program is walked (`program.accumulate`); where only its transpose can be gone through, that one is.
+The linear program, or its transpose, is walked (`program.accumulate`), and its entries are put in order.
 Shapes: B samples, M outputs, N inputs, nnz entries.
 """
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, eval_context
-from jacobia._linearize import Point, pushed_program, transposed_program
+from jacobia._linearize import Point
 from jacobia._pattern import Pattern, made_of
 from jacobia._reading import Linearized
+from jacobia._walking import Programs, Room, narrowest
 from jacobia.program.accumulate import Entries, Walked
 from jacobia.program.fingerprint import Identity
-from jacobia.program.walk import holds
 
 # Walks of one program that differ in the arrays f closes over; beyond, weights may have any value.
 _WALKS = 4
@@ -27,9 +27,9 @@ _WALKS = 4
 class Found:
     """What a walk has found of some outputs and inputs: the pattern, and how to compute its entries."""
 
-    def __init__(self, pattern: Pattern, entries: Entries, order: np.ndarray | None, samples: int | None):
+    def __init__(self, pattern: Pattern, entries: Entries, order: np.ndarray | None, samples: int | None, room: Room):
         self.pattern = pattern
-        self._entries, self._order, self._samples = entries, order, samples
+        self._entries, self._order, self._samples, self._room = entries, order, samples, room
 
     @cached_property
     def arrays(self) -> list:
@@ -40,6 +40,7 @@ class Found:
 
     def data(self, consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
         """The entries in the order of the pattern, `(nnz,)`, or `(B, nnz)`."""
+        self._room.check(self._entries.largest)
         inputs = [*consts, *leaves]
         if self._order is None:
             out = self._entries.values(inputs, arrays)
@@ -56,24 +57,22 @@ class Found:
 class Walk:
     """A walked linear program of a blueprint, and what has been found of its blocks."""
 
-    def __init__(self, blue: Blueprint, point: Point, known: Sequence[bool], leaves_known: bool):
-        try:
-            linear = pushed_program(point)
-        except TypeError:  # a `custom_vjp`, which only a pullback goes through
-            linear = None
-        self.transposed = linear is None or holds(linear.jaxpr, "custom_lin")
-        if linear is None or self.transposed:
-            y, lead = blue.spaces.outputs, blue.spaces.lead
-            linear = transposed_program(
-                point, [jax.ShapeDtypeStruct(lead + s, d) for s, d in zip(y.shapes, y.dtypes, strict=True)]
-            )
-        arrays = linear.known
-        if arrays and leaves_known:
-            arrays = [*arrays[: len(point.consts)], *point.leaves]
-        keep = [*known, *[True] * (len(arrays) - len(known))]
-        arrays = [a if k else None for a, k in zip(arrays, keep, strict=True)]
-        self.walked = Walked(linear.jaxpr, linear.consts, arrays, linear.num_tangents)
-        self._spaces, self._found = blue.spaces, {}
+    def __init__(self, blue: Blueprint, point: Point, known: Sequence[bool], leaves_known: bool, room: Room):
+        programs = Programs(blue, point)
+
+        def walked(transposed: bool) -> Walked | None:
+            linear = programs.transposed if transposed else programs.pushed
+            if linear is None:
+                return None
+            arrays = linear.known
+            if arrays and leaves_known:
+                arrays = [*arrays[: len(point.consts)], *point.leaves]
+            keep = [*known, *[True] * (len(arrays) - len(known))]
+            arrays = [a if k else None for a, k in zip(arrays, keep, strict=True)]
+            return Walked(linear.jaxpr, linear.consts, arrays, linear.num_tangents)
+
+        self.walked, self.transposed = narrowest(walked, room)
+        self._spaces, self._room, self._found = blue.spaces, room, {}
 
     def fits(self, consts: Sequence) -> bool:
         """Whether what was relied on is so at these constants too."""
@@ -90,10 +89,10 @@ class Walk:
     def _find(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Found:
         spaces = self._spaces
         y, x = spaces.outputs.pick(outs), spaces.inputs.pick(ins)
-        entries = self.walked.entries(*((ins, outs) if self.transposed else (outs, ins)))
+        entries = self._room.entries(self.walked, *((ins, outs) if self.transposed else (outs, ins)))
         rows, cols, order = entries.rows, entries.cols, None
         if self.transposed:
-            order = np.lexsort((rows, cols))
+            order = np.argsort(cols, kind="stable")  # they are sorted by row
             rows, cols = cols[order], rows[order]
         samples = None if spaces.batch is None else spaces.batch.size
         shape = y.size, x.size
@@ -121,7 +120,7 @@ class Walk:
                 order = np.flatnonzero(keep) if order is None else order[keep]
                 rows, cols = rows[keep], cols[keep]
         order = None if order is None else order.astype(np.int32)
-        return Found(made_of(rows, cols, shape), entries, order, samples)
+        return Found(made_of(rows, cols, shape), entries, order, samples, self._room)
 
 
 def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -151,17 +150,20 @@ def _walk_of(origin: Linearized, local: bool) -> Walk:
     blue, point = origin.blue, origin.point
     if origin.batch:  # of one of the views that vmap has stacked
         point = _first(origin)
+    room = Room(blue, None if origin.traced else origin.device)
     concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
     if local or blue.program.jaxpr is None:
-        return Walk(blue, point, concrete, local)
-    walks = blue.program.forms.setdefault(("walks", blue.positions, blue.spaces, tuple(concrete)), [])
+        return Walk(blue, point, concrete, local, room)
+    walks = blue.program.forms.setdefault(
+        ("walks", blue.positions, blue.spaces, blue.memory_limit, tuple(concrete)), []
+    )
     for walk in walks:
         if walk.fits(point.consts):
             return walk
     if len(walks) >= _WALKS:
         concrete = [k and not jnp.issubdtype(c.dtype, jnp.inexact) for k, c in zip(concrete, point.consts, strict=True)]
         del walks[0]
-    walks.append(Walk(blue, point, concrete, False))
+    walks.append(Walk(blue, point, concrete, False, room))
     return walks[-1]
 
 

@@ -33,6 +33,7 @@ def sparsity_pattern(
 
     Raises:
       TypeError: what `jacobian(f)(*args)` raises, and `local=True` with shapes in place of arrays.
+      MaterializationError: there is no memory for the pattern, or on the way to it.
     """
     transform = (hessian_of if hessian else jacobian)(f, argnums)
     leaves, treedef = tree_flatten(args)

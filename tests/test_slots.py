@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from jacobia.program import room
+from jacobia.program import slots as module
 from jacobia.program.closure import powers
 from jacobia.program.slots import (
     Parts,
@@ -336,3 +338,26 @@ def test_powers_of_a_step(shape, length):
         expected = expected | (step.astype(int) @ expected.astype(int) > 0)
     found = powers(sp.csr_array(step), sp.csr_array(entering), length)
     np.testing.assert_array_equal(found.toarray().astype(bool), expected)
+
+
+@pytest.mark.parametrize("table", [1, 40, 1 << 22])
+def test_many_slots_are_looked_up_in_tables(table, monkeypatch):
+    monkeypatch.setattr(module, "_TABLE", table)
+    n, shape, rng = 30, (4, 3), np.random.default_rng(1)
+    for own, wanted in (((4, 3), (4, 3)), ((1, 3), (4, 1)), ((1, 1), (4, 3))):
+        ordered = [np.sort(rng.random((n + 1, *s)).argsort(axis=0)[:k], axis=0) for k, s in ((12, own), (20, wanted))]
+        old, new = (o.astype(np.int32) for o in ordered)
+        found = module._sources(old, new, shape, n)
+        old, new = (np.broadcast_to(c, (len(c), *shape)) for c in (old, new))
+        same = (old[:, None] == new[None]) & (new < n)
+        np.testing.assert_array_equal(found, np.where(same.any(0), same.argmax(0), -1))
+
+
+def test_columns_take_the_room_there_is():
+    t = Slots(np.arange(4, dtype=np.int32).reshape(4, 1), None, (50,), DTYPE)
+    with room.within(4 * 50 * room._COLUMN - 1), pytest.raises(room.TooWide) as error:
+        t.full_cols()
+    assert error.value.extent == (4 * 50 * room._COLUMN, 4, 50)
+    with room.within(4 * 50 * room._COLUMN):
+        t.full_cols()
+    t.full_cols()

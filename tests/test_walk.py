@@ -12,7 +12,8 @@ import pytest
 from jax import lax
 from sparse_cases import Case, dense, named, nonzero, point, points
 
-from jacobia import hessian, jacobian, sparsity_pattern
+from jacobia import MaterializationError, _walking, hessian, jacobian, sparsity_pattern
+from jacobia._sparse import walk_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -444,3 +445,135 @@ def test_gradients_of_entries_of_rows_of_unequal_width():
     _, rows, cols = (np.asarray(a) for a in jac(x).nonzeros())
     expected = jax.grad(lambda x: jnp.sum(jnp.sin(jax.jacfwd(f)(x)[rows, cols])))(x)
     np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(jnp.sin(jac(x).nonzeros()[0])))(x), expected, rtol=1e-9)
+
+
+# Intermediates that are too wide forward, or both ways
+
+LENGTH = 60
+FEW_NONZERO = np.where(np.arange(LENGTH) < 5, 2.0, 0.0)
+
+
+def somewhere(x, size):
+    return (jnp.abs(x) * 1000).astype(int) % size
+
+
+@jax.custom_vjp
+def only_pulled(x):
+    return jnp.var(x)
+
+
+only_pulled.defvjp(lambda x: (jnp.var(x), x), lambda x, ct: (ct * 2 * (x - x.mean()) / x.size,))
+
+WIDE = {
+    "variance": jnp.var,
+    "centred rows": lambda x: (x - x.mean())[:3],
+    "softmax": lambda x: jax.nn.softmax(x)[::30],
+    "sum times known zeros": lambda x: jnp.sin(x).sum() * x[::-1] * FEW_NONZERO,
+    "values alone": lambda x: (jnp.sin(x).sum() * np.ones((LENGTH, 2))).sum(0),
+    "written to an unknown place": lambda x: jnp.zeros(2).at[somewhere(x, 2)].add(x),
+    "last of a running sum": lambda x: jnp.cumsum(x**2)[-1:],
+    "loop": lambda x: lax.scan(lambda c, v: (c * 0.9 + jnp.sin(v), None), 0.0, x)[0],
+    "pair": lambda x: (jnp.std(x), (x - x.mean())[5:7]),
+    "only pulled": only_pulled,
+}
+
+
+def fresh(f):
+    return lambda x: f(x)  # what was walked for f does not count
+
+
+def widely(f, x):
+    J = jacobian(f, ravel=True)(x)
+    data, rows, cols = J.nonzeros()
+    return jnp.zeros(J.shape).at[rows, cols].add(data)
+
+
+@pytest.fixture
+def narrow(monkeypatch, empty_cache):
+    monkeypatch.setattr(_walking, "_WIDE", 24_000)
+    monkeypatch.setattr(_walking, "_LONG", 0)
+
+
+@pytest.mark.parametrize("f", WIDE.values(), ids=WIDE)
+def test_what_is_too_wide_forward_is_walked_backward(f, narrow):
+    f = fresh(f)
+    X = jnp.asarray(np.random.default_rng(7).normal(size=(3, LENGTH)))
+
+    def reference(x):
+        return jnp.concatenate([jnp.atleast_2d(o) for o in jax.tree.leaves(jax.jacrev(f)(x))])
+
+    J = jacobian(f, ravel=True)(X[0])
+    assert walk_of(J._origin).transposed
+    assert J.pattern == sparsity_pattern(f, X[0])
+    np.testing.assert_allclose(widely(f, X[0]), reference(X[0]), atol=1e-12)
+    np.testing.assert_allclose(jax.jit(lambda x: widely(f, x))(X[1]), reference(X[1]), atol=1e-12)
+    np.testing.assert_allclose(jax.vmap(lambda x: widely(f, x))(X), jax.vmap(reference)(X), atol=1e-12)
+    batched, rows, cols = jacobian(jax.vmap(f), ravel=True, batch_axis=0)(X).nonzeros()
+    np.testing.assert_allclose(batched, jax.vmap(reference)(X)[:, rows, cols], atol=1e-12)
+
+
+@pytest.mark.parametrize("f", [f for k, f in WIDE.items() if k != "only pulled"])
+def test_the_pattern_is_the_same_backward(f, monkeypatch, empty_cache):
+    x = jnp.arange(1.0, LENGTH + 1)
+    forward = jacobian(fresh(f), ravel=True)(x)
+    assert not walk_of(forward._origin).transposed
+    monkeypatch.setattr(_walking, "_WIDE", 24_000)
+    monkeypatch.setattr(_walking, "_LONG", 0)
+    backward = jacobian(fresh(f), ravel=True, memory_limit=2**40)(x)  # another limit, another walk
+    assert walk_of(backward._origin).transposed and backward.pattern == forward.pattern
+
+
+def test_what_is_wide_both_ways_is_walked_if_there_is_memory(narrow):
+    x = jnp.arange(1.0, LENGTH + 1)
+    assert not walk_of(jacobian(lambda x: x - x.mean())(x)._origin).transposed
+    np.testing.assert_allclose(widely(lambda x: x - x.mean(), x), np.eye(LENGTH) - 1 / LENGTH, atol=1e-12)
+
+
+def counted_by_the_point(x):
+    return x - lax.fori_loop(0, somewhere(x[0], 3), lambda i, a: a + x.mean(), 0.0)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x - x.mean(),
+        lambda x: x[somewhere(x, LENGTH)],
+        jnp.cumsum,
+        lambda x: x * only_pulled(x),
+        counted_by_the_point,
+    ],
+    ids=["centred", "read at an unknown place", "running sum", "only pulled", "only pushed"],
+)
+def test_what_does_not_fit_says_so(f, empty_cache):
+    x = jnp.arange(1.0, LENGTH + 1)
+    expected = widely(f, x)  # what was walked with more memory does not count
+    J = jacobian(f, ravel=True, memory_limit=60_000)(x)
+    for read in (J.nonzeros, J.to_bcoo, lambda: J.pattern):
+        with pytest.raises(MaterializationError, match=r"\(60, 60\).*58.6 KiB, got 60 elements x 6[01] .*J\.mv.*J\["):
+            read()
+    np.testing.assert_allclose(J[7], expected[7], atol=1e-12)
+    np.testing.assert_allclose(J.mv(x), expected @ x, atol=1e-9)
+
+
+def test_a_pattern_needs_no_values(empty_cache):
+    J = jacobian(lambda x: (x.sum() * np.ones(1000)).sum() * jnp.ones(8), memory_limit=20_000)(jnp.ones(8))
+    assert J.pattern.nnz == 64
+    with pytest.raises(MaterializationError, match="1000 elements x 8 entries each, 62.5 KiB"):
+        J.nonzeros()
+
+
+def test_memory_that_runs_out_says_so(monkeypatch, empty_cache):
+    def walked(*args):
+        raise MemoryError("Unable to allocate 37 GiB")
+
+    monkeypatch.setattr("jacobia.program.accumulate.Walked.__init__", walked)
+    with pytest.raises(MaterializationError, match="more than there is memory for"):
+        jacobian(jnp.sin)(jnp.ones(3)).nonzeros()
+
+
+def test_a_variance_of_many_numbers():
+    n = 10**5
+    x = jnp.asarray(np.random.default_rng(8).normal(size=n))
+    data, rows, cols = jacobian(jnp.var)(x).nonzeros()
+    assert not rows.any() and np.array_equal(cols, np.arange(n))
+    np.testing.assert_allclose(data, 2 * (x - x.mean()) / n, atol=1e-18, rtol=1e-9)

@@ -17,6 +17,7 @@ from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
 from jacobia.program.assemble import assembled
 from jacobia.program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
 from jacobia.program.loops import LOOPS
+from jacobia.program.room import Extent, TooWide
 from jacobia.program.samples import body_of
 from jacobia.program.slot_apply import NotLinear, is_tangent
 from jacobia.program.slot_rules import RULES, unknown
@@ -95,7 +96,11 @@ class Walk:
         if name in RULES and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
             return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         rule = LOOPS.get(name) or RULES.get(name) or unknown
-        return rule(self, eqn, ins)
+        try:
+            return rule(self, eqn, ins)
+        except TooWide as error:
+            error.operation = error.operation or name
+            raise
 
     def residual(self, eqn: Any, ins: list) -> list:
         """An equation without tangents: it is run at every point, and now if all of it is known."""
@@ -118,6 +123,7 @@ class Entries(NamedTuple):
     cols: np.ndarray
     arrays: list[np.ndarray]  # made while walking: inputs of a kernel, so that they are no constants in it
     values: Callable[[Sequence, Sequence], Any]  # from the inputs of the program and these arrays to (nnz,)
+    largest: Extent  # of what is computed on the way
 
 
 class Walked:
@@ -191,6 +197,13 @@ class Walked:
 
         return Lazy(make=read)
 
+    @property
+    def largest(self) -> Extent:
+        """Of what all outputs are computed from, and of themselves."""
+        terms = [slots for o in self._outs for slots, _ in parts_of(o)]
+        made = self._tape.largest([s.vals for s in terms if s.vals is not None])
+        return max([made, *(s.extent for s in terms)])
+
     def entries(self, outs: Sequence[int], ins: Sequence[int]) -> Entries:
         """Of some outputs with respect to some inputs, numbered one behind the other."""
         tape, n = self._tape, sum(self.ins[j] for j in ins)
@@ -214,7 +227,7 @@ class Walked:
             given = dict(zip(self._inputs, inputs, strict=True)) | dict(zip(used, arrays, strict=True))
             return tape.run(given, [name])[0]
 
-        return Entries(rows, cols, [tape.arrays[k] for k in used], values_at)
+        return Entries(rows, cols, [tape.arrays[k] for k in used], values_at, tape.largest([name]))
 
 
 def _renumbered(tape: Tape, slots: Slots, to: np.ndarray, n: int, before: int) -> Slots:

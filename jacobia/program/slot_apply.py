@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jacobia._compat import bind
+from jacobia.program.room import check_columns
 from jacobia.program.slots import Parts, Slots, aligned, as_slots, nothing, select, union, union_along, unused, values
 from jacobia.program.tape import Last, Planes, slots_first, slots_last
 
@@ -108,6 +109,7 @@ def stretched(w: Any, t: Slots, shape: tuple[int, ...]) -> Slots:
 
 def masked(w: Any, t: Slots, keep: np.ndarray) -> Slots:
     # Elements that are zero for sure depend on nothing.
+    check_columns(t.width, keep.shape)
     cols = np.where(keep.reshape(1, *keep.shape) if keep.ndim else keep, t.cols, np.int32(w.n))
     made = Slots(cols, t.vals, t.shape, t.dtype)
     return select(w.tape, made, np.flatnonzero(~unused(cols, w.n)), w.n)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jacobia.program.label_moves import MOVES
 from jacobia.program.labels import Operands
+from jacobia.program.room import check_columns
 from jacobia.program.slot_apply import apply, is_tangent, out_of, tangents
 from jacobia.program.slots import UNEVEN, Parts, Slots, nothing, parts_of, relabelled, tight, values
 
@@ -38,6 +39,8 @@ def move(w: Any, eqn: Any, ins: Sequence) -> list:
         first = next(v for v in given if is_tangent(v))
         moved = [first.cols.reshape(width, *[1] * len(s)) for s, _ in outs]
     else:
+        for a in (*eqn.invars, *eqn.outvars):
+            check_columns(width, a.aval.shape)
         full = [np.broadcast_to(c, (width, *a.aval.shape)) for c, a in zip(cols, eqn.invars, strict=True)]
         if eqn.primitive.name == "pad":
             full[1] = full[1].reshape(width)
@@ -68,6 +71,7 @@ def _widened(w: Any, t: Slots, width: int) -> Slots:
     more = width - t.width
     if not more:
         return t
+    check_columns(width, t.cols.shape[1:])
     cols = np.concatenate([t.cols, np.full((more, *t.cols.shape[1:]), w.n, np.int32)])
     if not t.width:
         shape, dtype = (width, *t.shape), t.dtype

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia.program.label_positions import Places, dynamic_places, gather_places, scatter_places
+from jacobia.program.room import check_columns
 from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slot_elements import negative
 from jacobia.program.slots import (
@@ -39,6 +40,7 @@ def _read(w: Any, eqn: Any, ins: Sequence, places: Places) -> list:
     if t.constant_along(range(len(t.shape))) and places.inside.all():
         cols = t.cols.reshape(t.width, *[1] * len(shape))
     else:
+        check_columns(t.width, shape)
         flat = np.broadcast_to(places.flat, places.narrow)
         cols = t.full_cols().reshape(t.width, -1)[:, flat]
         cols = tight(cols if places.inside.all() else np.where(places.inside, cols, np.int32(w.n)))
@@ -121,6 +123,7 @@ def _unknown_write(w: Any, eqn: Any, ins: Sequence, at: int, places: Places) -> 
 def _narrowed(w: Any, dense: Slots, cols: np.ndarray) -> Slots:
     # Of the same columns everywhere only these; the others are zero.
     order = np.argsort(dense.cols.reshape(-1), kind="stable")
+    check_columns(len(cols), dense.shape)
     places = order[np.minimum(np.searchsorted(dense.cols.reshape(-1)[order], cols), dense.width - 1)]
     places = np.broadcast_to(places, (len(cols), *dense.shape)).astype(np.int32)
     cols = np.ascontiguousarray(np.broadcast_to(cols, places.shape)).astype(np.int32)

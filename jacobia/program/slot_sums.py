@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia.program.room import check_columns
 from jacobia.program.slot_apply import NotLinear, apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slots import (
     FEW,
@@ -69,6 +70,7 @@ def summed(w: Any, t: Slots, axes: Sequence[int], dtype: Any) -> Slots | Parts:
         return Slots(cols, w.tape.step(lambda v: v.sum(at), values(w.tape, t, w.n)), shape, dtype)
     # Side by side, as slots of their own.
     lengths = [t.shape[a] if a in axes else k for a, k in enumerate(t.cols.shape[1:])]
+    check_columns(t.width, lengths)
     cols = np.broadcast_to(t.cols, (t.width, *lengths)).transpose([0, *at, *rest])
     cols = cols.reshape(t.width * count, *(t.cols.shape[a] for a in rest))
 
@@ -145,6 +147,7 @@ def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, 
         return None
     cols = np.moveaxis(cols, 3, 1).reshape(t.width * count, cols.shape[1], 1, cols.shape[2])  # (KC, B, 1, F)
     if not mask.all():
+        check_columns(len(cols), shape)
         zero = ~np.moveaxis(mask, 2, 0)[None, :, :, :, None]  # (1, C, B, G, 1)
         cols = np.where(zero, np.int32(w.n), cols.reshape(t.width, count, *cols.shape[1:]))
         cols = cols.reshape(t.width * count, *cols.shape[2:])
@@ -170,6 +173,7 @@ def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, 
     if all(k == 1 for k in cols.shape[1:]):
         cols = cols.reshape(len(cols), *[1] * len(shape))
     else:
+        check_columns(len(cols), shape)
         sizes = mine.count(mine.batch), other.count(other.free), mine.count(mine.free)
         cols = tight(arrange(np.broadcast_to(cols, (len(cols), *sizes))))
     name = w.tape.step(times, values(w.tape, t, w.n), w.name(factor))
@@ -206,6 +210,7 @@ def cumsum(w: Any, eqn: Any, ins: Sequence) -> list:
     if not t.width or t.constant_along([axis]):
         return blocked(w, eqn, [t], [axis])
     common = union_along(t.cols, t.shape, [axis], w.n)
+    check_columns(len(common), shape)
     names = apply(w, eqn, [aligned(w.tape, t, common, w.n)], [True])
     # Where each column is first met on the way decides from where on it is there.
     length = shape[axis]

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia.program.room import Extent, check_columns
 from jacobia.program.tape import APART, Last, Planes, Tape, slots_first, slots_last
 
 # An array of this size may be a constant of a program.
@@ -22,6 +23,9 @@ _SMALL = 256
 
 # So many slots are told apart one by one; more are brought to common columns.
 FEW = 64
+
+# Entries of a table by which slots are looked up.
+_TABLE = 1 << 22
 
 # Elements of very different width are held as parts where one array would be this many times larger.
 UNEVEN = 2
@@ -44,7 +48,14 @@ class Slots:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def extent(self) -> Extent:
+        """Of the values."""
+        count = self.width * self.size
+        return Extent(count * np.dtype(self.dtype).itemsize, self.width, self.size)
+
     def full_cols(self) -> np.ndarray:
+        check_columns(self.width, self.shape)
         return np.broadcast_to(self.cols, (self.width, *self.shape))
 
     def constant_along(self, axes: Sequence[int]) -> bool:
@@ -72,8 +83,12 @@ def nothing(shape: tuple[int, ...], dtype: Any) -> Slots:
 
 def values(tape: Tape, t: Slots, n: int) -> int:
     """The name of the values (K, *S)."""
-    if t.vals is not None:
-        return t.vals
+    name = t.vals if t.vals is not None else _ones(tape, t, n)
+    tape.extents[name] = t.extent
+    return name
+
+
+def _ones(tape: Tape, t: Slots, n: int) -> int:
     shape, dtype = (t.width, *t.shape), t.dtype
     if (t.cols < n).all():
         if 0 < t.width <= APART:
@@ -166,7 +181,10 @@ def merge(cols: Sequence[np.ndarray], n: int) -> tuple[list[np.ndarray], list[in
 
 def stacked(planes: Sequence[np.ndarray]) -> np.ndarray:
     """Columns of single slots as one array."""
-    return np.stack(np.broadcast_arrays(*planes)) if planes else np.zeros((0,), np.int32)
+    if not planes:
+        return np.zeros((0,), np.int32)
+    check_columns(len(planes), np.broadcast_shapes(*(p.shape for p in planes)))
+    return np.stack(np.broadcast_arrays(*planes))
 
 
 def sum_of(tape: Tape, terms: Sequence[Slots], n: int) -> Slots:
@@ -232,6 +250,7 @@ def union(many: Sequence[np.ndarray], n: int) -> np.ndarray:
     if found is not None:
         return found
     shape = np.broadcast_shapes(*(c.shape[1:] for c in many))
+    check_columns(len(slots), shape)
     return distinct(np.concatenate([np.broadcast_to(c, (len(c), *shape)) for c in many]), n)
 
 
@@ -321,14 +340,35 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
 
         name = tape.step(compared, vals, tape.array(t.cols), tape.array(cols))
     else:
-        source = np.full((wide, *t.shape), -1, np.int32)
-        for k in range(t.width):
-            source[np.broadcast_to((t.cols[k] == cols) & (cols < n), source.shape)] = k
+        source = _sources(t.cols, cols, t.shape, n)
         name = tape.step(
             lambda v, s: jnp.where(s < 0, 0, jnp.take_along_axis(v, jnp.maximum(s, 0), axis=0)),
             vals, tape.array(source),
         )  # fmt: skip
     return Slots(cols, name, t.shape, t.dtype)
+
+
+def _sources(old: np.ndarray, new: np.ndarray, shape: tuple[int, ...], n: int) -> np.ndarray:
+    # For each new slot of each element the old one with its column; -1: none.
+    check_columns(len(new), shape)
+    source = np.full((len(new), *shape), -1, np.int32)
+    if len(old) * len(new) <= n:
+        for k, own in enumerate(old):
+            source[np.broadcast_to((own == new) & (new < n), source.shape)] = k
+        return source
+    flat, size = source.reshape(len(new), -1), math.prod(shape)
+    old, new = (np.broadcast_to(c, (len(c), *shape)).reshape(len(c), -1) for c in (old, new))
+    # By a table of all columns, of some elements at a time.
+    many = max(1, _TABLE // (n + 1))
+    slots = np.arange(len(old), dtype=np.int32)[:, None]
+    for start in range(0, size, many):
+        some = slice(start, min(start + many, size))
+        element = np.arange(some.stop - start)
+        table = np.full((len(element), n + 1), -1, np.int32)
+        table[element, old[:, some]] = slots
+        table[:, n] = -1
+        flat[:, some] = table[element, new[:, some]]
+    return source
 
 
 def _masks(old: np.ndarray, new: np.ndarray, n: int) -> list[list[tuple[int, np.ndarray | None]]] | None:
@@ -387,13 +427,16 @@ def as_slots(tape: Tape, t: Slots | Parts, n: int) -> Slots:
 def columns_of(row: np.ndarray, col: np.ndarray, count: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Entries sorted by row as columns: the slot of each entry, and the columns (K, count)."""
     slot = np.arange(len(row)) - np.searchsorted(row, row)
-    cols = np.full((int(slot.max(initial=-1)) + 1, count), n, np.int32)
+    width = int(slot.max(initial=-1)) + 1
+    check_columns(width, (count,))
+    cols = np.full((width, count), n, np.int32)
     cols[slot, row] = col
     return slot, cols
 
 
 def entries(terms: Sequence[tuple[Slots, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of every value of the terms, in the order of their values, one term behind the other."""
+    check_columns(1, (sum(s.width * s.size for s, _ in terms),))
     rows = [np.broadcast_to(r, (s.width, s.size)).reshape(-1) for s, r in terms]
     cols = [s.full_cols().reshape(-1) for s, _ in terms]
     empty = np.zeros(0, np.int32)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia.program.room import NOTHING, Extent
+
 
 class Fixed(NamedTuple):
     """In place of the name of a value: a literal of the program."""
@@ -67,6 +69,7 @@ class Tape:
         self.steps: list[tuple[Callable, tuple, tuple[int, ...], bool]] = []
         self.count = 0
         self.arrays: dict[int, np.ndarray] = {}  # by name
+        self.extents: dict[int, Extent] = {}  # of the values that steps were given, by name
         self._names: dict[int, int] = {}  # id of an array → its name
 
     def new(self) -> int:
@@ -118,6 +121,11 @@ class Tape:
                 needed.update(n for n in step[1] if not isinstance(n, Fixed))
                 kept.append(step)
         return kept[::-1]
+
+    def largest(self, wanted: Sequence[int]) -> Extent:
+        """The largest values that `run` makes; those inside a loop are not told."""
+        names = {n for step in self._needed(wanted) for n in step[2]} | set(wanted)
+        return max((self.extents.get(n, NOTHING) for n in names), default=NOTHING)
 
     def used(self, wanted: Sequence[int]) -> list[int]:
         """The names of arrays that `run` needs."""
