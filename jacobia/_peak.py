@@ -56,7 +56,7 @@ def peak_of_lines(
             return kernel.peak  # it is the kernel's own array
     found = {role: places(i, numbers.get(role)) for role, i in ids.items()}
     every = choice.outer and order == ROLES and all(i is None or _is_all(i, sizes[r]) for r, i in found.items())
-    after = cube if cube and every and (way == "rows" or not recalled) else cube + gathered(sizes, found, order, choice)
+    after = cube if cube and every and not recalled else cube + gathered(sizes, found, order, choice)
     return max(kernel.peak, kernel.result + after * block.dtype.itemsize)
 
 

@@ -5,7 +5,7 @@ Both are estimates from shapes. What a compiler fuses into its neighbours is kno
 
 from typing import Any, NamedTuple
 
-from jacobia._compat import Literal
+from jacobia._compat import Literal, scan_split
 from jacobia.program.walk import CALLS, subprograms
 
 # Operations that read and write memory of their own. The others run inside the loops of their neighbours.
@@ -140,7 +140,7 @@ def _bodies(eqn: Any, inner: list, linear: set) -> list[tuple[Any, list[bool]]]:
         missing = len(body.invars) - len(ins)
         flags = [False] * missing + ins[max(0, -missing) :]
         if eqn.primitive.name == "scan":
-            flags = _carried(body, flags, eqn.params["num_consts"], eqn.params["num_carry"])
+            flags = _carried(body, flags, *scan_split(eqn.params))
         elif eqn.primitive.name == "while" and len(body.outvars) == len(eqn.outvars):
             flags = _carried(body, flags, len(body.invars) - len(eqn.outvars), len(eqn.outvars))
         made.append((body, flags))
