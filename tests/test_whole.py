@@ -194,6 +194,7 @@ def test_a_product_of_two_thin_matrices():
 
 def test_it_is_taken_by_itself_where_it_pays(monkeypatch):
     monkeypatch.setattr(_whole, "_WORTH_LOOKING", 100.0)
+    monkeypatch.setattr(_whole, "_BETTER", 0.8)  # 20 pushforwards take a little less on some versions of JAX
     assert jacobian(lambda x: narrow(x) + 0)(X[:20]).plan.way == "waist"
 
 
