@@ -3,6 +3,7 @@
 Every case once gave a wrong number, an exception, a program that does not end, or a pattern that was much too full.
 """
 
+import gc
 import itertools
 
 import jax
@@ -489,14 +490,19 @@ def widely(f, x):
 
 
 @pytest.fixture
-def narrow(monkeypatch, empty_cache):
+def forgotten(empty_cache):
+    gc.collect()  # programs are gone, and the walks they keep with them
+
+
+@pytest.fixture
+def narrow(monkeypatch, forgotten):
     monkeypatch.setattr(_walking, "_WIDE", 24_000)
     monkeypatch.setattr(_walking, "_LONG", 0)
 
 
-@pytest.mark.parametrize("f", WIDE.values(), ids=WIDE)
-def test_what_is_too_wide_forward_is_walked_backward(f, narrow):
-    f = fresh(f)
+@pytest.mark.parametrize("name", WIDE)
+def test_what_is_too_wide_forward_is_walked_backward(name, narrow):
+    f = fresh(WIDE[name])
     X = jnp.asarray(np.random.default_rng(7).normal(size=(3, LENGTH)))
 
     def reference(x):
@@ -512,8 +518,9 @@ def test_what_is_too_wide_forward_is_walked_backward(f, narrow):
     np.testing.assert_allclose(batched, jax.vmap(reference)(X)[:, rows, cols], atol=1e-12)
 
 
-@pytest.mark.parametrize("f", [f for k, f in WIDE.items() if k != "only pulled"])
-def test_the_pattern_is_the_same_backward(f, monkeypatch, empty_cache):
+@pytest.mark.parametrize("name", [k for k in WIDE if k != "only pulled"])
+def test_the_pattern_is_the_same_backward(name, monkeypatch, forgotten):
+    f = WIDE[name]
     x = jnp.arange(1.0, LENGTH + 1)
     forward = jacobian(fresh(f), ravel=True)(x)
     assert not walk_of(forward._origin).transposed
