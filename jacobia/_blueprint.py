@@ -299,6 +299,11 @@ class Blueprint:
         return {}
 
     @cached_property
+    def counts_read(self) -> set[tuple[int, int]]:
+        """How many rows fresh views were read for, by the index of the block."""
+        return set()
+
+    @cached_property
     def kept_sweeps(self) -> dict:
         """How one row was read the last time, by the index of the block: sweeps, and what gives a row."""
         return {}

@@ -31,10 +31,9 @@ def recall(origin: Linearized, index: int, store: Store, rows: np.ndarray | None
     else:
         columns = store.columns.missing(columns)
         if columns.size and _fits(origin, columns.size, pattern.shape[0], data):
-            lines = _dense_rows(pattern.T, data[pattern.by_column], columns)
-            # With a mirror they are rows over there.
-            shape = (-1, *block.row_shape) if store.mirror is not None else (*block.row_shape, -1)
-            lines = lines if store.mirror is not None else lines.T
+            as_rows = store.mirror is not None  # over there
+            lines = _dense_rows(pattern.T, data[pattern.by_column], columns, last=not as_rows)
+            shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
             store.columns.put(columns, origin.placed(lines.reshape(shape)))
 
 
@@ -45,11 +44,13 @@ def _fits(origin: Linearized, lines: int, length: int, data: np.ndarray) -> bool
     return limit is None or need <= limit
 
 
-def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray, last: bool = False) -> np.ndarray:
+    # (R, N), or (N, R) with the axis of rows last.
     first, count = pattern.indptr[rows], pattern.indptr[rows + 1] - pattern.indptr[rows]
     place = np.repeat(np.arange(len(rows)), count)
     entry = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-    out = aligned((len(rows), pattern.shape[1]), data.dtype)
+    shape, at = (len(rows), pattern.shape[1]), (place, pattern.cols[entry])
+    out = aligned(shape[::-1] if last else shape, data.dtype)
     out[...] = 0
-    out[place, pattern.cols[entry]] = data[entry]
+    out[at[::-1] if last else at] = data[entry]
     return out

@@ -397,6 +397,21 @@ def test_what_was_read_once_is_read_the_same_way_at_once():
         close(J[...], dense)
 
 
+def test_some_of_a_padded_kernels_rows_are_not_what_is_remembered(compiles):
+    many = np.tile(A, (3, 1))  # 18 rows: 6 of them are computed as 8
+    jac = jacobian(lambda x: jnp.tanh(jnp.asarray(many) @ x))
+    for k, scale in enumerate((1, 2, 3, 4)):
+        J, before = jac(scale * X), compiles.count
+        dense = (1 - np.tanh(many @ (scale * X)) ** 2)[:, None] * many
+        rows = J[3:9]
+        close(rows, dense[3:9])
+        rows.delete()
+        close(J[3:9], dense[3:9])
+        assert J.stats[:1] == (6,)
+        if k == 3:  # the second time an operation is compiled that takes them
+            assert compiles.count == before
+
+
 # Long rows are kept without an axis for rows
 
 
