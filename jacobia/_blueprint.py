@@ -304,7 +304,7 @@ class Blueprint:
         return set()
 
     @cached_property
-    def kept_sweeps(self) -> dict:
+    def row_sweeps(self) -> dict:
         """How one row was read the last time, by the index of the block: sweeps, and what gives a row."""
         return {}
 

@@ -40,7 +40,7 @@ class Done(NamedTuple):
     block: int  # the one that was computed: the mirror image of the one asked for, where a column was a row there
     way: str  # "rows" or "columns"
     numbers: Any  # None: all
-    array: Any  # (R, *x.shape), (*y.shape, R), padded behind; or y.shape + x.shape for all
+    array: Any  # (R, *x.shape), x.shape for one row, or (*y.shape, R), padded behind; or y.shape + x.shape for all
     turned: bool = False  # columns were asked for, and are rows of the mirror image
 
 
@@ -499,12 +499,11 @@ def _remember_way(origin: Linearized, index: int, way: str, done: Done, sweeps: 
         if _worth_remembering(origin, 2 * _nbytes(origin, index)):
             origin.blue.recipes[index, None] = _Recipe(way, by, _most(block, way), *origin.fused(sweeps))
     elif done.way == "rows":
-        one = width == 1 and origin.blue.memory_limit is None  # nothing to divide, however long it is
+        one = sweeps[0].single and origin.blue.memory_limit is None  # nothing to divide, however long it is
         if _worth_remembering(origin, 0 if one else width * origin.blue.per_seed):
-            what = "row" if sweeps[0].single else width
-            origin.blue.recipes[index, what] = _Recipe("rows", by, width, *origin.fused(sweeps))
-            if width == 1:
-                origin.blue.kept_sweeps[index] = sweeps, by
+            origin.blue.recipes[index, width] = _Recipe("rows", by, width, *origin.fused(sweeps))
+            if sweeps[0].single:
+                origin.blue.row_sweeps[index] = sweeps, by
 
 
 @lru_cache(maxsize=256)
@@ -514,16 +513,17 @@ def _on_device(numbers: range, width: int) -> Any:
         return jax.device_put(_padded(np.arange(numbers.start, numbers.stop, numbers.step), width))
 
 
-def at_once(origin: Linearized, index: int, numbers: range | None, long: bool = False) -> Any:
+def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
     """Some rows or (None) all of a block of which nothing is known yet, read as in the view before it.
 
     Returns:
-      `(R, *x.shape)`, `x.shape` for one `long` row, or `y.shape + x.shape` for all; None where there was no such view.
+      `(R, *x.shape)`, without the first axis for one row, or `y.shape + x.shape` for all; None where there was no such
+      view.
     """
     if index in origin.stores or origin.special:
         return None
     width = 0 if numbers is None else _plan.padded_width(len(numbers), origin.blue.counts[index][0])
-    recipe = origin.blue.recipes.get((index, "row" if long else width or None))
+    recipe = origin.blue.recipes.get((index, width or None))
     if recipe is None:
         return None
     with origin.lock:
@@ -532,7 +532,7 @@ def at_once(origin: Linearized, index: int, numbers: range | None, long: bool = 
         ids = None if numbers is None else _on_device(numbers, width)
         ((lines,),) = origin.run_fused(recipe.kind, recipe.body, (ids,))
         if isinstance(lines, Tracer):  # read under a trace: what is computed there is not remembered
-            return lines if numbers is None or long else lines[: len(numbers)]
+            return lines if numbers is None or width == 1 else lines[: len(numbers)]
         store = store_of(origin, index)
         if numbers is None:
             store.full = lines
@@ -540,7 +540,7 @@ def at_once(origin: Linearized, index: int, numbers: range | None, long: bool = 
             return lines
         store.rows.put(np.arange(numbers.start, numbers.stop, numbers.step), lines)
         store.count(recipe.way, recipe.by, len(numbers), len(numbers), width)
-        if long or len(numbers) == width:
+        if len(numbers) == width:
             return lines
         if not _on_host(lines) or _read_before(origin, index, len(numbers)):
             return _first_of(lines, len(numbers))
@@ -560,17 +560,17 @@ def _first_of(lines: jax.Array, count: int) -> jax.Array:
 
 
 def one_more(origin: Linearized, index: int, k: int) -> Any:
-    """A row that is not known, where the linearization is kept: `(1, *x.shape)`, or `x.shape` of a long one."""
-    known, store = origin.blue.kept_sweeps.get(index), store_of(origin, index)
-    if known is None or not origin.keeps or not origin.compiles or store.nonzeros is not None:
+    """A row that is not known, in a view that knows others, by the kernel of the one before it; None: by `fulfil`."""
+    known, store = origin.blue.row_sweeps.get(index), store_of(origin, index)
+    if known is None or not origin.compiles or store.nonzeros is not None:
         return None
     if store.columns.pieces and store.columns is not store.rows:
         return None  # they may hold all of it
     sweeps, by = known
-    ((lines,),) = origin.run(sweeps, [_on_device(range(k, k + 1), 1)])
-    store.rows.put(np.array([k]), lines)
+    ((line,),) = origin.run(sweeps, [_on_device(range(k, k + 1), 1)])
+    store.rows.put(np.array([k]), line)
     store.count("rows", by, 1, 1, 1)
-    return lines
+    return line
 
 
 class _Answer(NamedTuple):
@@ -595,7 +595,7 @@ def _sweeps(
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
         sweep = sized(origin, way, outs, ins, numbers)
-        if _is_long_row(origin, sweep):
+        if sweep.padded and way == "rows" and sweep.width == 1 and not origin.lead:
             sweep = sweep._replace(single=True)
         sweeps.append(sweep)
         ids.append(padded(numbers, sweep))
@@ -604,17 +604,6 @@ def _sweeps(
             own = blocks[k].ins if way == "rows" else blocks[k].outs
             answers[k] = _Answer(len(sweeps) - 1, 0 if origin.blue.ravel else read.index(own[0]), numbers)
     return todo, tuple(sweeps), ids, [answers[k] for k in range(len(blocks))]
-
-
-# From this many bytes on, a row is kept without an axis for rows: reading it must not copy it.
-_LONG = 1 << 20
-
-
-def _is_long_row(origin: Linearized, sweep: Sweep) -> bool:
-    if not (sweep.padded and sweep.way == "rows" and sweep.width == 1) or origin.lead:
-        return False
-    inputs = origin.blue.spaces.inputs.pick(sweep.read)
-    return sum(n * d.itemsize for n, d in zip(inputs.sizes, inputs.dtypes, strict=True)) >= _LONG
 
 
 def _most(block: Block, way: str) -> int:

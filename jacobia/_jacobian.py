@@ -305,7 +305,7 @@ class Jacobian(ArrayLike):
             return self._row(key + m if key < 0 else key)
         if type(key) is slice and index not in origin.stores:
             numbers = range(m)[key]
-            if numbers.step > 0 and 0 < len(numbers) < m:
+            if numbers.step > 0 and 1 < len(numbers) < m:
                 return at_once(origin, index, numbers)
         return None
 
@@ -319,24 +319,21 @@ class Jacobian(ArrayLike):
         with origin.lock:
             first = at_once(origin, index, range(k, k + 1))
             if first is not None:
-                return _row_of(first, 0)
-            first = at_once(origin, index, range(k, k + 1), long=True)
-            if first is not None:
                 return first
             rows = store_of(origin, index).rows
-            if rows.missing(np.array([k])).size:
+            known = rows.line(k)
+            if known is None:
                 more = one_more(origin, index, k)
-                if more is not None:
+                if more is None:
+                    done = fulfil(origin, [Want(index, np.array([k]), None)])
+                    if len(done) == 1 and done[0].block == index and done[0].way == "rows":
+                        more = done[0].array if done[0].numbers is not None else None
+                if more is not None:  # looking it up would number all rows first
                     self._shrink()
                     return self._one_row(more, 0)
-                done = fulfil(origin, [Want(index, np.array([k]), None)])
-                self._shrink()
-                if len(done) == 1 and done[0].block == index and done[0].way == "rows" and done[0].numbers is not None:
-                    return self._one_row(done[0].array, 0)  # looking it up would number all rows first
-            if rows.missing(np.array([k])).size:
-                return None  # it was done by columns, or by all of it
-            ((array, (place,), _),) = rows.take(np.array([k]))
-            return self._one_row(array, int(place))
+                known = rows.line(k)
+            self._shrink()
+            return None if known is None else self._one_row(*known)  # None: it was done by columns, or by all of it
 
     def _one_row(self, array: Any, place: int) -> jax.Array:
         return _row_of(array, place) if array.ndim == self.ndim else array

@@ -46,14 +46,29 @@ class Lines:
 
     def missing(self, numbers: np.ndarray | None) -> np.ndarray:
         """Which of the (sorted) numbers are not known; None stands for all lines."""
-        for key in [k for k, piece in self.pieces.items() if piece.array.is_deleted()]:
-            self._drop(key)
+        self._forget_deleted()
         if not self.pieces:
             return np.arange(self.count) if numbers is None else numbers
         owner = self._index()[0]
         owners = owner if numbers is None else owner[numbers]
         unknown = np.flatnonzero(owners < 0)
         return unknown if numbers is None else numbers[unknown]
+
+    def line(self, number: int) -> tuple[Any, int] | None:
+        """A piece and the place in it; None: the line is not known."""
+        self._forget_deleted()
+        if not self.pieces:
+            return None
+        owner, place = self._index()
+        key = int(owner[number])
+        if key < 0:
+            return None
+        piece = self.pieces[key] = self.pieces.pop(key)  # used last
+        return piece.array, int(place[number])
+
+    def _forget_deleted(self) -> None:
+        for key in [k for k, piece in self.pieces.items() if piece.array.is_deleted()]:
+            self._drop(key)
 
     def num_missing(self, numbers: np.ndarray | None) -> int:
         """How many of them."""
