@@ -236,15 +236,14 @@ class Jacobian(ArrayLike):
             data, pattern = (nonzeros if origin.blue.sparsity == "auto" else compressed)(origin, index)
         else:
             with origin.lock:
-                store, pattern = store_of(origin, index), pattern_of(origin, index)
+                store = store_of(origin, index)
                 if store.nonzeros is None or store.nonzeros.is_deleted():
                     if origin.blue.sparsity == "auto":
-                        store.nonzeros = nonzeros(origin, index)[0]
+                        store.nonzeros, store.pattern = nonzeros(origin, index)
                         store.counts[5] += 1
                     else:
-                        store.nonzeros = compressed(origin, index)[0]
-                    store.pattern = pattern
-                data = store.nonzeros
+                        store.nonzeros, store.pattern = compressed(origin, index)
+                data, pattern = store.nonzeros, store.pattern
         return turned(data, pattern) if self._layout.transposed else (data, pattern)
 
     # Plans

@@ -150,10 +150,9 @@ def _walk_of(origin: Linearized, local: bool) -> Walk:
     blue, point = origin.blue, origin.point
     if origin.batch:  # of one of the views that vmap has stacked
         point = _first(origin)
-    room = Room(blue, None if origin.traced else origin.device)
     concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
     if local or blue.program.jaxpr is None:
-        return Walk(blue, point, concrete, local, room)
+        return Walk(blue, point, concrete, local, _room(origin))
     walks = blue.program.forms.setdefault(
         ("walks", blue.positions, blue.spaces, blue.memory_limit, tuple(concrete)), []
     )
@@ -163,8 +162,12 @@ def _walk_of(origin: Linearized, local: bool) -> Walk:
     if len(walks) >= _WALKS:
         concrete = [k and not jnp.issubdtype(c.dtype, jnp.inexact) for k, c in zip(concrete, point.consts, strict=True)]
         del walks[0]
-    walks.append(Walk(blue, point, concrete, False, room))
+    walks.append(Walk(blue, point, concrete, False, _room(origin)))
     return walks[-1]
+
+
+def _room(origin: Linearized) -> Room:
+    return Room(origin.blue, None if origin.traced else origin.device)
 
 
 def _first(origin: Linearized) -> Point:
