@@ -309,6 +309,11 @@ class Blueprint:
         return {}
 
     @cached_property
+    def taken(self) -> dict:
+        """What compiled kernels take, by their sweeps and images."""
+        return {}
+
+    @cached_property
     def small_sweeps(self) -> dict:
         """Sweeps that are too small for memory to matter."""
         return {}

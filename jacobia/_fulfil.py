@@ -18,6 +18,7 @@ from jacobia._compat import Tracer, eval_context
 from jacobia._cross import Cross, cross
 from jacobia._display import counted
 from jacobia._errors import MaterializationError
+from jacobia._fitting import fitting
 from jacobia._indexing import along, places
 from jacobia._plan import Plan
 from jacobia._reading import Linearized, either_way
@@ -265,6 +266,7 @@ def _run(
     answers: list["_Answer"],
 ) -> list[Done]:
     images = _images(origin, missing, reflected, todo, answers) if origin.compiles else {}
+    sweeps = fitting(origin, sweeps, ids, tuple(images.values()))
     out = origin.run(sweeps, ids, tuple(images.values()))
     done = [
         Done(t.want.block, t.way, a.numbers, out[a.sweep][a.place], _is_turned(t, want, way))

@@ -110,13 +110,14 @@ def compiled(read: Callable[[], Any]) -> Any:
 
     The read goes its way up to the call of its kernel, which is compiled there, and kept for the call to come.
     """
+    before = _ahead.only  # it may be on the way to a kernel itself
     _ahead.only = True
     try:
         read()
     except _Ready as ready:
         return ready.kernel.compiled
     finally:
-        _ahead.only = False
+        _ahead.only = before
     return None
 
 

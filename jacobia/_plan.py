@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jacobia._display import counted
 from jacobia._errors import MaterializationError
 
 # Below this many bytes nobody asks how much memory is free: asking costs more than a small kernel.
@@ -87,15 +88,15 @@ def choose(
         return Choice("rows", "rows are asked for")
     if asked == "columns" and not _far_cheaper(missing_rows, missing_columns, weighed):
         return Choice("columns", "columns are asked for")
-    by_rows, by_columns = f"{missing_rows} pullbacks", f"{missing_columns} pushforwards"
+    by_rows, by_columns = counted(missing_rows, "pullbacks"), counted(missing_columns, "pushforwards")
     if weighed is not None:
         if weighed < 1:
             return Choice("rows", f"{by_rows} cost less than {by_columns}")
         return Choice("columns", f"{by_columns} cost less than {by_rows}")
     if missing_rows < missing_columns:
-        return Choice("rows", f"{by_rows} are fewer than {by_columns}")
+        return Choice("rows", f"{by_rows} {'is' if missing_rows == 1 else 'are'} fewer than {by_columns}")
     if missing_columns < missing_rows:
-        return Choice("columns", f"{by_columns} are fewer than {by_rows}")
+        return Choice("columns", f"{by_columns} {'is' if missing_columns == 1 else 'are'} fewer than {by_rows}")
     return Choice("columns", "as many of both, and they cost little")
 
 
@@ -126,10 +127,10 @@ def padded_width(count: int, most: int) -> int:
 def chunk(num_seeds: int, per_seed: int, result: int, chunk_size: Any, limit: int | None) -> int | None:
     """How many seeds run at once, or None for all of them."""
     if chunk_size != "auto":
-        return None if chunk_size >= num_seeds else _balanced(num_seeds, chunk_size)
+        return None if chunk_size >= num_seeds else balanced(num_seeds, chunk_size)
     if limit is None or result + num_seeds * per_seed <= limit:
         return None
-    return _balanced(num_seeds, max(1, (limit - result) // max(1, per_seed)))
+    return balanced(num_seeds, max(1, (limit - result) // max(1, per_seed)))
 
 
 def fits_cache(num: int, each: int, cores: int) -> int | None:
@@ -139,11 +140,11 @@ def fits_cache(num: int, each: int, cores: int) -> int | None:
         return None
     most = max(1, budget // each)
     divisor = max(k for k in range(1, most + 1) if num % k == 0)
-    return divisor if 2 * divisor >= most else _balanced(num, most)
+    return divisor if 2 * divisor >= most else balanced(num, most)
 
 
-def _balanced(num_seeds: int, most: int) -> int:
-    # 10 seeds under a limit of 8 run as 5 + 5, not 8 + 2.
+def balanced(num_seeds: int, most: int) -> int:
+    """As many at once in equal chunks: 10 seeds under a limit of 8 run as 5 + 5, not 8 + 2."""
     return -(-num_seeds // -(-num_seeds // most))
 
 

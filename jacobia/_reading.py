@@ -140,7 +140,7 @@ class Linearized:
 
     def _compiled(self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]) -> list[list[Any]]:
         blue = self.blue
-        if self._keeps(sweeps):
+        if self._keeps(sweeps, self.reads):
             kept = self._kept_residuals()
             spaces, tree = blue.spaces, kept.tree
             kind = self._kind("kept", sweeps, ())
@@ -240,12 +240,16 @@ class Linearized:
 
     # The linear program, kept from the second read on (or from the first, where Python runs f)
 
-    def _keeps(self, sweeps: tuple[Sweep, ...]) -> bool:
+    def keeps_for(self, sweeps: tuple[Sweep, ...]) -> bool:
+        """Whether the read to come has its residuals kept."""
+        return self._keeps(sweeps, self.reads + 1)
+
+    def _keeps(self, sweeps: tuple[Sweep, ...], reads: int) -> bool:
         if self.batch or any(s.width is None or s.width > 64 or not self._pushes(s) for s in sweeps):
             return False
         if self._kept is not None:
             return True
-        return self.reads >= 2 and self._residuals_fit()
+        return reads >= 2 and self._residuals_fit()
 
     def _residuals_fit(self) -> bool:
         need = residual_bytes(self.point)

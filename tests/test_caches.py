@@ -458,9 +458,10 @@ def test_matmul_precision_switched_between_two_reads():
     rng = np.random.default_rng(4)
     matrix = jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)
     x = rng.normal(size=64).astype(np.float32)
+    expected = np.asarray(matrix, np.float64) @ np.asarray(matrix, np.float64)
 
-    def f(x):
-        return matrix @ x
+    def f(x):  # of the outer matrix rows are taken, and multiplied with the inner one
+        return matrix @ (matrix @ x)
 
     def lowered(read):
         return jax.jit(read).lower(x).as_text()
@@ -472,11 +473,11 @@ def test_matmul_precision_switched_between_two_reads():
     assert "HIGHEST" in highest and "HIGHEST" not in default
     with jax.default_matmul_precision("highest"):
         J = jacobian(f)(x)
-        assert_close(J[0], matrix[0])
+        assert_close(J[0], expected[0])
     other = read_or_raise(lambda: J[1])
-    assert other is None or np.allclose(other, matrix[1], rtol=1e-6)
+    assert other is None or np.allclose(other, expected[1], rtol=1e-4, atol=1e-4)
     with jax.default_matmul_precision("highest"):
-        assert_close(J[1], matrix[1])
+        assert_close(J[1], expected[1])
 
 
 # What cannot be remembered

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import MaterializationError, _fulfil, _jacobian, hessian, jacobian, materialize
+from jacobia import MaterializationError, _fulfil, _jacobian, cache_info, hessian, jacobian, materialize
+from jacobia._blueprint import Blueprint
 from jacobia._fulfil import Want, compute, fulfil, plan, store_of
+from jacobia._kernels import analysed
 
 RNG = np.random.default_rng(4)
 A = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -374,6 +376,31 @@ def test_a_limit_that_holds_all_of_it_runs_in_chunks():
     J = jacobian(big, mode="rev", memory_limit=40 * ROW + 1000)(Y)
     close(J[...], DENSE_BIG)
     assert J.stats.nbytes == 40 * ROW
+
+
+WIDE = RNG.normal(size=(64, 400)).astype(np.float32) / 20
+
+
+def spread(x):  # of 64 numbers, through 400
+    return jnp.sin(jnp.asarray(WIDE) @ jnp.tanh(jnp.asarray(WIDE.T) @ x))
+
+
+@pytest.mark.parametrize("key", [..., slice(0, 48)])
+def test_what_the_compiler_would_take_beyond_the_limit_runs_in_chunks(key, monkeypatch, empty_cache):
+    monkeypatch.setattr(Blueprint, "per_seed", 256)  # far too little
+    x, limit = np.linspace(-1, 1, 64).astype(np.float32), 64 * 256 + 24 * 1024
+    inner = np.tanh(WIDE.T @ x)
+    dense = np.cos(WIDE @ inner)[:, None] * (WIDE * (1 - inner**2)) @ WIDE.T
+
+    def read(limit):
+        J = jacobian(spread, mode="rev", memory_limit=limit)(x)
+        return J, analysed(lambda: J[key]).peak
+
+    J, peak = read(limit)
+    close(J[key], dense[key])
+    assert peak <= limit < read(1 << 20)[1]
+    assert J.explain(key).memory <= limit
+    assert cache_info().compiles <= 5
 
 
 def test_views_share_no_store():

@@ -40,7 +40,7 @@ def holds(jaxpr: Any, name: str) -> bool:
     )
 
 
-def _is_plain_call(eqn: Any) -> bool:
+def is_plain_call(eqn: Any) -> bool:
     # A jit with shardings of its own means something; any other one only groups equations.
     return eqn.primitive.name in CALLS and all(
         type(s).__name__ == "UnspecifiedValue" for key in ("in_shardings", "out_shardings") for s in eqn.params[key]
@@ -51,7 +51,7 @@ def nested_consts(jaxpr: Any) -> list:
     """Arrays closed over by functions under an inner `jit`, in the order `run_hoisted` takes them."""
     found = []
     for eqn in jaxpr.eqns:
-        if _is_plain_call(eqn):
+        if is_plain_call(eqn):
             inner = eqn.params["jaxpr"]
             found += inner_consts(inner) + nested_consts(inner.jaxpr)
     return found
@@ -61,7 +61,7 @@ def run_hoisted(jaxpr: Any, consts: list, nested: Iterator, args: list) -> list:
     """Run `jaxpr` with the arrays of its inner `jit`s handed in, so that they are arguments and not constants."""
 
     def rule(eqn: Any, values: list) -> list:
-        if not _is_plain_call(eqn):
+        if not is_plain_call(eqn):
             return bind(eqn, *values)
         inner = eqn.params["jaxpr"]
         if not nested_consts_of_call(inner):

@@ -1,0 +1,133 @@
+"""One element of a basis through a linear program, as its number and value for as long as that goes.
+
+Where it meets a matrix, a row of the matrix is taken in place of a product with a vector that is zero but once. So the
+first layer that a seed meets costs nothing: of a network's rows, its last layer; of its columns, its first.
+Everything else is computed as usual.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jacobia._compat import Literal, bind, inner_consts
+from jacobia.program.walk import is_plain_call, run
+
+
+class Element(NamedTuple):
+    """An array that is `value` at one place and zero elsewhere."""
+
+    shape: tuple[int, ...]
+    index: Any  # of the place, in flat order
+    value: Any  # 0-D
+
+    def dense(self) -> jax.Array:
+        here = lax.iota(jnp.int32, math.prod(self.shape)) == self.index
+        return jnp.where(here, self.value, jnp.zeros_like(self.value)).reshape(self.shape)
+
+
+def meets_matrix(jaxpr: Any, seed: Any) -> bool:
+    """Whether there is a product in which the seed, an input of the program, is still one element."""
+    return _followed(jaxpr, [v is seed for v in jaxpr.invars])[0]
+
+
+def _followed(jaxpr: Any, flags: Sequence[bool]) -> tuple[bool, list[bool]]:
+    # Whether there is such a product, and which outputs are one element.
+    single = {v for v, flag in zip(jaxpr.invars, flags, strict=True) if flag}
+
+    def is_single(atom: Any) -> bool:
+        return not isinstance(atom, Literal) and atom in single
+
+    found = False
+    for eqn in jaxpr.eqns:
+        own = [is_single(a) for a in eqn.invars]
+        if all(own) and eqn.primitive.name in _TOGETHER:
+            single.update(eqn.outvars)
+        elif sum(own) != 1:
+            continue
+        elif is_plain_call(eqn):
+            inside, outs = _followed(eqn.params["jaxpr"].jaxpr, own)
+            found |= inside
+            single.update(v for v, flag in zip(eqn.outvars, outs, strict=True) if flag)
+        elif _is_product(eqn, own.index(True)):
+            found = True
+        elif _keeps(eqn, own.index(True)):
+            single.update(eqn.outvars)
+    return found, [is_single(a) for a in jaxpr.outvars]
+
+
+def through(jaxpr: Any, consts: list, args: list) -> list:
+    """Run a program of which some arguments are elements; its outputs are arrays."""
+    return [_dense(a) for a in run(jaxpr, consts, args, _rule)]
+
+
+def _rule(eqn: Any, values: list) -> list:
+    places = [k for k, v in enumerate(values) if isinstance(v, Element)]
+    if len(places) == len(values) == 2 and eqn.primitive.name in _TOGETHER:
+        a, b = values
+        return [a._replace(value=_TOGETHER[eqn.primitive.name](a.value, b.value))]
+    if len(places) == 1:
+        (k,) = places
+        if is_plain_call(eqn):
+            inner = eqn.params["jaxpr"]
+            return run(inner.jaxpr, inner_consts(inner), values, _rule)
+        if _is_product(eqn, k):
+            return [_taken(eqn, values, k)]
+        if _keeps(eqn, k):
+            return [_kept(eqn, values, k)]
+    return bind(eqn, *map(_dense, values))
+
+
+def _dense(value: Any) -> Any:
+    return value.dense() if isinstance(value, Element) else value
+
+
+def _is_product(eqn: Any, k: int) -> bool:
+    # A vector that is zero but once, and a matrix.
+    if eqn.primitive.name != "dot_general":
+        return False
+    contracted, batch = eqn.params["dimension_numbers"]
+    return batch == ((), ()) and len(eqn.invars[k].aval.shape) == 1 and len(contracted[k]) == 1
+
+
+def _taken(eqn: Any, values: list, k: int) -> Any:
+    seed, matrix = values[k], values[1 - k]
+    axis = eqn.params["dimension_numbers"][0][1 - k][0]
+    out = eqn.outvars[0].aval.dtype
+    row = lax.dynamic_index_in_dim(matrix, seed.index, axis, keepdims=False)
+    return seed.value.astype(out) * row.astype(out)
+
+
+# Linear in the seed, element by element.
+_ALONE = ("neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "real", "imag")
+_BESIDE: dict[str, Callable] = {"mul": lax.mul, "div": lax.div}
+# All elements of a program come from one seed, and no operation here moves it: they are at the same place.
+_TOGETHER: dict[str, Callable] = {"add_any": lax.add, "add": lax.add, "sub": lax.sub}
+
+
+def _keeps(eqn: Any, k: int) -> bool:
+    # Whether one element stays one.
+    name, shape, out = eqn.primitive.name, eqn.invars[k].aval.shape, eqn.outvars[0].aval.shape
+    if name in _ALONE:
+        return True
+    if name in _BESIDE:
+        return shape == out and (name == "mul" or k == 0)
+    if name in ("reshape", "squeeze", "expand_dims"):
+        return eqn.params.get("dimensions") is None or name != "reshape"
+    return name == "broadcast_in_dim" and math.prod(shape) == math.prod(out)
+
+
+def _kept(eqn: Any, values: list, k: int) -> Element:
+    seed, name, shape = values[k], eqn.primitive.name, tuple(eqn.outvars[0].aval.shape)
+    if name in _ALONE:
+        return seed._replace(value=bind(eqn, seed.value)[0])
+    if name in _BESIDE:
+        other = values[1 - k]
+        if jnp.ndim(other):
+            other = lax.dynamic_index_in_dim(jnp.reshape(other, -1), seed.index, keepdims=False)
+        pair = (seed.value, other) if k == 0 else (other, seed.value)
+        return seed._replace(value=_BESIDE[name](*pair))
+    return seed._replace(shape=shape)

@@ -1,0 +1,103 @@
+"""A seed that is followed as its number: rows of a matrix are taken, and the answers are those of JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jacobia import hessian, jacobian
+from jacobia.program.seed import Element, meets_matrix, through
+
+RNG = np.random.default_rng(3)
+A, B = RNG.normal(size=(12, 9)), RNG.normal(size=(7, 12))
+X = jnp.asarray(RNG.normal(size=9), jnp.float32)
+
+
+@jax.jit
+def inner(x):
+    return jnp.tanh(jnp.asarray(A, x.dtype) @ x)
+
+
+def net(x):
+    return jnp.sin(jnp.asarray(B, x.dtype) @ inner(x))
+
+
+# f, and how many products a pullback and a pushforward have left
+PROGRAMS = {
+    "layer": (lambda x: jnp.tanh(jnp.asarray(A, x.dtype) @ x), 0, 0),
+    "linear": (lambda x: jnp.asarray(A, x.dtype) @ x, 0, 0),
+    "from the left": (lambda x: jnp.exp(x @ jnp.asarray(A.T, x.dtype)) / 3, 0, 0),
+    "two layers": (net, 1, 1),
+    "nested jit": (jax.jit(lambda x: 2 * net(x)), 1, 1),
+    "outputs in another shape": (lambda x: jnp.tanh(jnp.asarray(A, x.dtype) @ x).reshape(3, 1, 4)[:, 0], 0, 0),
+    "inputs in another shape": (lambda x: jnp.asarray(A, x.dtype) @ (x.reshape(3, 3).ravel() / (1 + x**2)), 0, 0),
+    "other precision": (lambda x: (jnp.asarray(A, jnp.bfloat16) @ x.astype(jnp.bfloat16)).astype(x.dtype), 0, 0),
+    "used twice": (lambda x: jnp.asarray(A, x.dtype) @ x + jnp.asarray(A, x.dtype) @ x**2, 0, 0),
+    "a product of matrices": (lambda x: jnp.tanh(jnp.asarray(B, x.dtype) @ jnp.outer(jnp.arange(12.0), x)), 1, 1),
+    "shuffled before": (lambda x: (jnp.asarray(A, x.dtype) @ x)[::-1], 1, 0),
+    "no product": (lambda x: jnp.sin(x) * x[::-1], 0, 0),
+}
+
+
+def products(call, x):
+    return str(jax.make_jaxpr(call)(x)).count("dot_general[")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_rows_and_columns_are_those_of_jax(name):
+    f, _, _ = PROGRAMS[name]
+    expected = np.asarray(jax.jacrev(f)(X))
+    exact = {"rtol": 2e-2, "atol": 2e-2} if name == "other precision" else {"rtol": 1e-4, "atol": 1e-5}
+
+    def close(got, right):
+        np.testing.assert_allclose(np.asarray(got), right, **exact)
+
+    for mode, key in (("rev", (slice(1, 4),)), ("rev", (2,)), ("fwd", (..., slice(2, 7))), ("rev", ...), ("fwd", ...)):
+        J = jacobian(f, mode=mode)(X)
+        close(J[key], expected[key])
+        close(jax.jit(lambda x, mode=mode, key=key: jacobian(f, mode=mode)(x)[key])(X), expected[key])
+    J = jacobian(f, mode="rev")(X)
+    for k in (1, 0, 2):  # from the second on by the residuals that are kept
+        close(J[k], expected[k])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_a_seed_meets_first_is_not_multiplied(name):
+    f, rows, columns = PROGRAMS[name]
+    once = products(f, X)
+    assert products(lambda x: jacobian(f, mode="rev")(x)[1:4], X) - once == rows
+    assert products(lambda x: jacobian(f, mode="fwd")(x)[..., 1:4], X) - once == columns
+
+
+def test_derivatives_of_rows():
+    def energy(x, rows):
+        return jnp.sum(rows(x) ** 2)
+
+    got = jax.grad(lambda x: energy(x, lambda x: jacobian(net, mode="rev")(x)[1:4]))(X)
+    right = jax.grad(lambda x: energy(x, lambda x: jax.jacrev(net)(x)[1:4]))(X)
+    np.testing.assert_allclose(got, right, rtol=1e-3, atol=1e-4)
+    xs = jnp.stack([X, 2 * X])
+    got = jax.vmap(lambda x: jacobian(net, mode="rev")(x)[1:4])(xs)
+    np.testing.assert_allclose(got, jax.vmap(lambda x: jax.jacrev(net)(x)[1:4])(xs), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        hessian(lambda x: net(x).sum())(X)[...], jax.hessian(lambda x: net(x).sum())(X), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_infinite_weights_that_a_seed_does_not_meet_do_not_matter():
+    weight = A.astype(np.float32)
+    weight[5, 3] = np.inf
+    J = jacobian(lambda x: jnp.asarray(weight) @ x, mode="rev")(X)
+    np.testing.assert_allclose(J[0:3], weight[0:3])
+
+
+def test_an_element_that_nothing_takes_becomes_an_array():
+    traced = jax.make_jaxpr(lambda s: (-2 * s, jnp.cumsum(s), s.reshape(3, 3)))(X)
+    assert not meets_matrix(traced.jaxpr, traced.jaxpr.invars[0])
+    seed = Element((9,), jnp.int32(4), jnp.float32(3))
+    dense = np.zeros(9, np.float32)
+    dense[4] = 3
+    for got, right in zip(
+        through(traced.jaxpr, traced.consts, [seed]), (-2 * dense, np.cumsum(dense), dense.reshape(3, 3)), strict=True
+    ):
+        np.testing.assert_array_equal(got, right)
