@@ -4,7 +4,7 @@ Hashable, so that it can be the static part of a tree. Knows no arrays and runs 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,10 +16,11 @@ from jacobia._compat import opened
 from jacobia._linearize import Point
 from jacobia._plan import Ways
 from jacobia._space import Batch, Space
-from jacobia._sweeps import Spaces, Sweep, applied_program
+from jacobia._sweeps import Spaces, Sweep, applied_program, is_by_number
 from jacobia._trace import Program
 from jacobia.program.cost import Work, peak_bytes, seed_cost, work, written_bytes
 from jacobia.program.cut import Cut, cut
+from jacobia.program.seed import products_met
 
 
 class Primal(NamedTuple):
@@ -162,10 +163,15 @@ class Blueprint:
         if rows != columns and _LINEAR * min(rows, columns) * self.primal_cost < _WORTH_WEIGHING:
             return None
         m, n = math.prod(block.row_shape), math.prod(block.column_shape)
-        by_rows = rows * self.pass_cost("rows", block) + _picked(rows, m) * n
-        by_columns = columns * self.pass_cost("columns", block) + _picked(columns, n) * m
+        by_rows = rows * self.pass_cost("rows", block) + self._picking("rows", block, rows, m) * n
+        by_columns = columns * self.pass_cost("columns", block) + self._picking("columns", block, columns, n) * m
         known = 0 < by_rows < math.inf and 0 < by_columns < math.inf
         return by_rows / by_columns if known else None
+
+    def _picking(self, way: str, block: Block, seeds: int, of: int) -> float:
+        program = self.pass_program(way, block.outs, block.ins)
+        by_number = program is not None and self._taken(way, block.outs, block.ins, program.jaxpr)
+        return 0 if by_number else _picked(seeds, of)
 
     def pass_cost(self, way: str, block: Block) -> float:
         """What one more row or column costs, in elements read or written; infinite where there is none."""
@@ -178,12 +184,21 @@ class Blueprint:
         closed = self.pass_program(way, outs, ins)
         if closed is None:
             return math.inf
-        return seed_cost(closed.jaxpr, len(outs if way == "rows" else ins), transposed=way == "columns")
+        seeds, taken = len(outs if way == "rows" else ins), self._taken(way, outs, ins, closed.jaxpr)
+        return seed_cost(closed.jaxpr, seeds, way == "columns", taken)
+
+    def _taken(self, way: str, outs: tuple, ins: tuple, jaxpr: Any) -> Set[int]:
+        # Products that kernels leave out.
+        basis = self.spaces.outputs.pick(outs) if way == "rows" else self.spaces.inputs.pick(ins)
+        return products_met(jaxpr, jaxpr.invars[-1]) if is_by_number(self.spaces, basis) else frozenset()
 
     def pass_work(self, way: str, block: Block) -> Work | None:
         """The operations and bytes of one more row or column; None where that cannot be read off one program."""
         closed = None if self.program.heads is not None else self.pass_program(way, block.outs, block.ins)
-        return closed and work(closed.jaxpr, len(block.outs if way == "rows" else block.ins))
+        if closed is None:
+            return None
+        taken = self._taken(way, block.outs, block.ins, closed.jaxpr)
+        return work(closed.jaxpr, len(block.outs if way == "rows" else block.ins), taken)
 
     def pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
         """The program of constants, leaves and seeds that one row or column is; None where there is none."""

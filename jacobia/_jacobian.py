@@ -224,7 +224,13 @@ class Jacobian(ArrayLike):
 
         Raises:
           ValueError: a format that SciPy has not, or more than one sample.
+          TypeError: inside a transformation, where there are no numbers yet.
         """
+        if not self._origin.remembers:
+            raise TypeError(
+                "J.to_scipy(): expected a Jacobian outside of jit, grad and vmap, got one that is traced. Take "
+                "J.to_bcsr() or J.nonzeros() inside, or return J and write J.to_scipy() outside."
+            )
         return to_scipy(*self._nonzeros(), format)
 
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:

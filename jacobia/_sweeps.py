@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jacobia._linearize import Point, inputs_of, pullback, pushforward, second
 from jacobia._space import Batch, Space
 from jacobia._trace import Program
-from jacobia.program.seed import Element, meets_matrix, through
+from jacobia.program.seed import Element, products_met, through
 
 # So few passes, one at a time, are written out and not run in a loop.
 _UNROLLED = 8
@@ -191,11 +191,15 @@ def applied(point: Point, spaces: Spaces, way: str, outs: tuple, ins: tuple) -> 
 
 
 def _seeding(spaces: Spaces, apply: Callable, basis: Space) -> tuple[Callable, Space]:
-    if len(basis) == 1 and not spaces.lead and not spaces.hessian:
-        by_number = _by_number(apply, basis)
-        if by_number is not None:
-            return by_number, basis
+    by_number = _by_number(apply, basis) if is_by_number(spaces, basis) else None
+    if by_number is not None:
+        return by_number, basis
     return (lambda index: apply(spaces.seeds(basis, index))), basis
+
+
+def is_by_number(spaces: Spaces, basis: Space) -> bool:
+    """Whether seeds may be followed as their numbers."""
+    return len(basis) == 1 and not spaces.lead and not spaces.hessian
 
 
 def _by_number(apply: Callable, basis: Space) -> Callable | None:
@@ -203,7 +207,7 @@ def _by_number(apply: Callable, basis: Space) -> Callable | None:
     (shape,), (dtype,) = basis.shapes, basis.dtypes
     traced = jax.make_jaxpr(apply)([jax.ShapeDtypeStruct(shape, dtype)])
     jaxpr, (seed,) = traced.jaxpr, traced.jaxpr.invars
-    if not meets_matrix(jaxpr, seed):
+    if not products_met(jaxpr, seed):
         return None
     return lambda index: through(jaxpr, list(traced.consts), [Element(shape, index, jnp.ones((), dtype))])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jacobia import hessian, jacobian
-from jacobia.program.seed import Element, meets_matrix, through
+from jacobia.program.seed import Element, products_met, through
 
 RNG = np.random.default_rng(3)
 A, B = RNG.normal(size=(12, 9)), RNG.normal(size=(7, 12))
@@ -35,6 +35,10 @@ PROGRAMS = {
     "used twice": (lambda x: jnp.asarray(A, x.dtype) @ x + jnp.asarray(A, x.dtype) @ x**2, 0, 0),
     "a product of matrices": (lambda x: jnp.tanh(jnp.asarray(B, x.dtype) @ jnp.outer(jnp.arange(12.0), x)), 1, 1),
     "shuffled before": (lambda x: (jnp.asarray(A, x.dtype) @ x)[::-1], 1, 0),
+    "one under the other": (
+        lambda x: jnp.concatenate([jnp.asarray(A, x.dtype) @ x, x, jnp.tanh(jnp.asarray(B, x.dtype)[:, :9] @ x)]), 0, 0
+    ),
+    "parts of one": (lambda x: (jnp.asarray(A, x.dtype) @ x)[2:6], 1, 0),
     "no product": (lambda x: jnp.sin(x) * x[::-1], 0, 0),
 }
 
@@ -93,7 +97,7 @@ def test_infinite_weights_that_a_seed_does_not_meet_do_not_matter():
 
 def test_an_element_that_nothing_takes_becomes_an_array():
     traced = jax.make_jaxpr(lambda s: (-2 * s, jnp.cumsum(s), s.reshape(3, 3)))(X)
-    assert not meets_matrix(traced.jaxpr, traced.jaxpr.invars[0])
+    assert not products_met(traced.jaxpr, traced.jaxpr.invars[0])
     seed = Element((9,), jnp.int32(4), jnp.float32(3))
     dense = np.zeros(9, np.float32)
     dense[4] = 3

@@ -19,6 +19,12 @@ from jacobia import hessian, jacobian, sparsity_pattern
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+def test_scipy_has_no_tracers():
+    with pytest.raises(TypeError, match=r"outside of jit.*J\.to_bcsr"):
+        jax.jit(lambda x: jacobian(jnp.sin)(x).to_scipy())(jnp.ones(3))
+    assert jax.jit(jacobian(jnp.sin))(jnp.ones(3)).to_scipy().shape == (3, 3)
+
+
 def under(*names, where=lambda case: True):
     chosen = [CASES[name] for name in names or CASES]
     return pytest.mark.parametrize("case", [case for case in chosen if where(case)], ids=str)

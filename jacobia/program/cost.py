@@ -3,6 +3,7 @@
 Both are estimates from shapes. What a compiler fuses into its neighbours is known only roughly.
 """
 
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 from jacobia._compat import Literal, scan_split
@@ -59,18 +60,19 @@ def written_bytes(jaxpr: Any) -> int:
     return total
 
 
-def seed_cost(jaxpr: Any, num_seeded: int, transposed: bool) -> float:
+def seed_cost(jaxpr: Any, num_seeded: int, transposed: bool, taken: Set[int] = frozenset()) -> float:
     """What one more seed costs, in elements read or written; for comparing plans for one program.
 
     Args:
       jaxpr: a program whose last `num_seeded` inputs are the seeds; what does not depend on them runs once.
       transposed: whether the answers are laid out across, as columns are: what was written in one order is then
         read and written again in the other.
+      taken: products (`seed.products_met`) in place of which a row is read.
     """
-    return _seed_cost(jaxpr, _last(jaxpr, num_seeded), transposed)
+    return _seed_cost(jaxpr, _last(jaxpr, num_seeded), taken, transposed)
 
 
-def _seed_cost(jaxpr: Any, seeded: list[bool], transposed: bool = False) -> float:
+def _seed_cost(jaxpr: Any, seeded: list[bool], taken: Set[int], transposed: bool = False) -> float:
     eqns, linear = _dependent(jaxpr, seeded)
     outs = [a for a in _variables(jaxpr.outvars) if a in linear]
     cost, written, behind = 0.0, set(), set()  # values in memory; values made from such
@@ -78,8 +80,8 @@ def _seed_cost(jaxpr: Any, seeded: list[bool], transposed: bool = False) -> floa
         made, ins = [v for v in eqn.outvars if v in linear], [a for a in _variables(eqn.invars) if a in linear]
         size = sum(v.aval.size for v in made)
         if inner := _inside(eqn):
-            cost += _length(eqn) * sum(_seed_cost(body, flags) for body, flags in _bodies(eqn, inner, linear))
-        elif eqn.primitive.name in _UNFUSED:
+            cost += _length(eqn) * sum(_seed_cost(body, flags, taken) for body, flags in _bodies(eqn, inner, linear))
+        elif eqn.primitive.name in _UNFUSED and id(eqn) not in taken:  # a row that is read is fused
             cost += size + sum(a.aval.size for a in ins) + _beyond_memory(eqn)
         else:
             cost += _BRANCHING.get(eqn.primitive.name, _FUSED) * size
@@ -174,26 +176,27 @@ class Work(NamedTuple):
         return Work(self.flops + other.flops, self.nbytes + other.nbytes)
 
 
-def work(jaxpr: Any, num_seeded: int) -> Work:
+def work(jaxpr: Any, num_seeded: int, taken: Set[int] = frozenset()) -> Work:
     """What depends on the last `num_seeded` inputs: what one more seed takes, where these are the seeds.
 
     Moving data is no operation. Bytes are those of operations that no compiler fuses, and of the outputs.
     """
-    return _work(jaxpr, _last(jaxpr, num_seeded))
+    return _work(jaxpr, _last(jaxpr, num_seeded), taken)
 
 
-def _work(jaxpr: Any, seeded: list[bool]) -> Work:
+def _work(jaxpr: Any, seeded: list[bool], taken: Set[int]) -> Work:
     total, outs = Work(0, 0), set(_variables(jaxpr.outvars))
     eqns, linear = _dependent(jaxpr, seeded)
     for eqn in eqns:
         inner = _inside(eqn)
         for body, flags in _bodies(eqn, inner, linear):
-            total = total.plus(_work(body, flags).times(_length(eqn)))
+            total = total.plus(_work(body, flags, taken).times(_length(eqn)))
         if not inner:
             alone = eqn.primitive.name in _UNFUSED or any(v in outs for v in eqn.outvars)
             own = [a for a in _variables(eqn.invars) if a in linear]  # what all seeds share is read once for all
             moved = sum(_nbytes(a.aval) for a in (*own, *eqn.outvars)) if alone else 0
-            total = total.plus(Work(flops(eqn), moved))
+            row = eqn.outvars[0].aval if id(eqn) in taken else None
+            total = total.plus(Work(flops(eqn), moved) if row is None else Work(row.size, 2 * _nbytes(row)))
     return total
 
 
