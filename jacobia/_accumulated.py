@@ -10,7 +10,7 @@ import numpy as np
 from jacobia._compat import eval_context
 from jacobia._errors import MaterializationError
 from jacobia._reading import Linearized
-from jacobia._sparse import walk_of
+from jacobia._sparse import found_in, walk_of
 from jacobia._way import Whole
 from jacobia.program.fingerprint import Identity
 
@@ -27,10 +27,8 @@ def accumulated(origin: Linearized, index: int) -> Whole | None:
 
 
 def _accumulated(origin: Linearized, index: int) -> Whole:
-    blue = origin.blue
-    block = blue.blocks[index]
-    walk = walk_of(origin, quiet=True)
-    it = walk.found(block.outs, block.ins, blue.symmetric and blue.mirrors[index] == index)
+    block, walk = origin.blue.blocks[index], walk_of(origin, quiet=True)
+    it = found_in(walk, origin, index)
     shape, pattern = block.row_shape + block.column_shape, it.pattern
     full, more, places = pattern.nnz == math.prod(shape), [], None
     if not full:

@@ -44,10 +44,6 @@ _WORTH_WEIGHING = 1e6
 _PICKED = 15
 
 
-def _picked(seeds: int, of: int) -> float:
-    return 0 if seeds == of else _PICKED * seeds
-
-
 class Block(NamedTuple):
     """One view of the tree: which output leaves (rows) and input leaves (columns), and its shapes."""
 
@@ -169,9 +165,8 @@ class Blueprint:
         return by_rows / by_columns if known else None
 
     def _picking(self, way: str, block: Block, seeds: int, of: int) -> float:
-        program = self.pass_program(way, block.outs, block.ins)
-        by_number = program is not None and self._taken(way, block.outs, block.ins, program.jaxpr)
-        return 0 if by_number else _picked(seeds, of)
+        free = seeds == of or self._left_out(way, block.outs, block.ins)
+        return 0 if free else _PICKED * seeds
 
     def pass_cost(self, way: str, block: Block) -> float:
         """What one more row or column costs, in elements read or written; infinite where there is none."""
@@ -184,21 +179,25 @@ class Blueprint:
         closed = self.pass_program(way, outs, ins)
         if closed is None:
             return math.inf
-        seeds, taken = len(outs if way == "rows" else ins), self._taken(way, outs, ins, closed.jaxpr)
-        return seed_cost(closed.jaxpr, seeds, way == "columns", taken)
+        seeds, left_out = len(outs if way == "rows" else ins), self._left_out(way, outs, ins)
+        return seed_cost(closed.jaxpr, seeds, way == "columns", left_out)
 
-    def _taken(self, way: str, outs: tuple, ins: tuple, jaxpr: Any) -> Set[int]:
-        # Products that kernels leave out.
-        basis = self.spaces.outputs.pick(outs) if way == "rows" else self.spaces.inputs.pick(ins)
-        return products_met(jaxpr, jaxpr.invars[-1]) if is_by_number(self.spaces, basis) else frozenset()
+    def _left_out(self, way: str, outs: tuple, ins: tuple) -> Set[int]:
+        # Products of a pass that kernels do not make: they take a row by the number of the seed.
+        key, closed = (way, outs, ins), self.pass_program(way, outs, ins)
+        if key not in self.left_out:
+            basis = self.spaces.outputs.pick(outs) if way == "rows" else self.spaces.inputs.pick(ins)
+            jaxpr = closed.jaxpr if closed is not None and is_by_number(self.spaces, basis) else None
+            self.left_out[key] = frozenset() if jaxpr is None else products_met(jaxpr, jaxpr.invars[-1])
+        return self.left_out[key]
 
     def pass_work(self, way: str, block: Block) -> Work | None:
         """The operations and bytes of one more row or column; None where that cannot be read off one program."""
         closed = None if self.program.heads is not None else self.pass_program(way, block.outs, block.ins)
         if closed is None:
             return None
-        taken = self._taken(way, block.outs, block.ins, closed.jaxpr)
-        return work(closed.jaxpr, len(block.outs if way == "rows" else block.ins), taken)
+        left_out = self._left_out(way, block.outs, block.ins)
+        return work(closed.jaxpr, len(block.outs if way == "rows" else block.ins), left_out)
 
     def pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
         """The program of constants, leaves and seeds that one row or column is; None where there is none."""
@@ -256,6 +255,10 @@ class Blueprint:
 
     @cached_property
     def passes(self) -> dict:
+        return {}
+
+    @cached_property
+    def left_out(self) -> dict:
         return {}
 
     @cached_property

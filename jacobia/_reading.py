@@ -256,11 +256,6 @@ class Linearized:
         limit = self.limit(need)
         return limit is None or need <= limit // 4
 
-    @property
-    def keeps(self) -> bool:
-        """Whether the linearization is kept already."""
-        return self._kept is not None
-
     def _pushes(self, sweep: Sweep) -> bool:
         if sweep.way == "second":
             return False  # it is no sweep of the linear program

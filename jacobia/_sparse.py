@@ -183,10 +183,14 @@ def _first(origin: Linearized) -> Point:
 
 def found(origin: Linearized, index: int, local: bool = False) -> Found:
     """The nonzeros of one block."""
+    return found_in(walk_of(origin, local), origin, index)
+
+
+def found_in(walk: Walk, origin: Linearized, index: int) -> Found:
+    """The same, of a walk that is at hand."""
     blue = origin.blue
     block = blue.blocks[index]
-    symmetric = blue.symmetric and blue.mirrors[index] == index
-    return walk_of(origin, local).found(block.outs, block.ins, symmetric)
+    return walk.found(block.outs, block.ins, blue.symmetric and blue.mirrors[index] == index)
 
 
 def nonzeros(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:
