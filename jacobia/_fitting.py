@@ -33,7 +33,7 @@ def fitting(
         taken = _taken(origin, sweeps, ids, images)
         if taken.peak <= limit:
             break
-        fewer = int(most * max(0, limit - taken.result) / taken.temporaries)
+        fewer = int(most * max(0, limit - taken.result) / max(1, taken.temporaries))
         most = max(1, min(fewer, most // 2))
         sweeps = tuple(_in_chunks(origin, s, most) for s in sweeps)
     return sweeps

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import MaterializationError, _fulfil, _jacobian, cache_info, hessian, jacobian, materialize
+from jacobia import MaterializationError, _fitting, _fulfil, _jacobian, cache_info, hessian, jacobian, materialize
 from jacobia._blueprint import Blueprint
 from jacobia._fulfil import Want, compute, fulfil, plan, store_of
-from jacobia._kernels import analysed
+from jacobia._kernels import Taken, analysed
 
 RNG = np.random.default_rng(4)
 A = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -401,6 +401,13 @@ def test_what_the_compiler_would_take_beyond_the_limit_runs_in_chunks(key, monke
     assert peak <= limit < read(1 << 20)[1]
     assert J.explain(key).memory <= limit
     assert cache_info().compiles <= 5
+
+
+def test_a_kernel_without_temporaries_may_be_too_large_too(monkeypatch, empty_cache):
+    monkeypatch.setattr(Blueprint, "per_seed", 256)
+    monkeypatch.setattr(_fitting, "analysed", lambda read: Taken(0, 1 << 20))
+    x = np.linspace(-1, 1, 64).astype(np.float32)
+    close(jacobian(jnp.sin, mode="rev", memory_limit=1 << 15)(x)[...], np.diag(np.cos(x)))
 
 
 def test_views_share_no_store():
