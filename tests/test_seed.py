@@ -11,6 +11,10 @@ from jacobia.program.seed import Element, products_met, through
 RNG = np.random.default_rng(3)
 A, B = RNG.normal(size=(12, 9)), RNG.normal(size=(7, 12))
 X = jnp.asarray(RNG.normal(size=9), jnp.float32)
+# Factors with axes of length 1 beside longer ones: JAX stretches them without saying so.
+ROW, COLUMN, MIDDLE, PAIRS = (
+    jnp.asarray(RNG.uniform(1, 2, size=s), jnp.float32) for s in (2, (3, 1), (1, 4, 3), (5, 81))
+)
 
 
 @jax.jit
@@ -20,6 +24,10 @@ def inner(x):
 
 def net(x):
     return jnp.sin(jnp.asarray(B, x.dtype) @ inner(x))
+
+
+def taken(x):
+    return jnp.asarray(A, x.dtype) @ x
 
 
 # f, and how many products a pullback and a pushforward have left
@@ -36,9 +44,13 @@ PROGRAMS = {
     "a product of matrices": (lambda x: jnp.tanh(jnp.asarray(B, x.dtype) @ jnp.outer(jnp.arange(12.0), x)), 1, 1),
     "shuffled before": (lambda x: (jnp.asarray(A, x.dtype) @ x)[::-1], 1, 0),
     "one under the other": (
-        lambda x: jnp.concatenate([jnp.asarray(A, x.dtype) @ x, x, jnp.tanh(jnp.asarray(B, x.dtype)[:, :9] @ x)]), 0, 0
+        lambda x: jnp.concatenate([jnp.asarray(A, x.dtype) @ x, x, jnp.tanh(jnp.asarray(B, x.dtype)[:, :9] @ x)]),
+        0,
+        0,
     ),
     "parts of one": (lambda x: (jnp.asarray(A, x.dtype) @ x)[2:6], 1, 0),
+    "beside a row": (lambda x: jnp.concatenate([taken(x), (x[:, None] * ROW).ravel()]), 0, 0),
+    "stretched two ways": (lambda x: PAIRS @ (x[:, None] + x).ravel(), 0, 1),
     "no product": (lambda x: jnp.sin(x) * x[::-1], 0, 0),
 }
 
@@ -71,6 +83,31 @@ def test_what_a_seed_meets_first_is_not_multiplied(name):
     once = products(f, X)
     assert products(lambda x: jacobian(f, mode="rev")(x)[1:4], X) - once == rows
     assert products(lambda x: jacobian(f, mode="fwd")(x)[..., 1:4], X) - once == columns
+
+
+# Factors with axes of length 1 beside longer ones, and nothing to take
+STRETCHED = {
+    "beside a column": (lambda x: jnp.concatenate([taken(x), (x.reshape(3, 3) * COLUMN).ravel()]), 0, 0),
+    "beside a middle": (lambda x: jnp.concatenate([taken(x), (x.reshape(3, 1, 3) * MIDDLE).ravel()]), 0, 0),
+    "over a row": (lambda x: jnp.concatenate([taken(x), jax.jit(lambda x: x[:, None] / ROW)(x).ravel()]), 0, 0),
+    "over itself": (lambda x: jnp.concatenate([taken(x), (x[:, None] / (2 + x * x)).ravel()]), 0, 0),
+    "a row and a layer": (lambda x: taken((x.reshape(3, 3) * jnp.sin(COLUMN.T) / COLUMN).ravel()), 0, 0),
+    "less itself": (lambda x: PAIRS @ (x[:, None] - x[None] / 2).ravel(), 0, 1),
+    "a factor of nothing": (lambda x: jnp.concatenate([taken(x), (x[:, None] * ROW[:0]).ravel()]), 0, 0),
+    "a matrix of nothing": (lambda x: jnp.concatenate([taken(x), jnp.zeros((0, 9)) @ x]), 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_a_factor_that_is_stretched(name):
+    f, rows, columns = STRETCHED[name]
+    once = products(f, X)
+    assert products(lambda x: jacobian(f, mode="rev")(x)[1:4], X) - once == rows
+    assert products(lambda x: jacobian(f, mode="fwd")(x)[..., 1:4], X) - once == columns
+    both = jax.jit(lambda x: [jacobian(f, mode=mode)(x)[...] for mode in ("rev", "fwd")] + [jax.jacfwd(f)(x)])
+    by_rows, by_columns, expected = both(X)
+    np.testing.assert_allclose(by_rows, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(by_columns, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_derivatives_of_rows():

@@ -49,19 +49,15 @@ def _follow(jaxpr: Any, places: Sequence[Any], found: set[int]) -> list[Any]:
 
     for eqn in jaxpr.eqns:
         own = [place_of(a) for a in eqn.invars]
-        single = [k for k, p in enumerate(own) if p is not None]
-        if eqn.primitive.name in _TOGETHER and own[0] is not None and own[0] is own[1]:
-            place[eqn.outvars[0]] = own[0]
-        elif len(single) != 1:
-            continue
-        elif is_plain_call(eqn):
+        step = _step(eqn, own)
+        if step is _called:
             outs = _follow(eqn.params["jaxpr"].jaxpr, own, found)
             place.update((v, p) for v, p in zip(eqn.outvars, outs, strict=True) if p is not None)
-        elif _is_product(eqn, single[0]):
+        elif step is _taken:
             found.add(id(eqn))
-        elif _keeps(eqn, single[0]):
-            parts = eqn.primitive.name in _PARTS
-            place.update((v, object() if parts else own[single[0]]) for v in eqn.outvars)
+        elif step is not None:
+            same = next(p for p in own if p is not None)
+            place.update((v, object() if step is _cut else same) for v in eqn.outvars)
     return [place_of(a) for a in jaxpr.outvars]
 
 
@@ -71,81 +67,101 @@ def through(jaxpr: Any, consts: list, args: list) -> list:
 
 
 def _rule(eqn: Any, values: list) -> list:
-    places = [k for k, v in enumerate(values) if isinstance(v, Element)]
-    if len(places) == len(values) == 2 and eqn.primitive.name in _TOGETHER:
-        a, b = values
-        if a.index is b.index:
-            return [a._replace(value=_TOGETHER[eqn.primitive.name](a.value, b.value))]
-    if len(places) == 1:
-        (k,) = places
-        if is_plain_call(eqn):
-            inner = eqn.params["jaxpr"]
-            return run(inner.jaxpr, inner_consts(inner), values, _rule)
-        if _is_product(eqn, k):
-            return [_taken(eqn, values, k)]
-        if _keeps(eqn, k):
-            return _kept(eqn, values, k)
-    return bind(eqn, *map(_dense, values))
+    step = _step(eqn, [v.index if isinstance(v, Element) else None for v in values])
+    return bind(eqn, *map(_dense, values)) if step is None else step(eqn, values)
 
 
 def _dense(value: Any) -> Any:
     return value.dense() if isinstance(value, Element) else value
 
 
-def _is_product(eqn: Any, k: int) -> bool:
-    # A vector that is zero but once, and a matrix.
-    if eqn.primitive.name != "dot_general":
-        return False
-    contracted, batch = eqn.params["dimension_numbers"]
-    return batch == ((), ()) and len(eqn.invars[k].aval.shape) == 1 and len(contracted[k]) == 1
-
-
-def _taken(eqn: Any, values: list, k: int) -> Any:
-    seed, matrix = values[k], values[1 - k]
-    axis = eqn.params["dimension_numbers"][0][1 - k][0]
-    out = eqn.outvars[0].aval.dtype
-    row = lax.dynamic_index_in_dim(matrix, seed.index, axis, keepdims=False)
-    return seed.value.astype(out) * row.astype(out)
-
-
 # Linear in the seed, element by element.
 _ALONE = ("neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "real", "imag")
-_BESIDE: dict[str, Callable] = {"mul": lax.mul, "div": lax.div}
-# Parts of a vector, as in the transpose of a concatenation: the place is another one.
-_PARTS = ("slice", "split")
-_TOGETHER: dict[str, Callable] = {"add_any": lax.add, "add": lax.add, "sub": lax.sub}
+_TOGETHER = ("add_any", "add", "sub")
 
 
-def _keeps(eqn: Any, k: int) -> bool:
-    # Whether one element stays one.
-    name, shape, out = eqn.primitive.name, eqn.invars[k].aval.shape, eqn.outvars[0].aval.shape
+def _step(eqn: Any, places: Sequence[Any]) -> Callable[[Any, list], list] | None:
+    """How an equation takes its operands where some are one element; None: as arrays.
+
+    Both readings, of what is left out and of values, go by this one.
+
+    Args:
+      places: for each operand that is one element what stands for its place in flat order, the same object for the same
+        place; None for an array.
+    """
+    single = [k for k, p in enumerate(places) if p is not None]
+    if len(single) not in (1, 2) or not eqn.outvars or any(0 in eqn.invars[k].aval.shape for k in single):
+        return None  # of no elements there is none to take
+    name, k = eqn.primitive.name, single[0]
+    shape, out = eqn.invars[k].aval.shape, eqn.outvars[0].aval.shape
+    if len(single) == 2:
+        # The same place in flat order is another one where an operand is stretched along an axis of length 1.
+        alike = places[0] is places[1] and eqn.invars[1].aval.shape == shape
+        return _together if name in _TOGETHER and alike else None
+    if is_plain_call(eqn):
+        return _called
     if name in _ALONE:
-        return True
-    if name in _BESIDE:
-        return shape == out and (name == "mul" or k == 0)
-    if name in _PARTS:
-        return len(shape) == 1 and eqn.params.get("strides") in (None, (1,))
-    if name in ("reshape", "squeeze", "expand_dims"):
-        return eqn.params.get("dimensions") is None or name != "reshape"
-    return name == "broadcast_in_dim" and math.prod(shape) == math.prod(out)
+        return _alone
+    if name in ("mul", "div"):
+        return _beside if shape == out and (name == "mul" or k == 0) else None
+    if name == "dot_general":  # a vector that is zero but once, and a matrix
+        contracted, batch = eqn.params["dimension_numbers"]
+        return _taken if batch == ((), ()) and len(shape) == len(contracted[k]) == 1 else None
+    if name in ("slice", "split"):
+        return _cut if len(shape) == 1 and eqn.params.get("strides") in (None, (1,)) else None
+    if name == "reshape":
+        return _reshaped if eqn.params["dimensions"] is None else None
+    return _reshaped if name in ("squeeze", "broadcast_in_dim") and math.prod(shape) == math.prod(out) else None
 
 
-def _kept(eqn: Any, values: list, k: int) -> list[Element]:
-    seed, name, shape = values[k], eqn.primitive.name, tuple(eqn.outvars[0].aval.shape)
-    if name in _ALONE:
-        return [seed._replace(value=bind(eqn, seed.value)[0])]
-    if name in _BESIDE:
-        other = values[1 - k]
-        if jnp.ndim(other):
-            other = lax.dynamic_index_in_dim(jnp.reshape(other, -1), seed.index, keepdims=False)
-        pair = (seed.value, other) if k == 0 else (other, seed.value)
-        return [seed._replace(value=_BESIDE[name](*pair))]
-    if name == "slice":
-        return [_part(seed, eqn.params["start_indices"][0], eqn.params["limit_indices"][0])]
-    if name == "split":
-        stops = list(itertools.accumulate(eqn.params["sizes"]))
-        return [_part(seed, a, b) for a, b in itertools.pairwise([0, *stops])]
-    return [seed._replace(shape=shape)]
+def _called(eqn: Any, values: list) -> list:
+    inner = eqn.params["jaxpr"]
+    return run(inner.jaxpr, inner_consts(inner), values, _rule)
+
+
+def _taken(eqn: Any, values: list) -> list:
+    k, seed = _only(values)
+    axis = eqn.params["dimension_numbers"][0][1 - k][0]
+    row = lax.dynamic_index_in_dim(values[1 - k], seed.index, axis, keepdims=False)
+    dtype = eqn.outvars[0].aval.dtype
+    return [seed.value.astype(dtype) * row.astype(dtype)]
+
+
+def _together(eqn: Any, values: list) -> list:
+    return [values[0]._replace(value=bind(eqn, *(v.value for v in values))[0])]
+
+
+def _alone(eqn: Any, values: list) -> list:
+    return [values[0]._replace(value=bind(eqn, values[0].value)[0])]
+
+
+def _beside(eqn: Any, values: list) -> list:
+    k, seed = _only(values)
+    pair = [_met(values[1 - k], seed)] * 2
+    pair[k] = seed.value
+    return [seed._replace(value=bind(eqn, *pair)[0])]
+
+
+def _met(factor: Any, seed: Element) -> Any:
+    # The entry of a factor that lies beside the element: a scalar, or one of an axis of length 1, lies beside all.
+    shape, index = jnp.shape(factor), seed.index
+    if not shape:
+        return factor
+    if shape != seed.shape:
+        index = jnp.ravel_multi_index(jnp.unravel_index(index, seed.shape), shape, mode="clip")
+    return lax.dynamic_index_in_dim(jnp.reshape(factor, -1), index, keepdims=False)
+
+
+def _reshaped(eqn: Any, values: list) -> list:
+    return [_only(values)[1]._replace(shape=tuple(eqn.outvars[0].aval.shape))]
+
+
+def _cut(eqn: Any, values: list) -> list:
+    # Parts of a vector, as in the transpose of a concatenation.
+    if eqn.primitive.name == "slice":
+        return [_part(values[0], eqn.params["start_indices"][0], eqn.params["limit_indices"][0])]
+    stops = list(itertools.accumulate(eqn.params["sizes"]))
+    return [_part(values[0], a, b) for a, b in itertools.pairwise([0, *stops])]
 
 
 def _part(seed: Element, start: int, stop: int) -> Element:
@@ -153,3 +169,7 @@ def _part(seed: Element, start: int, stop: int) -> Element:
     inside = (seed.index >= start) & (seed.index < stop)
     value = jnp.where(inside, seed.value, jnp.zeros_like(seed.value))
     return Element((stop - start,), jnp.clip(seed.index - start, 0, max(0, stop - start - 1)), value)
+
+
+def _only(values: list) -> tuple[int, Element]:
+    return next((k, v) for k, v in enumerate(values) if isinstance(v, Element))
