@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import sparse
 
 B, N = 4, 6
 RNG = np.random.default_rng(0)
@@ -14,6 +15,10 @@ W = RNG.normal(size=(N, N)).astype(np.float32)
 V = RNG.normal(size=(B, B)).astype(np.float32)
 C = RNG.normal(size=(B, N)).astype(np.float32)
 KERNEL = RNG.normal(size=(2, 3, 3)).astype(np.float32)  # out, in, width
+MATRIX = W + 9 * np.eye(N, dtype=np.float32)
+SPARSE = sparse.BCOO.fromdense(W * (np.abs(W) > 0.5))
+SPARSE_EACH = sparse.BCOO.fromdense(C[:, :, None] * W * (np.abs(W) > 0.5), n_batch=1)  # a matrix for each sample
+SPARSE_SAMPLES = sparse.BCOO.fromdense(V)
 PERMUTATION = np.array([2, 0, 3, 1])
 INVERSE = np.argsort(PERMUTATION)
 LABELS = np.array([1, 0, 5, 1])
@@ -121,7 +126,48 @@ def blocks(x):
     return jnp.kron(np.eye(2, dtype=np.float32), np.zeros((2, 2), np.float32)) @ x + np.diag(C[:, 0]) @ x
 
 
-INDEPENDENT = {
+def solved(matrix, b):
+    """A solve whose matrix and solver are handed over as functions."""
+    inverse = np.linalg.inv(matrix)
+    return lax.custom_linear_solve(lambda v: matrix @ v, b, lambda _, b: inverse @ b, lambda _, b: inverse.T @ b)
+
+
+def by_bands(x):
+    return lax.linalg.tridiagonal_solve(np.r_[0, C[0, 1:]], C[1] + 9, np.r_[C[2, :-1], 0], x)
+
+
+def diagonal_matrix(v):
+    return sparse.BCOO((v, np.repeat(np.arange(len(v))[:, None], 2, 1)), shape=(len(v), len(v)))
+
+
+SOLVES = {
+    "right-hand sides": Case(lambda x: jnp.linalg.solve(MATRIX, x.T).T),
+    "right-hand sides behind": Case(lambda x: jnp.linalg.solve(MATRIX, jnp.sin(x)), (2, N, B), 2),
+    "right-hand side, vmap": Case(lambda x: jax.vmap(lambda b: jnp.linalg.solve(MATRIX, b))(x)),
+    "several right-hand sides each": Case(lambda x: jnp.linalg.solve(MATRIX, x), (B, N, 2)),
+    "matrix of a sample": Case(lambda x: jax.vmap(lambda v: jnp.linalg.solve(jnp.outer(v, v) + MATRIX, v))(x)),
+    "inverse of a sample": Case(lambda x: jnp.linalg.inv(squared_matrices(x))[:, 0]),
+    "cholesky and solve": Case(lambda x: jax.scipy.linalg.cho_solve((MATRIX, True), x.T).T),
+    "triangle, from the left": Case(lambda x: lax.linalg.triangular_solve(MATRIX, x.T, left_side=True).T * x),
+    "triangle, from the right": Case(lambda x: lax.linalg.triangular_solve(MATRIX, x, lower=True, transpose_a=True)),
+    "triangles, in front": Case(
+        lambda x: lax.linalg.triangular_solve(np.stack([MATRIX, W]), x, unit_diagonal=True), (2, B, N), 1),
+    "three bands": Case(lambda x: by_bands(x.T).T),
+    "three bands, vmap": Case(jax.vmap(lambda b: by_bands(b[:, None])[:, 0])),
+    "handed over": Case(lambda x: solved(MATRIX, x.T).T),
+    "handed over, by cg": Case(jax.vmap(lambda b: jax.scipy.sparse.linalg.cg(lambda v: MATRIX.T @ (MATRIX @ v), b)[0])),
+    "sparse from the left": Case(lambda x: (SPARSE @ jnp.sin(x.T)).T),
+    "sparse from the right": Case(lambda x: x @ SPARSE),
+    "sparse in front": Case(lambda x: x**2 @ SPARSE, (2, B, N), 1),
+    "sparse, vmap": Case(lambda x: jax.vmap(lambda v: SPARSE @ v)(x) * x),
+    "sparse of each": Case(lambda x: jax.vmap(lambda a, v: a @ v)(SPARSE_EACH, x)),
+    "sparse of a sample": Case(jax.vmap(lambda v: diagonal_matrix(v) @ v)),
+    "sparse of a sample, made dense": Case(jax.vmap(lambda v: diagonal_matrix(v).todense())),
+    "sparse by rows": Case(lambda x: (sparse.BCSR.from_bcoo(SPARSE) @ x.T).T),
+    "sparse, diagonal": Case(lambda x: diagonal_matrix(C[:, 0]) @ x),
+}  # fmt: skip
+
+INDEPENDENT = SOLVES | {
     "mlp": Case(mlp),
     "layer norm": Case(layer_norm),
     "softmax": Case(lambda x: jax.nn.softmax(x)),
@@ -261,7 +307,26 @@ def channel_axis(x):
     return lax.conv_general_dilated(x, np.ones((4, 4, 1), np.float32), (1,), "VALID")
 
 
-MIXING = {
+MIXING_SOLVES = {
+    "rows of a solve": Case(lambda x: jnp.linalg.solve(MATRIX[:B, :B], x)),
+    "rows of a solve, behind": Case(lambda x: jnp.linalg.solve(MATRIX, x), (2, N, 3), 1),
+    "matrix of the batch": Case(lambda x: jnp.linalg.solve(x.T @ x + MATRIX, x.T).T),
+    "matrix of another": Case(
+        lambda x: jax.vmap(lambda u, v: jnp.linalg.solve(jnp.outer(u, u) + MATRIX, v))(x, x[::-1])),
+    "matrices for all": Case(lambda x: jnp.linalg.solve(squared_matrices(x), x.T).sum(0).T),
+    "inverse of the batch": Case(lambda x: jnp.linalg.inv(x + 9 * np.eye(B)), (B, B)),
+    "rows, from the left": Case(lambda x: lax.linalg.triangular_solve(MATRIX[:B, :B], x, left_side=True, lower=True)),
+    "columns, from the right": Case(lambda x: lax.linalg.triangular_solve(MATRIX[:B, :B], x.T).T),
+    "rows of three bands": Case(lambda x: by_bands(jnp.pad(x, ((0, 2), (0, 0))))[:B]),
+    "rows, handed over": Case(lambda x: solved(MATRIX[:B, :B], x)),
+    "rows of a sparse product": Case(lambda x: SPARSE_SAMPLES @ x),
+    "columns of a sparse product": Case(lambda x: (x.T @ SPARSE_SAMPLES).T),
+    "sparse of another": Case(lambda x: jax.vmap(lambda a, v: a @ v)(SPARSE_EACH, x[::-1])),
+    "sparse of one sample": Case(lambda x: (diagonal_matrix(x[0]) @ x.T).T),
+    "sparse of the batch": Case(lambda x: diagonal_matrix(x[::-1, 0]) @ C),
+}  # fmt: skip
+
+MIXING = MIXING_SOLVES | {
     "mean": Case(lambda x: x - x.mean(0)),
     "batch norm": Case(lambda x: (x - x.mean(0)) * lax.rsqrt(x.var(0) + 1e-5)),
     "total": Case(lambda x: x * x.sum()),

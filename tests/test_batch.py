@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.sparse import BCOO
 from reference import assert_close, central_differences, is_block, views
 
 import jacobia
@@ -1314,6 +1315,7 @@ def loop(x):
     return jax.lax.fori_loop(0, 3, lambda i, c: jnp.sin(c) + x, x)
 
 
+TRIANGLE = BCOO.fromdense(np.tri(4, dtype=np.float32))
 INDEPENDENT = {
     "layer": layer,
     "layer norm": lambda x: (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-3),
@@ -1341,6 +1343,8 @@ INDEPENDENT = {
     "masked": lambda x: jnp.where(jnp.arange(3)[:, None] == 1, x**2, jnp.sin(x)),
     "largest of a sample": lambda x: jnp.max(x, axis=1),
     "inverse of a sample": lambda x: jnp.linalg.inv(x.reshape(3, 2, 2) + 3 * jnp.eye(2)),
+    "right-hand sides": lambda x: jnp.linalg.solve(jnp.eye(4) * 3 + jnp.tri(4), jnp.sin(x).T).T,
+    "sparse array": lambda x: jnp.sin(x) @ TRIANGLE,
     "cond": lambda x: jax.lax.cond(jnp.sum(x) > 0, jnp.sin, lambda x: x**2, x),
     "dynamic slice": lambda x: jax.lax.dynamic_slice(x, (0, jnp.argmax(x[0])), (3, 1)),
     "padded": lambda x: jnp.pad(x, ((0, 0), (1, 2))) ** 2,
@@ -1357,7 +1361,8 @@ def test_samples_that_do_not_mix_are_not_refused(f):
     assert J.shape == (*y, 4) and work(J) == NOTHING
 
 
-READ_TOO = ("attention", "convolution", "map", "taken along", "rolled there and back", "row by row", "custom_vjp")
+READ_TOO = ("attention", "convolution", "map", "taken along", "rolled there and back", "row by row", "custom_vjp",
+            "right-hand sides", "sparse array")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", READ_TOO + ("statistics that are constants",))

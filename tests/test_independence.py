@@ -89,11 +89,15 @@ def gradient(case):
 
 
 HESSIANS = [
+    "right-hand sides", "matrix of a sample", "triangle, from the left", "handed over", "sparse from the left",
+    "sparse of a sample",
     "mlp", "layer norm", "softmax", "attention", "convolution", "max pooling", "sort", "norm", "solve", "take along",
     "add at", "rnn", "rnn inside", "map", "remat", "halves", "siamese", "permuted and back", "samples in pairs",
     "labels", "index in a loop", "columns, transposed", "branch by all", "convolve per sample", "dynamic update",
 ]  # fmt: skip
 MIXING_HESSIANS = [
+    "rows of a solve", "matrices for all", "rows, from the left", "rows, handed over", "rows of a sparse product",
+    "sparse of one sample",
     "mean", "softmax over samples", "norm of all", "gram", "scan over samples", "added at", "pairs", "long loop",
     "map over features", "square", "window over samples", "attention among samples",
 ]  # fmt: skip

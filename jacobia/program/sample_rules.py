@@ -211,6 +211,24 @@ def _leading(*core: int) -> Callable:
     return rule
 
 
+def solves_columns(eqn: Any) -> bool:
+    """Whether a solve is one for each column of its last operand; else the matrix stands on the right: for each row."""
+    return eqn.params.get("left_side", eqn.params.get("left", True))
+
+
+def _solve(*core: int) -> Callable:
+    together = _leading(*core)
+
+    def rule(eqn: Any, states: Sequence, size: int) -> Followed:
+        *of_matrix, along = states
+        free = len(shape_of(eqn.invars[-1])) - (1 if solves_columns(eqn) else 2)
+        if along is None or along.axis != free or any(of_matrix):
+            return together(eqn, states, size)
+        return Followed([along], list(states), eqn.params)
+
+    return rule
+
+
 def _fft(eqn: Any, states: Sequence, size: int) -> Followed:
     return _leading(len(eqn.params["fft_lengths"]))(eqn, states, size)
 
@@ -273,8 +291,10 @@ RULES: dict[str, Callable] = {
     ),
     "lu_pivots_to_permutation": _leading(1),
     "householder_product": _leading(2, 1),
-    "triangular_solve": _leading(2, 2),
-    "tridiagonal_solve": _leading(1, 1, 1, 2),
+    "triangular_solve": _solve(2, 2),
+    "tridiagonal_solve": _solve(1, 1, 1, 2),
+    "ormqr": _solve(2, 1, 2),
+    "symmetric_product": _leading(2, 2),
     "fft": _fft,
     "random_wrap": _leading(1),
     **dict.fromkeys(("random_bits", "random_seed", "random_split", "random_fold_in", "random_unwrap"), _random),

@@ -9,6 +9,7 @@ from typing import Any
 from jacobia._compat import scan_split
 from jacobia.program.along import Along, Followed, Lost, common, lost
 from jacobia.program.sample_rules import RULES
+from jacobia.program.sparse_arrays import written_out
 from jacobia.program.walk import CALLS, run, subprograms
 
 # A call of a program that is done once, as it is, by the parameter that holds it.
@@ -22,7 +23,7 @@ def body_of(eqn: Any) -> Any:
     """The program that an equation calls once; None: it calls none."""
     name = eqn.primitive.name
     if name not in BODIES:
-        return None
+        return written_out(eqn)
     return eqn.params.get(BODIES[name], eqn.params.get("jaxpr"))
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jacobia._compat import bind, inner_consts, scan_split
 from jacobia.program.label_moves import MOVES
-from jacobia.program.sample_rules import ELEMENTWISE
+from jacobia.program.sample_rules import ELEMENTWISE, solves_columns
 from jacobia.program.slot_apply import blocked, by_lead, is_tangent, tangents
 from jacobia.program.slot_elements import add, div, elementwise, mul, select_n
 from jacobia.program.slot_moves import move
@@ -33,6 +33,19 @@ def _leading(*core: int) -> Callable:
         if len(leads) != 1 or not rank:
             return blocked(w, eqn, ins, None)
         return by_lead(w, eqn, ins, rank)
+
+    return rule
+
+
+def _solve(*core: int) -> Callable:
+    # Where the matrix is no tangent, each column of the right-hand sides (row, from the right) is solved for by itself.
+    together = _leading(*core)
+
+    def rule(w: Any, eqn: Any, ins: Sequence) -> list:
+        if any(map(is_tangent, ins[:-1])):
+            return together(w, eqn, ins)
+        rank = len(eqn.outvars[0].aval.shape)
+        return blocked(w, eqn, ins, [rank - (2 if solves_columns(eqn) else 1)])
 
     return rule
 
@@ -154,12 +167,12 @@ _RULES: dict[str, Callable] = {
     "dot_general": dot_general,
     "cumsum": cumsum,
     **dict.fromkeys(("cumprod", "cummax", "cummin", "cumlogsumexp"), _along("axis")),
-    "triangular_solve": _leading(2, 2),
-    "tridiagonal_solve": _leading(1, 1, 1, 2),
+    "triangular_solve": _solve(2, 2),
+    "tridiagonal_solve": _solve(1, 1, 1, 2),
+    "ormqr": _solve(2, 1, 2),
     **dict.fromkeys(("cholesky", "lu", "qr", "eigh", "eig", "svd", "householder_product"), _leading(2)),
     "fft": _fft,
     "bitcast_convert_type": dense,
-    "bcoo_dot_general": dense,  # the indices of sparse arrays are not read
     **dict.fromkeys(
         ("reduce_window", "select_and_scatter_add", "reduce_max", "reduce_min", "reduce_prod", "sort"), dense
     ),
