@@ -82,17 +82,37 @@ def pick(key: Any, parts: Sequence[Part]) -> Pick:
             True,
             out_shape,
         )
-    # Any key at all: ask every axis for its own coordinate at each place of the result.
-    key = tuple(items)
-    ids, axis = [], 0
-    for part in parts:
-        where = []
-        for n in part.shape:
-            ramp = np.arange(n).reshape((n,) + (1,) * (len(shape) - axis - 1))
-            where.append(np.broadcast_to(ramp, shape)[key])
-            axis += 1
-        ids.append(part.numbers[tuple(where)] if where else np.zeros(out_shape, int))
+    ids = _points(entries, parts)
     return Pick(tuple(np.broadcast_to(i, out_shape) for i in ids), (False,) * len(parts), False, out_shape)
+
+
+def _points(entries: list, parts: Sequence[Part]) -> list:
+    # Any key at all, point by point: the flat number in each part at each place of the result, in a shape that
+    # broadcasts to that of the result. NumPy's rule: integers and arrays are one group, whose axes stand where the
+    # group stands, or in front where it is apart.
+    advanced = [_is_array(k) or isinstance(k, int) for k in entries]
+    first, last = advanced.index(True), len(advanced) - advanced[::-1].index(True)
+    shapes = [(int(k),) if _is_flag(k) else np.shape(k) for k, a in zip(entries, advanced, strict=True) if a]
+    group, apart = len(np.broadcast_shapes(*shapes)), not all(advanced[first:last])
+    ndim = group + sum(not (a or k is Ellipsis) for k, a in zip(entries, advanced, strict=True))
+    axis = group if apart else 0
+    end = group  # of the axes of the group in the result
+    sizes, coordinates = iter(shape_of(parts)), []
+    for n, (k, a) in enumerate(zip(entries, advanced, strict=True)):
+        if n == first and not apart:
+            axis = end = axis + group
+        if _has_axis(k):
+            ramp = np.arange(next(sizes))
+            along = jnp.asarray(ramp)[k] if isinstance(k, Tracer) else ramp[k]
+            coordinates.append(along.reshape(along.shape + (1,) * (ndim - (end if a else axis + 1))))
+        axis += not (a or k is Ellipsis)
+    places = iter(coordinates)
+    return [_flat_numbers(part, [next(places) for _ in part.shape]) for part in parts]
+
+
+def _flat_numbers(part: Part, coordinates: list) -> Any:
+    xp = jnp if any(isinstance(c, jax.Array) for c in coordinates) else np
+    return xp.asarray(part.numbers)[tuple(coordinates)]
 
 
 def _item(k: Any) -> Any:
@@ -128,7 +148,8 @@ def _is_array(k: Any) -> bool:
 
 
 def _per_axis(items: list, ndim: int) -> list:
-    # Masks become one index array per axis; `...` becomes slices; what is not given is a full slice.
+    # Masks become one index array per axis; `...` becomes slices; what is not given is a full slice. A `...` for no
+    # axes stays: to NumPy, arrays on its two sides are apart.
     flat: list = []
     for k in items:
         if isinstance(k, np.ndarray) and k.dtype == bool and k.ndim:
@@ -139,7 +160,7 @@ def _per_axis(items: list, ndim: int) -> list:
     fill = [slice(None)] * (ndim - taken)
     if Ellipsis in [k for k in flat if not _is_array(k)]:
         at = next(n for n, k in enumerate(flat) if k is Ellipsis)
-        return flat[:at] + fill + flat[at + 1 :]
+        return flat[:at] + (fill or [...]) + flat[at + 1 :]
     return flat + fill
 
 
@@ -147,12 +168,17 @@ def _is_flag(k: Any) -> bool:
     return isinstance(k, np.ndarray) and k.ndim == 0 and k.dtype == bool
 
 
+def _has_axis(k: Any) -> bool:
+    # Whether an entry of a key belongs to an axis of the view.
+    return not (k is None or k is Ellipsis or _is_flag(k))
+
+
 def _by_part(entries: list, parts: Sequence[Part]) -> list[tuple[Part, list]]:
     out, at = [], 0
     for n, part in enumerate(parts):
         own, axes = [], 0
-        while at < len(entries) and (axes < len(part.shape) or n == len(parts) - 1 or entries[at] is None):
-            if entries[at] is not None and not _is_flag(entries[at]):
+        while at < len(entries) and (axes < len(part.shape) or n == len(parts) - 1 or not _has_axis(entries[at])):
+            if _has_axis(entries[at]):
                 if axes == len(part.shape):
                     break
                 axes += 1
@@ -181,7 +207,7 @@ def _separable(entries: list, parts: Sequence[Part]) -> bool:
 
 
 def _is_whole(own: list) -> bool:
-    return all(k is None or (isinstance(k, slice) and k == slice(None)) for k in own)
+    return all(k is None or k is Ellipsis or (isinstance(k, slice) and k == slice(None)) for k in own)
 
 
 def _sub(part: Part, own: list) -> np.ndarray | None:
@@ -198,13 +224,11 @@ def _traced(items: list, parts: Sequence[Part], shape: tuple[int, ...]) -> Pick:
     # With zeros in place of what is traced the key has the same form; scalars stay scalars.
     forms = [(np.zeros(k.shape, int) if k.ndim else 0) if isinstance(k, Tracer) else k for k in items]
     form = pick(tuple(forms), parts)
+    entries = _per_axis(items, len(shape))
     if not form.outer:
-        raise IndexError(
-            f"J[...]: expected traced index arrays on one side of a view of shape {shape}, rows or columns, got both. "
-            "Index one side after the other: J[i][..., j]."
-        )
+        return Pick(tuple(_points(entries, parts)), form.whole, False, form.shape)
     ids = []
-    for n, (part, own) in enumerate(_by_part(_per_axis(items, len(shape)), parts)):
+    for n, (part, own) in enumerate(_by_part(entries, parts)):
         traced = any(isinstance(k, Tracer) for k in own)
         ids.append(jnp.asarray(part.numbers)[tuple(own)] if traced else form.ids[n])
     return Pick(tuple(ids), form.whole, True, form.shape)
@@ -256,7 +280,7 @@ def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], choic
     """
     if not choice.outer:
         zero = np.zeros(choice.shape, int)
-        return block[tuple(zero if ids.get(r) is None else ids[r] for r in ROLES)]
+        return block[tuple(zero if ids.get(r) is None else ids[r] for r in ROLES)].reshape(choice.shape)
     axes = [ROLES.index(r) for r in order]
     if xp is np:  # first, since it is a view: what is taken then lies as it is asked for
         block, roles = np.transpose(block, axes), order

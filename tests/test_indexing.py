@@ -272,9 +272,62 @@ def test_traced_integers_wrap_and_clamp_as_jnp(layout):
             assert a.shape == e.shape and np.array_equal(a, e), i
 
 
-def test_traced_masks_and_traced_arrays_on_both_sides_raise():
+def test_traced_masks_raise():
     parts = Layout((), (5,), (4,)).parts
     with pytest.raises(IndexError, match="Masks must be concrete"):
         jax.eval_shape(lambda mask: pick(mask, parts).ids, np.ones(5, bool))
-    with pytest.raises(IndexError, match="one side"):
-        jax.eval_shape(lambda i: pick((i, i), parts).ids, np.arange(2))
+
+
+TRACED_APART = [
+    lambda a, b: (a, 1),
+    lambda a, b: (a, a),
+    lambda a, b: (1, a),
+    lambda a, b: (a, b),
+    lambda a, b: (a, slice(None), 1),
+    lambda a, b: (slice(None), a, 0),
+    lambda a, b: (0, slice(1, None), b),
+    lambda a, b: (a, None, 1),
+    lambda a, b: (None, a, ..., b),
+    lambda a, b: (a[0], 1, a),
+    lambda a, b: (..., a, 1),
+    lambda a, b: (a, np.array([1, 0]), 1),
+    lambda a, b: (slice(None), 1, ..., a),
+    lambda a, b: (np.array([True, False]), a[:1], 1),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_traced_integers_on_several_sides_are_those_of_numpy(layout):
+    a, b = np.array([1, -1]), np.array([[0], [1]])
+    for make in TRACED_APART:
+        try:
+            expected = layout.array[make(a, b)]
+        except IndexError:
+            continue
+
+        def read(a, b, make=make):
+            choice = pick(make(a, b), layout.parts)
+            found = {r: None if k is None else jnp.asarray(k) for r, k in zip(layout.order, choice.ids, strict=True)}
+            return gather(jnp, jnp.asarray(layout.cube), found, layout.order, choice)
+
+        got = jax.jit(read)(a, b)
+        assert got.shape == expected.shape and np.array_equal(got, expected), make(a, b)
+
+
+def test_traced_places_are_no_more_than_asked_for():
+    # (2, 3), one of the other axis in between: two rows, not six.
+    choice = jax.eval_shape(lambda i: pick((i, slice(None), i), Layout((), (5,), (3, 4)).parts).ids, np.arange(2))
+    assert [k.size for k in choice] == [1, 2, 6]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_an_ellipsis_for_no_axes_keeps_arrays_apart(layout):
+    ndim = layout.array.ndim
+    for place in range(1, ndim):
+        key = (slice(None),) * (place - 1) + (0, ..., np.array([1, 0])) + (0,) * (ndim - place - 1)
+        try:
+            expected = layout.array[key]
+        except IndexError:
+            continue
+        _, got = read(layout, key)
+        assert got.shape == expected.shape and np.array_equal(got, expected), key
