@@ -216,6 +216,7 @@ def compute(
     Returns:
       What is missing, in order, and the transposes of whole blocks that are wanted as well.
     """
+    origin.check_alive()
     if len(missing) == 1 and not reflected and missing[0].rows is None and missing[0].columns is None:
         way = whole(origin, missing[0].block)
         if way is not None:

@@ -220,7 +220,7 @@ class Jacobian(ArrayLike):
         return to_bcsr(*self._nonzeros())
 
     def to_scipy(self, format: str = "csr") -> Any:
-        """`J.matrix` as a `scipy.sparse` array of this format.
+        """`J.matrix` as a `scipy.sparse` array of this format; floats of 16 bits, which SciPy lacks, as float32.
 
         Raises:
           ValueError: a format that SciPy has not, or more than one sample.
@@ -239,11 +239,13 @@ class Jacobian(ArrayLike):
             full = view(type(self), origin, index, Layout(self._layout.block, origin.lead, False, False))[...]
             data, pattern = full.reshape(*origin.lead, -1), pattern_of(origin, index)
         elif not origin.remembers:
+            origin.check_alive()
             data, pattern = (nonzeros if origin.blue.sparsity == "auto" else compressed)(origin, index)
         else:
             with origin.lock:
                 store = store_of(origin, index)
                 if store.nonzeros is None or store.nonzeros.is_deleted():
+                    origin.check_alive()
                     if origin.blue.sparsity == "auto":
                         store.nonzeros, store.pattern = nonzeros(origin, index)
                         store.counts[5] += 1

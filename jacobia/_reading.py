@@ -88,7 +88,7 @@ class Linearized:
     def device(self) -> Any:
         for a in self.leaves:
             if isinstance(a, jax.Array) and not isinstance(a, Tracer):
-                return next(iter(a.devices()))
+                return next(iter(a.sharding.device_set))  # an array that has been deleted has no `devices()`
             if isinstance(a, jax.ShapeDtypeStruct):  # to compile ahead of time for
                 return jax.devices()[0] if a.sharding is None else next(iter(a.sharding.device_set))
         return None
@@ -108,18 +108,35 @@ class Linearized:
         """A result without entries, where results live."""
         for a in self.leaves:
             if isinstance(a, jax.Array) and not isinstance(a, Tracer) and a.committed:
-                return jnp.zeros(shape, dtype, device=next(iter(a.devices())))
+                return jnp.zeros(shape, dtype, device=next(iter(a.sharding.device_set)))
         return jnp.zeros(shape, dtype)
 
     def placed(self, array: Any) -> jax.Array:
         """A NumPy array where results live; compiles nothing."""
         for a in self.leaves:
-            if isinstance(a, jax.Array) and a.committed and len(a.devices()) == 1:
-                return jax.device_put(array, next(iter(a.devices())))
+            if isinstance(a, jax.Array) and a.committed and len(a.sharding.device_set) == 1:
+                return jax.device_put(array, next(iter(a.sharding.device_set)))
         return jax.device_put(array)
 
     def limit(self, need: int) -> int | None:
         return byte_limit(self.blue.memory_limit, need, None if self.traced else self.device)
+
+    def check_alive(self) -> None:
+        """Raise where an array of the point has been deleted or donated: whoever computes something asks first.
+
+        A kernel that does not look at the array, and residuals that are kept, would go on; an error would come by
+        chance.
+        """
+        for k, a in enumerate((*self.leaves, *self.consts)):
+            if self.traced and isinstance(a, Tracer):
+                continue
+            is_deleted = getattr(a, "is_deleted", None)  # None: an array of NumPy, or a shape alone
+            if is_deleted is not None and is_deleted():
+                what = f"input leaf {k}" if k < len(self.leaves) else "an array that f closes over"
+                raise ReadError(
+                    f"J[...]: expected the point at which the view was made, but {what} has been deleted or donated. "
+                    "Keep the arrays of a view alive for as long as you read new rows from it."
+                )
 
     # Running sweeps
 
@@ -129,6 +146,7 @@ class Linearized:
         Returns:
           For each sweep its answers; behind them, where there are any, the images.
         """
+        self.check_alive()
         self.reads += 1
         if not self.compiles:
             # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
@@ -136,7 +154,7 @@ class Linearized:
             if shared and all(map(self._pushes, sweeps)):
                 return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids)
-        return self._telling(self._compiled, sweeps, ids, images)
+        return self._compiled(sweeps, ids, images)
 
     def _compiled(self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]) -> list[list[Any]]:
         blue = self.blue
@@ -154,9 +172,10 @@ class Linearized:
 
     def run_fused(self, kind: Kind, body: Callable, ids: Sequence) -> list[list[Any]]:
         """Run a kernel that `fused` has named."""
+        self.check_alive()
         self.reads += 1
         program, positions = self.blue.program, self.blue.positions
-        return self._telling(call, program, positions, kind, body, self.consts, self.leaves, ids)
+        return call(program, positions, kind, body, self.consts, self.leaves, ids)
 
     # Few samples of a batch: the same at a point cut down to them
 
@@ -179,6 +198,7 @@ class Linearized:
 
     def run_cut(self, sweep: Sweep, ids: Any, samples: Any) -> list[Any]:
         """Run a sweep for some samples, whose axis is the first of every answer."""
+        self.check_alive()
         self.reads += 1
         body = self._cut_body(sweep)
         if not self.compiles or isinstance(samples, Tracer):
@@ -187,7 +207,7 @@ class Linearized:
         if name not in self.blue.kinds:
             self.blue.kinds[name] = Kind("cut", self.blue.positions, self.blue.spaces, *name[1:])
         args = self.blue.program, self.blue.positions, self.blue.kinds[name], body, self.consts, self.leaves
-        return self._telling(call, *args, ids, samples)
+        return call(*args, ids, samples)
 
     def _cut_body(self, sweep: Sweep) -> Callable:
         blue, depth, axes = self.blue, len(self.batch), self._const_axes()
@@ -287,12 +307,13 @@ class Linearized:
         with self.lock:
             if self._value is not None and not any(a.is_deleted() for leaves in self._value for a in leaves):
                 return self._value
+            self.check_alive()
             if not self.compiles:
                 if self.batch or self.blue.jit:
                     return self._batched(value)(self.consts, self.leaves)
                 self._linear_program()
                 return self._kept_in[2], self._kept_in[3]
-            self._value = self._telling(self._compiled_value)
+            self._value = self._compiled_value()
             return self._value
 
     def aux(self) -> Any:
@@ -330,14 +351,16 @@ class Linearized:
 
         for _ in self.batch:
             body = jax.vmap(body, in_axes=(list(self._const_axes()), 0, 0))
+        self.check_alive()
         self.reads += 1
         if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
             return body(self.consts, self.leaves, vectors)
         kind = self._kind("product " + way, (blue.sweep(way, block.outs, block.ins, None, None),), self._const_axes())
-        return self._telling(call, blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
+        return call(blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
 
     def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
         """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name."""
+        self.check_alive()
         self.reads += 1
         for _ in self.batch:
             body = jax.vmap(body, in_axes=(list(self._const_axes()), 0, None))
@@ -347,24 +370,7 @@ class Linearized:
         if kind not in self.blue.kinds:
             self.blue.kinds[kind] = Kind(*kind)
         args = self.blue.program, self.blue.positions, self.blue.kinds[kind], body
-        return self._telling(call, *args, self.consts, self.leaves, arrays)
-
-    def _telling(self, work: Callable, *args: Any) -> Any:
-        # JAX says that some array has been deleted; this says which.
-        try:
-            return work(*args)
-        except Exception as error:
-            self._raise_if_deleted(error)
-            raise
-
-    def _raise_if_deleted(self, error: Exception) -> None:
-        for k, leaf in enumerate((*self.leaves, *self.consts)):
-            if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
-                what = f"input leaf {k}" if k < len(self.leaves) else "an array that f closes over"
-                raise ReadError(
-                    f"J[...]: expected the point at which the view was made, but {what} has been deleted or donated. "
-                    "Keep the arrays of a view alive for as long as you read new rows from it."
-                ) from error
+        return call(*args, self.consts, self.leaves, arrays)
 
 
 def either_way(origin: Linearized, blocks: Sequence[Block], attempt: Callable[[], tuple[str, Callable]]) -> Any:

@@ -11,6 +11,7 @@ from reference import assert_close
 
 import jacobia
 from jacobia import jacobian
+from jacobia._kernels import ReadError
 
 X = np.linspace(0.1, 1, 4, dtype=np.float32)
 REFUSALS = (TypeError, ValueError, RuntimeError)
@@ -530,6 +531,83 @@ def test_a_deleted_point_raises_and_says_so():
     x.delete()
     with pytest.raises(REFUSALS, match="(?i)delet|donat"):
         J[1]
+
+
+# Every kind of read, of a view of which nothing, or something else, has been read.
+READS = {
+    "row": lambda J: J[2],
+    "rows": lambda J: J[1:],
+    "places": lambda J: J[[2, 1], [0, 1]],
+    "column": lambda J: J[:, 1],
+    "all": lambda J: J[...],
+    "transpose": lambda J: J.T[1],
+    "materialize": lambda J: jacobia.materialize([J]),
+    "products": lambda J: J.mv(jnp.ones(J.shape[-1])),
+    "other products": lambda J: jnp.ones(J.shape[0]) @ J.matrix,
+    "diagonal": lambda J: J.diagonal(),
+    "nonzeros": lambda J: J.nonzeros(),
+    "scipy": lambda J: J.to_scipy(),
+    "value": lambda J: J.value,
+    "in jit": lambda J: jax.jit(lambda: J[2])(),
+    "nonzeros in jit": lambda J: jax.jit(lambda: J.to_bcoo().data)(),
+    "into jit": lambda J: jax.jit(lambda J: J[2])(J),
+    "jnp": lambda J: jnp.sum(J),
+}
+
+
+def curved(x):
+    return jnp.sin(x) * x[0] * jnp.sum(x)
+
+
+TRANSFORMS = {
+    "jacobian": jacobian(curved),
+    "hessian": jacobia.hessian(lambda x: jnp.sum(curved(x))),
+    "linear": jacobian(lambda x: 2 * x),
+    "by Python": jacobian(curved, jit=False),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_deleted_point_raises_the_same_however_often_it_was_read(name, read):
+    told = set()
+    for reads in range(4 if name == "jacobian" else 1):
+        x = jnp.asarray(X[:3]) + 0
+        J = TRANSFORMS[name](x)
+        known = [J[k] for k in (0, 1)[:reads]] + ([J.mv(x)] if reads == 3 else [])
+        x.delete()
+        with pytest.raises(ReadError) as caught:
+            read(J)
+        told.add(str(caught.value))
+        for k in range(len(known[:2])):
+            assert_close(J[k], known[k])
+    assert len(told) == 1 and "input leaf 0 has been deleted or donated" in told.pop()
+
+
+@pytest.mark.parametrize("reads", range(4))
+@pytest.mark.parametrize("batched", [False, True], ids=["batch_axis", "vmap"])
+def test_a_deleted_batch_raises(reads, batched):
+    x = jnp.stack([jnp.asarray(X[:3]) + k for k in range(8)])
+    J = jax.vmap(jacobian(curved))(x) if batched else jacobian(jax.vmap(curved), batch_axis=0)(x)
+    known = [J[k, 0] for k in range(reads)]
+    x.delete()
+    for key in ((7, 2), (slice(None), 2), (slice(None), slice(None), 1), ...):
+        with pytest.raises(ReadError, match="input leaf 0 has been deleted"):
+            J[key]
+    for k, row in enumerate(known):
+        assert_close(J[k, 0], row)
+
+
+def test_a_deleted_constant_raises_too():
+    w = jnp.asarray(X) + 0
+    f = lambda x: jnp.sin(w * x)  # noqa: E731
+    J = jacobian(f)(jnp.asarray(X))
+    rows = J[0], J[1]
+    w.delete()
+    for read in (lambda: J[2], lambda: J[...], lambda: J.nonzeros(), lambda: J.mv(X)):
+        with pytest.raises(ReadError, match="an array that f closes over has been deleted"):
+            read()
+    assert_close(J[0:2], np.stack(rows))
 
 
 def test_deleting_another_point_changes_nothing():
