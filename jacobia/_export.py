@@ -52,7 +52,7 @@ def to_bcsr(data: jax.Array, pattern: Pattern) -> Any:
 
 
 def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
-    """A `scipy.sparse` array."""
+    """A `scipy.sparse` array. SciPy has no floats narrower than 32 bits: those come out as float32."""
     from scipy.sparse import csr_array
 
     if format not in FORMATS:
@@ -66,6 +66,8 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
             "SciPy has no batches: take J.nonzeros() and build one for each sample."
         )
     starts = pattern.indptr if pattern.nnz > np.iinfo(np.int32).max else pattern.indptr.astype(np.int32)
+    narrow = jnp.issubdtype(data.dtype, jnp.floating) and data.dtype.itemsize < 4
+    values = np.asarray(data).astype(np.float32) if narrow else np.asarray(data)
     # A copy of the columns: SciPy sorts and merges in place.
-    made = csr_array((np.asarray(data), np.array(pattern.cols), starts), shape=pattern.shape)
+    made = csr_array((values, np.array(pattern.cols), starts), shape=pattern.shape)
     return made.asformat(format)

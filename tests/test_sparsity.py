@@ -15,6 +15,7 @@ from sparse_cases import CASES, INDEX, Case, dense, nonzero, point, points
 
 import jacobia
 from jacobia import hessian, jacobian, sparsity_pattern
+from jacobia._pattern import FORMATS
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -461,3 +462,16 @@ def test_a_while_loop_that_is_known_to_end_is_its_steps():
 
     band = sum(np.roll(np.eye(9), k, axis=0) for k in range(4)) > 0
     np.testing.assert_array_equal(filled(sparsity_pattern(f, np.linspace(0.1, 1, 9))), band)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn"])
+def test_narrow_floats_come_out_as_float32_where_scipy_has_none(dtype):
+    x = jnp.asarray([1, 2, 3], dtype)
+    f = lambda x: (x.astype(jnp.float32) ** 2).astype(x.dtype) * jnp.asarray([1, 0, 1], x.dtype)  # noqa: E731
+    J, v = jacobian(f)(x), np.float64([1, 2, 3])
+    assert J.nonzeros()[0].dtype == dtype
+    for view in (J, J.T, J.matrix):
+        for format in FORMATS:
+            made = view.to_scipy(format)
+            assert made.format == format and made.dtype == np.float32
+            assert np.array_equal(made @ v, np.asarray(view[...], np.float64) @ v)
