@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
+
+from jacobia._state import carries_state
 
 _SCALARS = (int, float, complex)
 _STATIC = (str, bytes, bool)
@@ -49,6 +51,12 @@ class Call(NamedTuple):
     @property
     def form(self) -> Hashable:
         return self[1:]
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether a callable among the arguments may compute something else at the next call."""
+        held = [item.value for _, item in (*self.fixed, *self.static_args, *self.static_kwargs)]
+        return any(callable(value) and carries_state(value) for value in held)
 
     def rebuild(self, leaves: list) -> tuple[tuple, dict]:
         """The arguments of f with other arrays in the places of `leaves`."""
@@ -198,10 +206,10 @@ def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[b
         return [True] * len(flat)
     values = {place: item.value for place, item in call.fixed}
     leaves = [values[n.place] if n.leaf is None else call.leaves[n.leaf] for n in flat]
-    if callable(where):
+    if is_predicate(where):
         return [bool(where(leaf)) for leaf in leaves]
     tree, structure = tree_flatten(where)
-    if not all(isinstance(b, (bool, np.bool_)) for b in tree):
+    if not all(map(_is_boolean, tree)):
         raise TypeError(
             f"{name}(where=...): expected a function of a leaf, or a tree of booleans, got {where!r}. "
             "True stands for a leaf that is differentiated."
@@ -212,6 +220,28 @@ def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[b
             f"{structure}. A function of a leaf fits every tree."
         )
     return [bool(b) for b in tree]
+
+
+def is_predicate(where: Any) -> bool:
+    """Whether `where` is a function of a leaf; a module with booleans in the places of its arrays is a mask."""
+    if not callable(where):
+        return False
+    leaves = tree_leaves(where)
+    return not leaves or not all(map(_is_boolean, leaves))
+
+
+def copied_where(where: Any) -> Any:
+    """`where` as it is now: changing a mask later changes nothing."""
+    if where is None or is_predicate(where):
+        return where
+    leaves, treedef = tree_flatten(where)
+    return tree_unflatten(treedef, [bool(b) if _is_boolean(b) else b for b in leaves])
+
+
+def _is_boolean(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return value.shape == () and value.dtype == bool
+    return isinstance(value, (bool, np.bool_))
 
 
 def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:

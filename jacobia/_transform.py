@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
-from jacobia._arguments import Call, take_apart
+from jacobia._arguments import Call, copied_where, is_predicate, take_apart
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._compressed import is_traced
@@ -20,6 +20,7 @@ from jacobia._jacobian import Jacobian, read_together, view
 from jacobia._kernels import compiled
 from jacobia._options import Options, checked_sparsity, options
 from jacobia._reading import Linearized
+from jacobia._state import Wrapping, carries_state
 from jacobia.program.fingerprint import Identity
 
 # Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
@@ -58,15 +59,19 @@ def jacobian(
 
     Args:
       f: any pure JAX function. Positional and keyword arguments are passed on; the latter are not
-        differentiated.
+        differentiated. A function is traced once for each abstract input, as by `jax.jit`: globals and what it closes
+        over are not looked at again. Bound methods and other callable objects carry state that may change, and are
+        traced at every call; those that hold nothing that can change (frozen dataclasses, modules of Equinox, partial
+        functions of arrays) once. Nothing is compiled again where the program is the same.
       argnums: which positional arguments to differentiate. An int drops the tuple level of the result, `(0,)`
         keeps it, negative numbers count from the end.
       has_aux: `f` returns `(y, aux)`; the transform then returns `(J, aux)`.
       holomorphic: inputs and outputs are complex and `f` is holomorphic.
       static_argnums: positions of hashable arguments that are part of the program, as in `jax.jit`.
       static_argnames: the same for keyword arguments.
-      where: a predicate on leaves, or a tree of booleans like the differentiated arguments: which leaves are
-        differentiated. The others pass through, and have `None` in the result.
+      where: a predicate on leaves, or a tree of booleans like the differentiated arguments (a module of booleans may be
+        callable, and is a tree all the same): which leaves are differentiated. The others pass through, and have
+        `None` in the result.
       batch_axis: the axis of every differentiated input and of every output that numbers independent samples;
         negative numbers count from the end. One pullback gives a row of every sample.
       verify_batch: `False` leaves out the check that the derivative keeps samples apart, for programs in which that
@@ -201,15 +206,19 @@ def _make(name: str, f: Any, where: Any, sparsity: Any, *rest: Any) -> "_Transfo
     return _Transform(f, checked, where)
 
 
-class _Transform:
+class _Transform(Wrapping):
     """`jacobian(f)` or `hessian(f)`: call it with the arguments of f."""
 
     def __init__(self, f: Callable, options: Options, where: Any):
         self.__wrapped__ = f
-        self._f, self._options, self._where = f, options, where
-        self._plain = not (options.static_argnums or options.static_argnames or not options.jit)
+        self._f, self._options, self._where = f, options, copied_where(where)
+        # What carries state is traced at every call; its kernels are found by its program all the same.
+        self.carries_state = carries_state(f) or (is_predicate(where) and carries_state(where))
+        plain = not (options.static_argnums or options.static_argnames or not options.jit)
+        self._plain = plain and not self.carries_state
         # A traced coloring has no content yet: what is known with it goes with this transform.
-        self._entries = _Entries() if is_traced(options.sparsity) else _entries_of(f, (options, _where_key(where)))
+        key = options, _where_key(self._where)
+        self._entries = _Entries() if is_traced(options.sparsity) else _entries_of(f, key)
 
     @property
     def __name__(self) -> str:
@@ -324,12 +333,13 @@ class _Transform:
 
     def _entry(self, call: Call) -> Entry:
         jit = self._options.jit and not jit_disabled()
+        lasts = jit and not (self.carries_state or call.carries_state)
         form = call.form if any(call[2:]) else None if call.treedef == _ONE_ARRAY else call.treedef
         key = (form, settings_token(), *[jax.typeof(a) for a in call.leaves])
-        known = self._entries.get(key) if jit else None
+        known = self._entries.get(key) if lasts else None
         if known is None:
             known = entry(self._f, self._options, self._where, call, jit)
-            if jit and not any(isinstance(c, Tracer) for c in known.consts):
+            if lasts and not any(isinstance(c, Tracer) for c in known.consts):
                 self._entries.put(key, known)
         return known
 
@@ -418,6 +428,6 @@ def _entries_of(f: Callable, options: Hashable) -> _Entries:
 
 
 def _where_key(where: Any) -> Hashable:
-    if where is None or callable(where):
+    if where is None or is_predicate(where):
         return None if where is None else Identity(where)
     return tree_structure(where), tuple(tree_leaves(where))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jacobia import hessian, jacobian
 from jacobia._arguments import Static, check_inexact, differentiated, leaf_path, take_apart
 
 A, B = np.float32([1, 2]), np.float32([[3]])
@@ -234,3 +235,73 @@ def test_what_can_be_differentiated(dtype, holomorphic, word):
 def test_a_typed_key_is_no_float():
     with pytest.raises(TypeError, match="typed key"):
         check_inexact("jacobian", "args[0]", jax.random.key(0).dtype, False, "input")
+
+
+# `where`: a mask or a predicate, decided by what it holds
+
+
+@jax.tree_util.register_pytree_node_class
+class Module:
+    """A callable tree, as modules of Equinox are."""
+
+    def __init__(self, w, b, call=None):
+        self.w, self.b, self.call = w, b, call
+
+    def __call__(self, x):
+        return self.call(self, x)
+
+    def tree_flatten(self):
+        return (self.w, self.b), self.call
+
+    @classmethod
+    def tree_unflatten(cls, call, children):
+        return cls(*children, call)
+
+
+def affine(module, x):
+    return module.w @ x + module.b
+
+
+def differs(module, leaf):
+    return leaf.ndim > module.b
+
+
+MODEL = Module(jnp.asarray(B), jnp.asarray([1.0]), affine)
+POINT = np.float32([2])
+
+
+@pytest.mark.parametrize(
+    "where, kept",
+    [
+        (Module(True, False, affine), "w"),
+        (Module(np.bool_(False), np.bool_(True), affine), "b"),
+        (Module(jnp.asarray(True), np.asarray(False), affine), "w"),
+        (Module(None, 1, differs), "w"),  # a predicate: it holds a number
+        (Module((), (), lambda module, leaf: leaf.ndim == 1), "b"),  # a predicate that holds nothing
+        (functools.partial(lambda n, leaf: leaf.ndim == n, 1), "b"),
+        (jax.tree_util.Partial(lambda n, leaf: leaf.ndim == n, 2), "w"),
+    ],
+)
+def test_a_mask_may_be_callable(where, kept):
+    J = jacobian(lambda module: module(POINT), where=where)(MODEL)
+    assert (J.w is None, J.b is None) == (kept != "w", kept != "b")
+    if kept == "w":
+        assert np.array_equal(J.w[...], np.float32([[[2]]]))
+    H = hessian(lambda module: jnp.sum(module(POINT) ** 2), where=where)(MODEL)
+    other = {"w": "b", "b": "w"}[kept]
+    assert getattr(getattr(H, kept), kept) is not None and getattr(H, other) is None
+
+
+def test_a_callable_mask_of_another_structure_is_not_called():
+    with pytest.raises(ValueError, match="where=.*tree of booleans like"):
+        jacobian(lambda module: module(POINT), where=Module(True, (True, False), affine))(MODEL)
+
+
+def test_changing_a_mask_later_changes_nothing():
+    mask, point = {"a": True, "b": False}, {"a": A, "b": A}
+    jac = jacobian(lambda p: p["a"] * p["b"], where=mask)
+    mask["a"], mask["b"] = False, True
+    J = jac(point)
+    assert J["b"] is None and np.array_equal(J["a"][...], np.diag(A))
+    J = jacobian(lambda p: p["a"] * p["b"], where=mask)(point)
+    assert J["a"] is None and np.array_equal(J["b"][...], np.diag(A))
