@@ -1,0 +1,60 @@
+"""Random programs, read in random ways, give what JAX gives. More of them: `python -m tests.fuzz`."""
+
+import pytest
+from fuzz import check as checks
+from fuzz.check import Failure, check, minimal
+from fuzz.programs import OPERATIONS, TABLE, Program, Step, generate
+
+import jacobia
+
+
+def shown(program, failures):
+    return "\n".join(f"{program}\n{f.session}: {f.reads}\n{f.detail}" for f in failures)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_random_program(seed):
+    program = generate(seed)
+    result = check(program)
+    assert not result.failures, shown(program, result.failures)
+    assert result.compared or result.skipped or result.known
+
+
+@pytest.mark.xfail(reason="these are being mended")
+def test_nothing_is_known_to_be_wrong():
+    assert not checks.KNOWN
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_one_operation(name):
+    """After a product, by which its operand depends on neighbours."""
+    program = Program(hash_of(name), ((6,),), (Step("multiply", 0, 0, 0), Step(name, 0, 1, 5)))
+    result = check(program)
+    assert not result.failures, shown(program, result.failures)
+
+
+def hash_of(name):
+    return sorted(TABLE).index(name)
+
+
+def test_a_wrong_number_is_seen_and_made_small(monkeypatch):
+    program = Program(3, ((4,),), tuple(Step(name, 0, 1, 5) for name in ("sin", "multiply", "flip")))
+    assert check(program).failures == []
+    monkeypatch.setattr(jacobia.Jacobian, "__getitem__", lambda J, key: 2 * read(J, key))
+    result = check(program)
+    assert {failure.kind for failure in result.failures} == {"mismatch"}
+    less, failure = minimal(program, "mismatch", tries=20)
+    assert len(less.steps) < 3 and less.shapes == ((2,),) and isinstance(failure, Failure)
+
+
+read = jacobia.Jacobian.__getitem__
+
+
+def test_what_hangs_is_a_failure(monkeypatch):
+    def endless(J, key):
+        while True:
+            pass
+
+    monkeypatch.setattr(jacobia.Jacobian, "__getitem__", endless)
+    result = check(Program(3, ((2,),), (Step("sin", 0, 0, 0),)), seconds=1)
+    assert [failure.kind for failure in result.failures] == ["hang"]
