@@ -95,7 +95,7 @@ def take_apart(
         elif isinstance(leaf, _STATIC):
             fixed.append((place, Static(leaf)))
         elif isinstance(leaf, (np.ndarray, np.generic)) and _is_numeric(leaf.dtype):
-            leaves.append(_copied(leaf))
+            leaves.append(copied(leaf))
         elif isinstance(leaf, _SCALARS):
             leaves.append(jnp.asarray(leaf))
         elif hasattr(leaf, "__jax_array__"):
@@ -116,8 +116,9 @@ def _is_numeric(dtype: Any) -> bool:
     return dtype.kind not in "OSUMmV" or jnp.issubdtype(dtype, jnp.inexact)
 
 
-def _copied(array: Any) -> jax.Array:
-    # Changing the original later changes nothing. device_put compiles nothing, whatever the shape.
+def copied(array: Any) -> jax.Array:
+    """A NumPy array as one of JAX: changing the original later changes nothing."""
+    # device_put compiles nothing, whatever the shape.
     return jax.device_put(np.array(array))
 
 

@@ -68,7 +68,7 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
         _check_sparsity(options, blue)
     if options.strict or options.holomorphic:
         _check_program(options, blue, blue.point(consts, call.leaves))
-    layouts = [Layout(b, blue.spaces.lead, False, False) for b in blue.blocks]
+    layouts = [Layout(b, blue.spaces.lead, False, "") for b in blue.blocks]
     as_it_is = blue.single and options.lazy and not options.has_aux
     return Entry(blue, consts, layouts, layouts[0] if as_it_is else None)
 

@@ -5,7 +5,7 @@ run a kernel, put and take.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia import _plan
-from jacobia._array import ArrayLike
+from jacobia._array import ArrayLike, factor, not_traced
 from jacobia._blueprint import Block
 from jacobia._coloring import Coloring
 from jacobia._compat import Tracer
@@ -56,30 +56,38 @@ _row_of = jax.jit(lambda rows, k: rows[k])
 
 
 class Layout:
-    """How a view arranges the axes of its block: natural, as a matrix, or transposed."""
+    """How a view arranges the axes of its block: natural or as a matrix, and perhaps transposed.
 
-    def __init__(self, block: Block, lead: tuple[int, ...], matrix: bool, transposed: bool):
-        self.block, self.lead, self.matrix, self.transposed = block, lead, matrix, transposed
+    `turn` is "", "T" (all axes reversed) or "mT" (of axes (*batch, m, n), the last two swapped).
+    """
+
+    def __init__(self, block: Block, lead: tuple[int, ...], matrix: bool, turn: str):
+        self.block, self.lead, self.matrix, self.turn = block, lead, matrix, turn
         shapes = [lead, block.row_shape, block.column_shape]
         if matrix:
             shapes[1:] = [(math.prod(s),) for s in shapes[1:]]
-        parts = [Part(r, s, transposed) for r, s in zip(ROLES, shapes, strict=True)]
-        self.parts = parts[::-1] if transposed else parts
+        batch, rows, columns = (Part(r, s, turn == "T") for r, s in zip(ROLES, shapes, strict=True))
+        self.parts = {"": [batch, rows, columns], "T": [columns, rows, batch], "mT": [batch, columns, rows]}[turn]
         self.order = tuple(p.role for p in self.parts)
         self.shape = shape_of(self.parts)
-        full = lead + block.row_shape + block.column_shape
-        self.unfolded = (self.shape[::-1] if transposed else self.shape) == full  # no axes are merged
-        self.natural = not transposed and self.unfolded
+        self._straight = sum(shapes, ())  # the shape, not transposed
+        self.unfolded = self._straight == lead + block.row_shape + block.column_shape  # no axes are merged
+        self.natural = not turn and self.unfolded
+        self.flat = [len(p.shape) for p in (batch, rows, columns)] == [0, 1, 1]  # a matrix of rows and columns
         # J[i] is one row then, and rows lie behind one another on the first axis.
         self.rowwise = self.natural and not lead and len(block.row_shape) == 1
+
+    @property
+    def transposed(self) -> bool:
+        """Whether columns stand in front of rows."""
+        return bool(self.turn)
 
     def arrange(self, full: jax.Array) -> jax.Array:
         """The whole block, from its natural axes to those of the view."""
         if self.natural:
             return full
-        shape = self.shape[::-1] if self.transposed else self.shape
-        full = full.reshape(shape)
-        return jnp.transpose(full) if self.transposed else full
+        full = full.reshape(self._straight)
+        return jnp.swapaxes(full, -1, -2) if self.turn == "mT" else jnp.transpose(full) if self.turn else full
 
 
 class Jacobian(ArrayLike):
@@ -110,31 +118,79 @@ class Jacobian(ArrayLike):
         return self._layout.block.dtype
 
     @property
-    def ndim(self) -> int:
-        return len(self._layout.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self._layout.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole matrix, were it computed. What is remembered takes `J.stats.nbytes`."""
-        return self.size * self.dtype.itemsize
-
-    @property
     def T(self) -> "Jacobian":
         """The transpose (all axes reversed, as in NumPy): lazy, on the same store."""
-        return self._arranged(self._layout.matrix, not self._layout.transposed)
+        turn = self._layout.turn
+        if turn == "mT" and self._layout.lead:
+            return super().T  # pyright: ignore[reportReturnType]
+        return self._arranged(self._layout.matrix, "" if turn else "T")
+
+    @property
+    def mT(self) -> "Jacobian":
+        """The last two axes swapped, as in NumPy: lazy, on the same store for views `(*batch, m, n)`."""
+        layout = self._layout
+        if layout.flat:
+            return self.T
+        if layout.turn == "T" or [len(p.shape) for p in layout.parts[1:]] != [1, 1]:
+            return super().mT  # pyright: ignore[reportReturnType]
+        return self._arranged(layout.matrix, "" if layout.turn else "mT")
 
     @property
     def matrix(self) -> "Jacobian":
         """The 2-D view `(M, N)` on the same store; `(*batch, M, N)` where the view is batched."""
-        return self._arranged(True, self._layout.transposed)
+        return self._arranged(True, self._layout.turn)
 
-    def _arranged(self, matrix: bool, transposed: bool) -> "Jacobian":
-        layout = Layout(self._layout.block, self._layout.lead, matrix, transposed)
+    def _arranged(self, matrix: bool, turn: str) -> "Jacobian":
+        layout = Layout(self._layout.block, self._layout.lead, matrix, turn)
         return view(type(self), self._origin, self._index, layout)
+
+    # Where results live: metadata of the input
+
+    @property
+    def weak_type(self) -> bool:
+        """Whether the dtype is that of a Python number, as of `jax.Array`."""
+        return False
+
+    @property
+    def sharding(self) -> Any:
+        """The sharding of the input that the columns belong to."""
+        return self._input("sharding").sharding
+
+    @property
+    def device(self) -> Any:
+        """The device of that input, or its sharding over several."""
+        return self._input("device").device
+
+    @property
+    def committed(self) -> bool:
+        """Whether that input is bound to its devices."""
+        return self._input("committed").committed
+
+    @property
+    def is_fully_addressable(self) -> bool:
+        """Whether this process can address all devices of that input."""
+        return self._input("is_fully_addressable").is_fully_addressable
+
+    @property
+    def is_fully_replicated(self) -> bool:
+        """Whether each of its devices holds all of that input."""
+        return self._input("is_fully_replicated").is_fully_replicated
+
+    def devices(self) -> set:
+        """The devices of the input that the columns belong to."""
+        return self._input("devices").devices()
+
+    def _input(self, name: str) -> Any:
+        leaf = self._origin.leaves[self._origin.blue.positions[self._layout.block.ins[0]]]
+        if isinstance(leaf, Tracer) or not hasattr(leaf, name):
+            raise not_traced(name)
+        return leaf
+
+    def block_until_ready(self) -> "Jacobian":
+        """Wait for what is remembered; what is not, is not computed."""
+        store = self._origin.stores.get(self._index)
+        jax.block_until_ready([] if store is None else [a for a in store.arrays() if not a.is_deleted()])
+        return self
 
     def __repr__(self) -> str:
         store = store_of(self._origin, self._index)
@@ -236,7 +292,7 @@ class Jacobian(ArrayLike):
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
         origin, index = self._origin, self._index
         if origin.blue.sparsity == "dense":
-            full = view(type(self), origin, index, Layout(self._layout.block, origin.lead, False, False))[...]
+            full = view(type(self), origin, index, Layout(self._layout.block, origin.lead, False, ""))[...]
             data, pattern = full.reshape(*origin.lead, -1), pattern_of(origin, index)
         elif not origin.remembers:
             origin.check_alive()
@@ -472,37 +528,46 @@ class Jacobian(ArrayLike):
         if limit is not None:
             store.shrink(limit)
 
-    def __iter__(self) -> Iterator[jax.Array]:
-        return (self[k] for k in range(len(self)))
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len(J): expected at least one axis, got a 0-D view. Write J[...] or J[()].")
-        return self.shape[0]
-
     # Products
 
     def mv(self, v: Any) -> jax.Array:
         """`J @ v` without the matrix: one pushforward.
 
         Args:
-          v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`.
+          v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`. For `J.T` a cotangent, of the reversed shape.
 
         Returns:
           `y.shape`, or `(*y.shape, k)`; a batched view has its batch axes in front of both.
         """
+        if self._layout.turn:
+            return self._turned_product("mv", jnp.asarray(v), len(self._layout.block.row_shape))
         return self._product(mv, v, "columns")
 
     def vm(self, u: Any) -> jax.Array:
         """`u @ J` without the matrix: one pullback.
 
         Args:
-          u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`.
+          u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`. For `J.T` a tangent, of the reversed shape.
 
         Returns:
           `x.shape`, or `(k, *x.shape)`; a batched view has its batch axes in front of both.
         """
+        if self._layout.turn:
+            return self._turned_product("vm", jnp.asarray(u), len(self._layout.block.column_shape))
         return self._product(vm, u, "rows")
+
+    def _turned_product(self, name: str, vector: jax.Array, axes: int) -> jax.Array:
+        # By the other product of the view that is not transposed.
+        lead, straight = self._layout.lead, self._arranged(self._layout.matrix, "")
+        if lead and self._layout.turn == "T":
+            raise ValueError(
+                f"J.T.{name}(...): expected a view without batch axes, got shape {self.shape}, with batch axes last. "
+                f"Write J.mT.{name}(...)."
+            )
+        turn = jnp.transpose
+        if lead:  # "mT": vectors, or matrices behind the axes of samples
+            turn = (lambda a: jnp.swapaxes(a, -1, -2)) if vector.ndim > len(lead) + axes else (lambda a: a)
+        return turn(getattr(straight, "vm" if name == "mv" else "mv")(turn(vector)))
 
     def _product(self, product: Any, vector: Any, way: str) -> jax.Array:
         block, program = self._layout.block, self._origin.blue.program
@@ -513,7 +578,7 @@ class Jacobian(ArrayLike):
         def attempt() -> tuple[str, Callable]:
             by, known = self._origin.by(way), self._known()
             if known is None and not (program.pulls if by == "pullbacks" else program.pushes):
-                layout = Layout(block, self._layout.lead, False, False)
+                layout = Layout(block, self._layout.lead, False, "")
                 known = view(type(self), self._origin, self._index, layout)[...]
             return by, lambda: product(self._origin, block, vector, known)
 
@@ -540,23 +605,33 @@ class Jacobian(ArrayLike):
           ValueError: a view that is neither.
         """
         out = diagonal(self._origin, self._index, self._layout.matrix)
-        return jnp.transpose(out) if self._layout.transposed and out.ndim > 1 else out
+        return jnp.transpose(out) if self._layout.turn == "T" and out.ndim > 1 else out
 
     def __matmul__(self, other: Any) -> jax.Array:
-        v = jnp.asarray(other)
-        if self.ndim != 2 or v.ndim not in (1, 2):
+        v = self._factor(other)
+        if not self._layout.flat or v.ndim not in (1, 2):
             return self[...] @ v
         if self._layout.transposed:
             return self.T._vm_matrix(v.T).T
         return self._mv_matrix(v)
 
     def __rmatmul__(self, other: Any) -> jax.Array:
-        u = jnp.asarray(other)
-        if self.ndim != 2 or u.ndim not in (1, 2):
+        u = self._factor(other)
+        if not self._layout.flat or u.ndim not in (1, 2):
             return u @ self[...]
         if self._layout.transposed:
             return self.T._mv_matrix(u.T).T
         return self._vm_matrix(u)
+
+    def _factor(self, other: Any) -> jax.Array:
+        if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse, and perhaps too large to be made dense
+            _plan.check_result(
+                f"J @ S with a sparse S, made dense, of shape {tuple(other.shape)}",
+                nbytes := math.prod(other.shape) * self.dtype.itemsize,
+                self._origin.limit(nbytes),
+                "Write J.to_scipy() @ S, or J.to_bcoo() @ S, which stay sparse.",
+            )
+        return factor(other)
 
     def _mv_matrix(self, v: jax.Array) -> jax.Array:
         _check_inner("J @ v", "v", v.shape, 0, self.shape[1])
@@ -583,7 +658,7 @@ class Jacobian(ArrayLike):
                 "Pickle numpy.asarray(J), or make the view outside."
             )
         layout = self._layout
-        return _unpickle, (type(self), *self._origin.source, self._index, layout.matrix, layout.transposed)
+        return _unpickle, (type(self), *self._origin.source, self._index, layout.matrix, layout.turn)
 
 
 def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: int) -> None:
@@ -594,11 +669,9 @@ def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: 
         )
 
 
-def _unpickle(
-    kind: type, transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, transposed: bool
-) -> Jacobian:
+def _unpickle(kind: type, transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, turn: str) -> Jacobian:
     origin = transform.linearized(args, kwargs)
-    return view(kind, origin, index, Layout(origin.blue.blocks[index], origin.lead, matrix, transposed))
+    return view(kind, origin, index, Layout(origin.blue.blocks[index], origin.lead, matrix, turn))
 
 
 _set_origin = Jacobian.__dict__["_origin"].__set__

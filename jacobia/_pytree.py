@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jacobia._arguments import copied
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer
 from jacobia._compressed import is_traced
@@ -25,7 +26,7 @@ class _Form(NamedTuple):
     blue: Blueprint
     block: int  # its number
     matrix: bool
-    transposed: bool
+    turn: str
     held: tuple[Any, ...]  # concrete arrays that f closes over, by identity; None where it is a leaf
 
 
@@ -43,7 +44,7 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
     )
     held = tuple(None if leaf else Identity(c) for c, leaf in zip(origin.consts, is_leaf, strict=True))
     consts = (c for c, leaf in zip(origin.consts, is_leaf, strict=True) if leaf)
-    form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.transposed, held)
+    form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.turn, held)
     return (*consts, *origin.leaves, origin.guard()), form
 
 
@@ -52,13 +53,11 @@ def _unflatten(form: _Form, leaves: Sequence) -> Jacobian:
     blue = form.blue
     own = [s for s, h in zip(blue.const_shapes, form.held, strict=True) if h is None]
     batch = _batch(moving, guard, own + list(blue.leaf_shapes))
-    rest = iter(moving)
+    rest = iter([copied(a) if isinstance(a, np.ndarray) else a for a in moving])  # vmap lets NumPy arrays through
     consts = [next(rest) if h is None else h.held for h in form.held]
     origin = Linearized.anywhere(blue, consts, list(rest), batch, guard)
     origin.const_leaves = tuple(h is None for h in form.held)  # what has been a leaf stays one, traced or not
-    return view(
-        form.kind, origin, form.block, Layout(blue.blocks[form.block], origin.lead, form.matrix, form.transposed)
-    )
+    return view(form.kind, origin, form.block, Layout(blue.blocks[form.block], origin.lead, form.matrix, form.turn))
 
 
 def _batch(leaves: Sequence, guard: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -3,12 +3,16 @@
 import copy
 import operator
 import pickle
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
+import scipy.sparse.linalg
 from cases import CASES, MODEL, PARAMS, is_float, network
+from jax.experimental.sparse import BCOO, BCSR
 from reference import assert_close, central_differences, dense, is_block, is_view, views
 
 import jacobia
@@ -53,6 +57,14 @@ METADATA = {
     "T.matrix": lambda J: J.matrix.T.shape,
     "stats": lambda J: J.stats,
     "isinstance": lambda J: isinstance(J, Jacobian),
+    "itemsize": lambda J: J.itemsize,
+    "weak_type": lambda J: J.weak_type,
+    "mT": lambda J: J.mT.shape,
+    "real and imag": lambda J: (J.real.shape, J.imag.shape, J.imag.T.shape, J.imag.mT.nbytes),
+    "places": lambda J: (J.sharding, J.device, J.devices(), J.committed, J.is_fully_addressable, J.is_fully_replicated),
+    "format": lambda J: f"{J}",
+    "block_until_ready": lambda J: J.block_until_ready(),
+    "hasattr of all": lambda J: [hasattr(J, name) for name in {*dir(jax.Array), *dir(jax.device_put(X))}],
 }
 
 
@@ -63,9 +75,7 @@ def test_metadata_never_computes(ask, compiles):
     ask(J)
     assert compiles.count == before
     stats = J.stats
-    assert (stats.pullbacks, stats.pushforwards, stats.seeds_run, stats.kernel_calls, stats.nbytes) == (
-        0,
-    ) * 5
+    assert (stats.pullbacks, stats.pushforwards, stats.seeds_run, stats.kernel_calls, stats.nbytes) == (0,) * 5
 
 
 def test_metadata_is_that_of_the_array(J):
@@ -215,12 +225,326 @@ def test_products_of_any_shape():
     assert J.stats.rows_computed == J.stats.columns_computed == 0
 
 
-@pytest.mark.parametrize(
-    "call", [lambda J: J.mv(np.ones(5)), lambda J: J.vm(np.ones(4)), lambda J: J @ np.ones(5)]
-)
+@pytest.mark.parametrize("call", [lambda J: J.mv(np.ones(5)), lambda J: J.vm(np.ones(4)), lambda J: J @ np.ones(5)])
 def test_a_vector_of_another_shape_raises(J, call):
     with pytest.raises((ValueError, TypeError)):
         call(J)
+
+
+# All methods and attributes of arrays
+
+NOT_OF_A_VIEW = {
+    "__array_namespace__",  # by which SciPy would make J an array where it asks for products
+    "__cuda_array_interface__", "__reversed__", "__index__", "__hex__", "__oct__", "__del__", "__dict__",
+    "__array_priority__", "__buffer__", "__release_buffer__", "__annotations__",  # of Python, and of arrays in memory
+}  # fmt: skip
+
+
+def test_a_view_has_all_that_the_class_of_arrays_has(J):
+    public = [name for name in dir(jax.Array) if not name.startswith("_")]
+    assert len(public) > 60 and {"sum", "astype", "at", "mT", "sharding", "reshape"} <= set(public)
+    dunder = [name for name in dir(jax.Array) if name.startswith("__")]
+    assert [name for name in (*public, *dunder) if name not in (*dir(J), *NOT_OF_A_VIEW)] == []
+    assert [name for name in public if not hasattr(J, name)] == []
+
+
+def test_a_view_has_all_methods_that_arrays_in_memory_have(J):
+    array = jnp.zeros((5, 4))
+    names = [n for n in dir(array) if not n.startswith("_") and callable(getattr(type(array), n, None))]
+    assert {"tolist", "devices", "block_until_ready", "is_deleted", "tobytes"} <= set(names)
+    assert [n for n in names if not callable(getattr(J, n, None))] == []
+
+
+CALLS = {
+    "sum": lambda a: a.sum(),
+    "sum of an axis": lambda a: a.sum(axis=0, keepdims=True),
+    "mean": lambda a: a.mean(1),
+    "max": lambda a: a.max(),
+    "argmin": lambda a: a.argmin(axis=1),
+    "std": lambda a: a.std(),
+    "reshape": lambda a: a.reshape(4, 5),
+    "reshape by -1": lambda a: a.reshape(-1),
+    "ravel": lambda a: a.ravel(),
+    "astype": lambda a: a.astype(jnp.float16),
+    "transpose": lambda a: a.transpose(1, 0),
+    "swapaxes": lambda a: a.swapaxes(0, 1),
+    "clip": lambda a: a.clip(0, 1),
+    "round": lambda a: a.round(2),
+    "round()": lambda a: round(a, 1),
+    "take": lambda a: a.take(jnp.array([1, 0]), axis=0),
+    "sort": lambda a: a.sort(axis=0),
+    "dot": lambda a: a.dot(X),
+    "trace": lambda a: a.trace(),
+    "copy": lambda a: a.copy(),
+    "nonzero": lambda a: a.nonzero(),
+    "cumsum": lambda a: a.cumsum(0),
+    "conj": lambda a: a.conj(),
+    "item": lambda a: a.item(3),
+    "tolist": lambda a: a.tolist(),
+    "tobytes": lambda a: a.tobytes(),
+    "at set": lambda a: a.at[0, 1].set(9.0),
+    "at add": lambda a: a.at[1:3].add(1.0),
+    "at get": lambda a: a.at[2].get(),
+    "real": lambda a: a.real,
+    "imag": lambda a: a.imag,
+    "a row of imag": lambda a: a.imag[2],
+    "mT": lambda a: a.mT,
+    "a row of mT": lambda a: a.mT[1],
+    "divmod": lambda a: divmod(a, 2.0),
+    "shards": lambda a: len(a.addressable_shards),
+    "on device": lambda a: a.on_device_size_in_bytes(),
+    "dlpack": np.from_dlpack,
+    "numpy sum": lambda a: np.sum(a, axis=1),
+    "numpy mean": np.mean,
+    "numpy clip": lambda a: np.clip(a, 0, 1),
+    "numpy reshape": lambda a: np.reshape(a, (2, 10)),
+    "numpy transpose": np.transpose,
+    "numpy norm": np.linalg.norm,
+    "numpy svd": lambda a: np.linalg.svd(a, compute_uv=False),
+    "numpy stack": lambda a: np.stack([a, a]),
+    "numpy matmul": lambda a: np.matmul(a, X),
+    "numpy outer": lambda a: np.multiply.outer(a, X),
+    "numpy add.reduce": lambda a: np.add.reduce(a, axis=0),
+    "numpy where": lambda a: np.where(a > 0, a, 0),
+    "numpy allclose": lambda a: np.allclose(a, a),
+    "jnp norm": jnp.linalg.norm,
+    "jnp einsum": lambda a: jnp.einsum("ij->j", a),
+    "jnp concatenate": lambda a: jnp.concatenate([a, a]),
+    "jnp reshape": lambda a: jnp.reshape(a, -1),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_methods_give_what_they_give_on_the_array(J, call):
+    result, expected = call(J), call(J[...])
+    for a, b in zip(jax.tree.leaves(result, is_leaf=is_view), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-6)
+
+
+KINDS = {
+    "a Hessian": lambda: jacobia.hessian(lambda x: jnp.sum(jnp.tanh(W @ x)))(X),
+    "a transpose": lambda: jacobian(layer)(X).T,
+    "many axes": lambda: jacobian(lambda x: jnp.stack([x.T] * 3) ** 2)(np.ones((2, 3), np.float32)),
+    "as a matrix": lambda: jacobian(lambda x: jnp.stack([x.T] * 3) ** 2)(np.ones((2, 3), np.float32)).matrix,
+    "samples by vmap": lambda: jax.vmap(jacobian(layer))(np.stack([X, 2 * X, 3 * X])),
+    "samples by batch_axis": lambda: jacobian(jax.vmap(layer), batch_axis=0)(np.stack([X, 2 * X])),
+    "two axes of samples": lambda: jax.vmap(jax.vmap(jacobian(layer)))(np.stack([X, 2 * X])[None]),
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
+def test_methods_of_every_kind_of_view(make):
+    array = np.asarray(make())
+    J = make()
+    assert (J.mT.shape, J.T.mT.shape) == (array.mT.shape, array.T.mT.shape)
+    assert passes(J) == 0
+    assert_close(make().mT[..., 1], array.mT[..., 1])
+    assert_close(make().mT[...], array.mT)
+    assert_close(make().mT.T[..., 0], array.mT.T[..., 0])
+    assert_close(make().mT.mT[...], array)
+    assert_close(make().T.mT[0], array.T.mT[0])
+    assert_close(J.sum(axis=-1), array.sum(axis=-1))
+    assert_close(J.reshape(-1), array.reshape(-1))
+    assert_close(J.at[0].set(1.0)[0], np.ones_like(array[0]))
+    assert J.block_until_ready() is J and J.devices() == {jax.devices()[0]}
+    assert_close(jax.jit(lambda J: J.mT[..., 0] + J.mT.sum())(make()), array.mT[..., 0] + array.sum())
+
+
+def test_the_last_two_axes_of_a_batch_share_the_store():
+    J = jax.vmap(jacobian(layer))(np.stack([X, 2 * X, 3 * X]))
+    column = J.mT[:, 2]
+    before = passes(J)
+    assert before == 1  # one pushforward for all samples
+    assert_close(column, np.asarray(J[:, :, 2]))
+    assert passes(J) == before and J.mT.mT.shape == J.shape
+
+
+def test_mt_needs_two_axes():
+    with pytest.raises(ValueError, match="two axes"):
+        _ = jacobian(jnp.sum)(X).mT
+
+
+def test_parts_of_a_complex_view():
+    z = np.array([1 + 2j, 3 - 1j], np.complex64)
+    J = jacobian(lambda z: z**2, holomorphic=True)(z)
+    assert (J.real.dtype, J.imag.shape) == (np.float32, (2, 2))
+    assert_close(J.imag[0], np.array([4, 0], np.float32))
+    assert J.stats.rows_computed == 1
+    assert_close(J.real[...], np.diag([2.0, 6.0]).astype(np.float32))
+    assert_close(J.real + J.imag, np.diag([6.0, 4.0]).astype(np.float32))
+
+
+def test_where_a_view_lives_is_where_its_input_lives(J):
+    x = jax.device_put(X, jax.devices()[0])
+    K = jacobian(layer)(x)
+    assert (K.sharding, K.device, K.committed) == (x.sharding, x.device, True)
+    assert (J.committed, J.devices()) == (False, {jax.devices()[0]})
+    assert J.is_fully_addressable and J.is_fully_replicated
+
+
+def test_a_traced_view_has_no_place_yet():
+    def f(x):
+        J = jacobian(layer)(x)
+        assert not hasattr(J, "sharding") and not hasattr(J, "committed") and not J.weak_type
+        with pytest.raises(AttributeError, match="outside of transformations"):
+            J.devices()
+        return J.block_until_ready().T.sum() + J.astype(jnp.float16)[0, 0] + J.at[0].set(0).max()
+
+    jax.jit(f)(X)
+
+
+@pytest.mark.parametrize("make", [jax.vmap(jacobian(layer)), lambda x: jax.device_get(jax.vmap(jacobian(layer))(x))])
+def test_numpy_samples_may_change_after_the_view_was_made(make):
+    x = np.stack([X, 2 * X])
+    J = make(x)
+    x[...] = 100
+    assert_close(J[0], DENSE)
+    assert J.devices() == {jax.devices()[0]}
+
+
+def test_waiting_computes_nothing_and_survives_what_was_deleted(J):
+    assert J.block_until_ready() is J and passes(J) == 0
+    J[1].delete()
+    J[:3]
+    J.nonzeros()
+    J.block_until_ready()
+    assert jax.block_until_ready(J) is J
+
+
+def test_numbers_are_formatted_as_those_of_arrays():
+    assert f"{jacobian(jnp.sin)(0.5):.3f}" == "0.878"
+    assert "nothing known" in f"{jacobian(jnp.sin)(X)}"
+
+
+# Products with sparse matrices, and SciPy's solvers
+
+S = np.array([[0, 1, 0], [2, 0, 0], [0, 0, 0], [0, 0, 3]], np.float32)
+SQUARE = W[:4] + 4 * np.eye(4, dtype=np.float32)
+
+
+def square():
+    return jacobian(lambda x: jnp.tanh(SQUARE @ x) + x)(X * 0.1)
+
+
+def sparse_kinds():
+    return {
+        "csr_array": scipy.sparse.csr_array(S),
+        "csc_matrix": scipy.sparse.csc_matrix(S),
+        "coo_array": scipy.sparse.coo_array(S),
+        "BCOO": BCOO.fromdense(S),
+        "BCSR": BCSR.fromdense(S),
+    }
+
+
+@pytest.mark.parametrize("kind", sparse_kinds())
+def test_products_with_sparse_matrices(kind):
+    A, s = np.asarray(square()), sparse_kinds()[kind]
+    J = square()
+    product = J @ s
+    assert isinstance(product, jax.Array) and J.stats.pushforwards == 3 and J.stats.columns_computed == 0
+    assert_close(product, A @ S)
+    assert_close(square().T @ s, A.T @ S)
+    if kind != "BCSR":  # JAX has no transpose of it
+        assert_close(np.asarray(s.T @ square()), S.T @ A)
+    assert_close(jax.jit(lambda x: jacobian(lambda x: jnp.sin(x) * x[0])(x) @ s)(X),
+                 np.asarray(jacobian(lambda x: jnp.sin(x) * x[0])(X)) @ S)  # fmt: skip
+    with pytest.raises(ValueError, match="length 5"):
+        jacobian(layer)(X).T @ s
+
+
+def test_a_sparse_factor_that_is_too_large_as_an_array():
+    J, eye = jacobian(jnp.sin, memory_limit=10**8)(np.zeros(10**5, np.float32)), scipy.sparse.eye_array(10**5)
+    with pytest.raises(jacobia.MaterializationError, match=r"J.to_scipy\(\) @ S"):
+        J @ eye
+    assert (J.to_scipy() @ eye).nnz == 10**5
+    assert (J @ eye.tocsc()[:, :3]).shape == (10**5, 3)
+
+
+def test_scipy_takes_a_view_as_a_linear_operator(J):
+    A = np.asarray(jacobian(layer)(X))
+    op = scipy.sparse.linalg.aslinearoperator(J)
+    u, v = np.linspace(0, 1, 5, dtype=np.float32), np.ones((4, 2), np.float32)
+    assert (op.shape, op.dtype) == ((5, 4), np.float32)
+    assert_close(op.matvec(X), A @ X)
+    assert_close(op.matvec(X[:, None]), A @ X[:, None])
+    assert_close(op.rmatvec(u), A.T @ u)
+    assert_close(op.matmat(v), A @ v)
+    assert_close(op.rmatmat(u[:, None]), A.T @ u[:, None])
+    assert_close(op.H @ u, A.T @ u)
+    assert_close(op.T @ u, A.T @ u)
+    assert J.stats.rows_computed == J.stats.columns_computed == 0
+    assert J.matvec(X).flags.writeable
+
+
+def test_the_adjoint_of_a_complex_view():
+    z = np.array([1 + 2j, 3 - 1j], np.complex64)
+    J = jacobian(lambda z: 1j * z**2 * z[0], holomorphic=True)(z)
+    u = np.array([1j, 2], np.complex64)
+    assert_close(scipy.sparse.linalg.aslinearoperator(J).rmatvec(u), np.asarray(J).conj().T @ u)
+
+
+@pytest.mark.parametrize("name", ["gmres", "bicgstab", "lsqr", "lsmr"])
+def test_scipy_solves_with_a_view(name):
+    J, b = square(), np.arange(1.0, 5.0, dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lsmr's constants in float32
+        x = getattr(scipy.sparse.linalg, name)(J, b)[0]
+    assert J.stats.rows_computed == J.stats.columns_computed == 0
+    assert_close(np.asarray(J) @ x.astype(np.float32), b, tolerance=1e-3)
+
+
+def test_scipy_takes_eigenvalues_and_singular_values_of_a_view():
+    make = KINDS["a Hessian"]
+    largest = scipy.sparse.linalg.eigsh(make(), k=1, which="LM")[0]
+    expected = np.linalg.eigvalsh(np.asarray(make()))
+    assert_close(largest, expected[[np.argmax(abs(expected))]], tolerance=1e-3)
+    singular = scipy.sparse.linalg.svds(jacobian(layer)(X), k=1)[1]
+    assert_close(singular, np.linalg.svd(DENSE.astype(np.float32))[1][:1], tolerance=1e-3)
+
+
+def test_products_of_a_transpose_are_those_of_the_transpose(J):
+    A, u, v = np.asarray(jacobian(layer)(X)), np.linspace(0, 1, 5, dtype=np.float32), np.stack([X, X + 1])
+    assert_close(J.T.mv(u), A.T @ u)
+    assert_close(J.T.mv(np.stack([u, 2 * u], 1)), A.T @ np.stack([u, 2 * u], 1))
+    assert_close(J.T.vm(X), X @ A.T)
+    assert_close(J.T.vm(v), v @ A.T)
+    K, many = KINDS["many axes"](), np.asarray(KINDS["many axes"]())
+    w = np.linspace(0, 1, 18, dtype=np.float32).reshape(2, 3, 3)
+    assert_close(K.T.mv(w), np.tensordot(many.T, w, 3))
+    assert_close(K.T.vm(np.ones((5, 3, 2), np.float32)), np.tensordot(np.ones((5, 3, 2)), many.T, 2))
+    B, array = KINDS["samples by vmap"](), np.asarray(KINDS["samples by vmap"]()).mT
+    us = np.linspace(0, 1, 15, dtype=np.float32).reshape(3, 5)
+    assert_close(B.mT.mv(us), np.einsum("bnm,bm->bn", array, us))
+    assert_close(B.mT.mv(us[..., None]), np.einsum("bnm,bmk->bnk", array, us[..., None]))
+    assert_close(
+        B.mT.vm(v[0] * np.ones((3, 2, 1), np.float32)), np.einsum("bkn,bnm->bkm", v[0] * np.ones((3, 2, 1)), array)
+    )
+    with pytest.raises(ValueError, match="J.mT.mv"):
+        B.T.mv(us)
+
+
+def test_products_of_views_with_two_axes_that_are_no_matrix():
+    J = jacobian(lambda t: t * t * jnp.ones((2, 3)))(3.0)
+    assert_close(J @ np.ones(3, np.float32), np.array([18.0, 18.0], np.float32))
+    samples = jax.vmap(jacobian(lambda t: jnp.stack([t, t * t, t**3])))(np.arange(2, dtype=np.float32))
+    assert_close(samples @ np.ones(3, np.float32), np.array([1.0, 6.0], np.float32))
+    assert_close(np.ones(2, np.float32) @ samples, np.array([2.0, 2.0, 3.0], np.float32))
+
+
+INSTEAD = {
+    "numpy": "numpy.asarray", "toarray": "numpy.asarray", "row": "J[i]", "columns": "J[:, j]",
+    "jvp": "J.mv", "vjp": "J.vm",
+    "H": "J.T.conj()", "inv": "jnp.linalg.inv(J)", "tocsr": "J.to_scipy", "nnz": "J.pattern", "diag": "J.diagonal()",
+    "compute": "J[...]", "shap": "J.explain",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, what", INSTEAD.items(), ids=INSTEAD)
+def test_a_name_that_a_view_has_not_got(J, name, what):
+    with pytest.raises(AttributeError, match=r"J\.\w+: expected .+, got .+\. \S") as caught:
+        getattr(J, name)
+    assert what in str(caught.value) and not hasattr(J, name)
 
 
 # Immutable
