@@ -3,7 +3,8 @@
 Knows trees and types. Knows nothing of f.
 """
 
-from collections.abc import Hashable, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,17 +72,51 @@ class Call(NamedTuple):
         return tuple(args), kwargs | {name: item.value for name, item in self.static_kwargs}
 
 
+class StaticArguments(NamedTuple):
+    """Which arguments are part of the program, however they are passed."""
+
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+    named: int  # f has so many positional arguments with names: a number below may be missing in a call
+
+
+def static_arguments(f: Callable, numbers: tuple[int, ...], names: tuple[str, ...]) -> StaticArguments:
+    """As in `jax.jit`: where numbers or names alone are given, the others are those of the same parameters of f."""
+    if not (numbers or names):
+        return StaticArguments((), (), 0)
+    try:
+        parameters = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError):  # a builtin
+        return StaticArguments(numbers, names, 0)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not numbers:
+        numbers = tuple(k for k, p in enumerate(named) if p.name in names)
+    elif not names:
+        count = len(named)
+        chosen = [named[k] for k in numbers if -count <= k < count]
+        names = tuple(p.name for p in chosen if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return StaticArguments(numbers, names, len(named))
+
+
 def take_apart(
-    name: str, args: tuple, kwargs: dict, static_argnums: tuple[int, ...], static_argnames: tuple[str, ...]
+    name: str,
+    args: tuple,
+    kwargs: dict,
+    static_argnums: tuple[int, ...],
+    static_argnames: tuple[str, ...],
+    named: int = 0,
 ) -> Call:
-    """Split a call. NumPy arrays are copied; Python numbers become weakly typed arrays, as in `jax.jit`."""
+    """Split a call. NumPy arrays are copied; Python numbers become weakly typed arrays, as in `jax.jit`.
+
+    The last three arguments are those of `StaticArguments`.
+    """
     for k in static_argnums:
-        if not -len(args) <= k < len(args):
+        if not -len(args) <= k < max(len(args), named):
             raise ValueError(
                 f"{name}(static_argnums=...): expected numbers from {-len(args)} to {len(args) - 1}, got {k}. "
-                f"f was called with {len(args)} positional arguments; keyword arguments are named by static_argnames."
+                f"f was called with {_counted(args)}; keyword arguments are named by static_argnames."
             )
-    places = sorted({k % len(args) for k in static_argnums})
+    places = sorted({k % len(args) for k in static_argnums if k < len(args)})
     static_args = tuple((k, _checked(name, f"args[{k}]", args[k])) for k in places)
     static_kwargs = tuple((k, _checked(name, k, kwargs[k])) for k in static_argnames if k in kwargs)
     if places or static_kwargs:
@@ -103,12 +138,27 @@ def take_apart(
         elif callable(leaf):
             fixed.append((place, _checked(name, leaf_path(treedef, places, place), leaf)))
         else:
-            path = leaf_path(treedef, places, place)
-            raise TypeError(
-                f"{name}({path}=...): expected an array, a number, a string, a callable, a boolean or None, "
-                f"got {type(leaf).__name__}. What is part of the program is named in static_argnums or static_argnames."
-            )
+            raise _no_argument(name, leaf_path(treedef, places, place), leaf)
     return Call(leaves, treedef, tuple(fixed), static_args, static_kwargs)
+
+
+def _no_argument(name: str, path: str, value: Any) -> TypeError:
+    kind, static = type(value).__name__, "name the argument in static_argnums or static_argnames"
+    if isinstance(value, (np.ndarray, np.generic)):
+        kind, hint = f"{kind} of dtype {value.dtype}", f"Convert it to numbers, or {static}"
+    elif isinstance(value, jax.ShapeDtypeStruct):
+        hint = f"{name}(f).explain(...) and {name}(f).compile(...) take shapes; a view is made at arrays"
+    elif hasattr(value, "toarray"):
+        hint = "Write .toarray(), or pass its .data alone and build the matrix inside f"
+    elif hasattr(value, "__array__"):
+        hint = f"Write numpy.asarray({path})"
+    elif hasattr(value, "__iter__"):
+        hint = f"Write a list or tuple of arrays, or {static}"
+    else:
+        hint = f"If it is part of the program, {static}"
+    return TypeError(
+        f"{name}({path}=...): expected an array, a number, a string, a callable, a boolean or None, got {kind}. {hint}."
+    )
 
 
 def _is_numeric(dtype: Any) -> bool:
@@ -128,7 +178,7 @@ def _checked(name: str, path: str, value: Any) -> Static:
     except TypeError:
         raise TypeError(
             f"{name}({path}=...): expected a hashable static argument, got {type(value).__name__}. "
-            "Static arguments are part of the program; pass arrays without naming them static."
+            "Static arguments are part of the program, such as int(n); pass arrays without naming them static."
         ) from None
     return Static(value)
 
@@ -162,13 +212,19 @@ def differentiated(
     for place, _item in call.static_args:
         args.insert(place, None)
     static_places = {place for place, _ in call.static_args}
+    if not args:
+        raise ValueError(
+            f"{name}(argnums=...): expected at least one positional argument of f, got none. Write {name}(f)(x): what "
+            f"is passed by name{_listed(call, numbers)} is not differentiated."
+        )
     chosen = []
     wanted = (argnums,) if isinstance(argnums, int) else argnums
     for k in wanted:
         if not -len(args) <= k < len(args):
             raise ValueError(
                 f"{name}(argnums=...): expected numbers from {-len(args)} to {len(args) - 1}, got {k}. "
-                f"f was called with {len(args)} positional arguments; keyword arguments are not differentiated."
+                f"f was called with {_counted(args)}; what is passed by name{_listed(call, numbers)} is not "
+                "differentiated, pass it by position."
             )
         if k % len(args) in static_places:
             raise ValueError(
@@ -195,6 +251,15 @@ def differentiated(
         positions.append(number.leaf)
         paths.append(path)
     return tuple(positions), tuple(paths), in_tree, tuple(keep)
+
+
+def _counted(args: Sequence) -> str:
+    return f"{len(args)} positional argument{'s' * (len(args) != 1)}"
+
+
+def _listed(call: Call, numbers: list) -> str:
+    names = [*call.treedef.unflatten(numbers)[1], *(k for k, _ in call.static_kwargs)]
+    return f" ({', '.join(names)})" if names else ""
 
 
 class _Number(NamedTuple):
@@ -248,8 +313,11 @@ def _is_boolean(value: Any) -> bool:
 def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
     """Raise unless a leaf can be differentiated."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
-        kind = f"a typed key ({dtype}; a lazy view has one among its leaves, write J[...])"
-    elif jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name}({path}): expected a float {what} to differentiate, got a typed key, {dtype}. Leave it out with "
+            "where=; of a lazy view J take the array, J[...]."
+        )
+    if jnp.issubdtype(dtype, jnp.complexfloating):
         if holomorphic:
             return
         raise TypeError(
@@ -263,11 +331,9 @@ def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str
             f"{name}({path}, holomorphic=True): expected a complex {what}, got {dtype}. "
             "Convert it to complex, or leave holomorphic out."
         )
-    else:
-        kind = str(dtype)
     hint = (
         "Convert it to float, or leave it out with where=."
         if what == "input"
         else "Convert it to float, or return it as aux."
     )
-    raise TypeError(f"{name}({path}): expected a float {what} to differentiate, got {kind}. {hint}")
+    raise TypeError(f"{name}({path}): expected a float {what} to differentiate, got {dtype}. {hint}")

@@ -36,7 +36,7 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
     ins = Space(tuple(call.leaves[p].shape for p in positions), tuple(call.leaves[p].dtype for p in positions), paths)
     if options.batch_axis is not None:
         _batch_axes(name, options.batch_axis, ins, "input", None)
-    traced = trace(name, f, call, options.has_aux, jit)
+    traced = trace(name, f, call, positions, options.has_aux, jit)
     for aval, path in zip(traced.out_avals, traced.out_paths, strict=True):
         check_inexact(name, path, aval.dtype, options.holomorphic, "output")
     outs = Space(tuple(a.shape for a in traced.out_avals), tuple(a.dtype for a in traced.out_avals), traced.out_paths)

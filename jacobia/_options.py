@@ -3,6 +3,7 @@
 Knows names and types. Knows nothing of f.
 """
 
+import difflib
 import operator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -56,13 +57,11 @@ def options(
             raise TypeError(f"{name}({flag}=...): expected True or False, got {given!r}. Flags are booleans.")
     if not isinstance(mode, str) or mode not in MODES:
         known = ", ".join(map(repr, MODES[:-1]))
-        raise ValueError(
-            f"{name}(mode=...): expected {known} or {MODES[-1]!r}, got {mode!r}. 'auto' chooses what is cheaper."
-        )
+        raise ValueError(f"{name}(mode=...): expected {known} or {MODES[-1]!r}, got {shown(mode)}. {_meant(mode)}")
     if chunk_size != "auto":
         _check_count(name, "chunk_size", chunk_size, "a positive int or 'auto'")
     if memory_limit is not None:
-        _check_count(name, "memory_limit", memory_limit, "a positive number of bytes or None")
+        _check_count(name, "memory_limit", memory_limit, "a positive int, of bytes, or None")
     if batch_axis is not None:
         axis = _index(batch_axis)
         if axis is None:
@@ -100,24 +99,55 @@ def _index(given: Any) -> int | None:
 def _check_count(name: str, what: str, given: Any, expected: str) -> None:
     count = _index(given)
     if count is None:
-        raise TypeError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
+        raise TypeError(f"{name}({what}=...): expected {expected}, got {shown(given)}. Leave it out for the default.")
     if count < 1:
-        raise ValueError(f"{name}({what}=...): expected {expected}, got {given!r}. Leave it out for the default.")
+        raise ValueError(f"{name}({what}=...): expected {expected}, got {shown(given)}. Leave it out for the default.")
 
 
 def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
     number = _index(given)
     if number is not None:
         return number if keep_int else (number,)
-    if isinstance(given, (tuple, list)) and all(_index(k) is not None for k in given):
+    if isinstance(given, (tuple, list, range)) and all(_index(k) is not None for k in given):
         if keep_int and not given:
             raise ValueError(
                 f"{name}({what}=...): expected at least one argument number, got {given!r}. Write 0 or (0,)."
             )
         return tuple(map(operator.index, given))
-    raise TypeError(
-        f"{name}({what}=...): expected an int or a sequence of ints, got {given!r}. Arguments are numbered from 0."
-    )
+    if given is None or isinstance(given, (bool, set, frozenset)):
+        hint = "Arguments are numbered from 0"
+    elif isinstance(given, str) or (isinstance(given, (tuple, list)) and any(isinstance(k, str) for k in given)):
+        hint = "Arguments are numbered from 0" + (
+            "; static_argnames takes names" if what != "argnums" else ", not named"
+        )
+    else:
+        hint = (
+            f"The input of f comes later: write {name}(f)(x)" if what == "argnums" else "Arguments are numbered from 0"
+        )
+    raise TypeError(f"{name}({what}=...): expected an int or a sequence of ints, got {shown(given)}. {hint}.")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: arrays by their shape, and nothing long."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+
+
+# What a direction is called elsewhere.
+_ELSEWHERE = {
+    "fwd": "forward jacfwd jvp pushforward tangent linear",
+    "rev": "reverse backward backprop jacrev vjp pullback adjoint",
+    "accumulate": "sparse nonzeros",
+}
+
+
+def _meant(mode: Any) -> str:
+    word = mode.lower() if isinstance(mode, str) else ""
+    same = [m for m, names in _ELSEWHERE.items() if any(n in word for n in names.split())]
+    close = same or difflib.get_close_matches(word, MODES, 1)
+    return f"Did you mean {close[0]!r}?" if close else "'auto' chooses what is cheaper."
 
 
 def _names(name: str, given: Any) -> tuple[str, ...]:

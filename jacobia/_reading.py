@@ -6,26 +6,20 @@ All views of a call share one `Linearized`. Knows nothing of keys or of what is 
 import os
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jacobia._blueprint import Block, Blueprint
-from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
+from jacobia._compat import Tracer, jit_disabled, trace_state, varying
+from jacobia._guard import new_guard
 from jacobia._kernels import Kind, ReadError, call, keep, residual_bytes
 from jacobia._linearize import Point, linearize, value
 from jacobia._plan import byte_limit
 from jacobia._sweeps import Image, Sweep, applied, sweep_in_blocks, sweep_of_samples, sweeps_at, sweeps_of
 from jacobia._trace import Program, tracing
 from jacobia.program.cut import Cut
-
-
-@cache
-def _new_guard() -> Any:
-    with eval_context():  # whatever is being traced now, the guard is no part of it
-        return jax.random.key(0, impl="threefry2x32").reshape(1)
 
 
 class Linearized:
@@ -63,7 +57,7 @@ class Linearized:
 
     def guard(self) -> Any:
         """A leaf that makes arithmetic on the leaves of a view raise, and tells how they are batched."""
-        return _new_guard() if self._guard is None else self._guard
+        return new_guard() if self._guard is None else self._guard
 
     @property
     def remembers(self) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._arguments import Call
+from jacobia._blame import looks_at_values, name_of, reason
 from jacobia._compat import config_values, eval_jaxpr, opened, trace_state
 from jacobia._space import Space
 from jacobia.program.fingerprint import fingerprint
@@ -84,17 +85,19 @@ class Traced(NamedTuple):
     aux_tree: Any
 
 
-def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Traced:
+def trace(name: str, f: Callable, call: Call, differentiated: tuple[int, ...], has_aux: bool, jit: bool) -> Traced:
     """Trace f once. With `jit=False` f is kept as it is and run by Python.
 
     Raises:
       TypeError: f returns something that is no array, has effects that could not be repeated, or looks at
-        the values of traced arrays.
+        the values of traced arrays (see `_blame`).
     """
     found: dict[str, Any] = {}
 
-    def flat(leaves: Sequence) -> list:
+    def flat(leaves: Sequence, change: Callable | None = None) -> list:
         args, kwargs = call.rebuild(list(leaves))
+        if change is not None:
+            args, kwargs = change(args, kwargs)
         out = f(*args, **kwargs)
         y, aux = _split_aux(name, out, has_aux)
         pairs, found["out_tree"] = jax.tree_util.tree_flatten_with_path(y, is_leaf=_is_array_like)
@@ -102,7 +105,7 @@ def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Trace
         ys = [_checked_output(name, p, leaf) for p, (_, leaf) in zip(found["paths"], pairs, strict=True)]
         if not ys:
             raise TypeError(
-                f"{name}(f={_name(f)}): expected f to return an array or a tree of arrays, got {y!r}. "
+                f"{name}(f={name_of(f)}): expected f to return an array or a tree of arrays, got {y!r}. "
                 "Return what is to be differentiated."
             )
         auxs, found["aux_tree"] = jax.tree_util.tree_flatten(aux)
@@ -110,19 +113,14 @@ def trace(name: str, f: Callable, call: Call, has_aux: bool, jit: bool) -> Trace
         return ys + auxs
 
     if not jit:
-        return _kept_as_python(flat, call, found)
+        return _kept_as_python(name, f, flat, call, found)
     try:
         closed = jax.make_jaxpr(flat)(call.leaves)
-    except jax.errors.ConcretizationTypeError as error:
-        raise TypeError(
-            f"{name}(f={_name(f)}): f looks at the value of a traced array (Python control flow, or a conversion to "
-            "a number or to NumPy). Write it with jax.lax.cond or jax.numpy.where, or set jit=False to run f by Python."
-        ) from error
-    except jax.errors.TracerArrayConversionError as error:
-        raise TypeError(
-            f"{name}(f={_name(f)}): f converts a traced array to NumPy. Write it with jax.numpy, or set jit=False "
-            "to run f by Python."
-        ) from error
+    except (TypeError, IndexError, AttributeError) as error:
+        told = reason(name, f, call, differentiated, flat, error)
+        if told is None:
+            raise
+        raise told from error
     _check_effects(name, f, closed)
     jaxpr, consts = opened(closed)
     consts = [_constant(c) for c in consts]
@@ -147,9 +145,18 @@ def interned(jaxpr: Any, num_leaves: int, num_y: int, heads: Space | None = None
     return _programs.setdefault(key, fresh)
 
 
-def _kept_as_python(flat: Callable, call: Call, found: dict) -> Traced:
-    outs = flat(call.leaves)
-    program = Program(lambda consts, leaves: flat(leaves), found["num_y"], len(call.leaves))
+def _kept_as_python(name: str, f: Callable, flat: Callable, call: Call, found: dict) -> Traced:
+    def run(consts: Sequence, leaves: Sequence) -> list:
+        try:
+            return flat(leaves)
+        except (TypeError, IndexError) as error:
+            told = looks_at_values(name, f, error, jit=False)
+            if told is None:
+                raise
+            raise told from error
+
+    outs = run((), call.leaves)
+    program = Program(run, found["num_y"], len(call.leaves))
     avals = [jax.typeof(y) for y in outs[: found["num_y"]]]
     return Traced(program, [], found["out_tree"], avals, found["paths"], found["aux_tree"])
 
@@ -192,7 +199,7 @@ def _check_effects(name: str, f: Callable, closed: Any) -> None:
     bad = sorted({type(e).__name__ for e in closed.effects} - {"DebugEffect", "NamedAxisEffect"})
     if bad:
         raise TypeError(
-            f"{name}(f={_name(f)}): expected a pure function, got effects {', '.join(bad)} (a mutable reference, "
+            f"{name}(f={name_of(f)}): expected a pure function, got effects {', '.join(bad)} (a mutable reference, "
             "or a callback whose order matters). A Jacobian runs f as often as it needs to; take them out of f."
         )
 
@@ -202,7 +209,3 @@ def _constant(c: Any) -> Any:
         return c
     with jax.ensure_compile_time_eval():  # it is known, also where something is traced
         return jnp.array(np.asarray(c))
-
-
-def _name(f: Any) -> str:
-    return getattr(f, "__name__", type(f).__name__)

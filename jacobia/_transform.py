@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
-from jacobia._arguments import Call, copied_where, is_predicate, take_apart
+from jacobia._arguments import Call, copied_where, is_predicate, static_arguments, take_apart
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._compressed import is_traced
@@ -216,6 +216,7 @@ class _Transform(Wrapping):
         self.carries_state = carries_state(f) or (is_predicate(where) and carries_state(where))
         plain = not (options.static_argnums or options.static_argnames or not options.jit)
         self._plain = plain and not self.carries_state
+        self._static = static_arguments(f, options.static_argnums, options.static_argnames)
         # A traced coloring has no content yet: what is known with it goes with this transform.
         key = options, _where_key(self._where)
         self._entries = _Entries() if is_traced(options.sparsity) else _entries_of(f, key)
@@ -234,6 +235,32 @@ class _Transform(Wrapping):
 
     def __reduce__(self) -> Any:
         return _Transform, (self._f, self._options, self._where)
+
+    # What is asked of the function and meant for a view
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(Jacobian, name):
+            raise AttributeError(self._called_first(f".{name}"), name=name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+    def __getitem__(self, key: Any) -> Any:
+        raise TypeError(self._called_first(f"[{key}]" if isinstance(key, int) else "[...]"))
+
+    def __len__(self) -> int:
+        raise TypeError(self._called_first(".shape"))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        raise TypeError(self._called_first("[...]"))
+
+    def _called_first(self, what: str) -> str:
+        name = self._options.name
+        return (
+            f"{name}(f){what}: expected a view, got the function {self.__name__} that makes views. Call it with the "
+            f"arguments of f first: write {name}(f)(x){what}."
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         options = self._options
@@ -324,7 +351,7 @@ class _Transform(Wrapping):
                     origin.source = (self, args, kwargs)
                     return origin, known
         options = self._options
-        call = take_apart(options.name, args, kwargs, options.static_argnums, options.static_argnames)
+        call = take_apart(options.name, args, kwargs, *self._static)
         known = self._entry(call)
         _ARRAYS.update(type(a) for a in call.leaves if not isinstance(a, Tracer))
         origin = Linearized.anywhere(known.blue, known.consts, call.leaves)
@@ -342,6 +369,18 @@ class _Transform(Wrapping):
             if lasts and not any(isinstance(c, Tracer) for c in known.consts):
                 self._entries.put(key, known)
         return known
+
+
+def _no_operand(name: str) -> Callable:
+    def operator(self: _Transform, *_: Any) -> Any:
+        raise TypeError(self._called_first("[...]"))
+
+    operator.__name__ = operator.__qualname__ = name
+    return operator
+
+
+for _name in "matmul rmatmul add radd sub rsub mul rmul truediv rtruediv pow neg abs float".split():
+    setattr(_Transform, f"__{_name}__", _no_operand(f"__{_name}__"))
 
 
 # Types of arrays that are computed and not traced, as they are met: asking for them is faster than isinstance.

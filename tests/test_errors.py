@@ -3,12 +3,16 @@
 Form: `call(argument=...): expected X, got Y. Likely cause or next step.`
 """
 
+import math
 import re
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
+import scipy.special
 from reference import assert_close, central_differences
 
 import jacobia
@@ -243,6 +247,353 @@ def test_where_that_leaves_nothing():
         assert "where" in str(error)
     else:
         assert J == {"a": None}
+
+
+# Mistakes that newcomers make: each says what to write instead
+
+
+@pytest.mark.parametrize("transform", [jacobian, hessian], ids=["jacobian", "hessian"])
+@pytest.mark.parametrize(
+    "x", [X, jnp.asarray(X), [1.0, 2.0], (X, X), {"a": X}, 1.0, np.arange(3)], ids=lambda x: type(x).__name__
+)
+def test_the_input_in_the_place_of_argnums(transform, x):
+    with pytest.raises(TypeError) as caught:
+        transform(jnp.sum, x)
+    assert_helpful(caught, "argnums", f"write {transform.__name__}(f)(x)")
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("transform", [jacobian, hessian], ids=["jacobian", "hessian"])
+@pytest.mark.parametrize("options", [{}, {"static_argnums": 1}, {"argnums": (0, 1)}], ids=str)
+def test_a_call_without_positional_arguments(transform, options):
+    for kwargs in ({}, {"x": X}):
+        with pytest.raises(ValueError) as caught:
+            transform(lambda x, n=1: jnp.sum(x), **options)(**kwargs)
+        assert_helpful(caught, "argnums", f"{transform.__name__}(f)(x)", *(f"({k})" for k in kwargs))
+
+
+def test_an_argument_passed_by_name_is_named():
+    with pytest.raises(ValueError) as caught:
+        jacobian(lambda x, y: x * y, 1)(X, y=X)
+    assert_helpful(caught, "argnums", "1 positional argument;", "(y)", "by position")
+
+
+MEANT_FOR_A_VIEW = {
+    "[0]": lambda j: j[0],
+    "[...] by a pair": lambda j: j[1, :],
+    ".shape": lambda j: j.shape,
+    ".T": lambda j: j.T,
+    ".mv": lambda j: j.mv(X),
+    ".nonzeros": lambda j: j.nonzeros(),
+    ".stats": lambda j: j.stats,
+    ".sum": lambda j: j.sum(),
+    "len": len,
+    "[...]": np.asarray,
+    "matmul": lambda j: j @ X,
+    "rmatmul": lambda j: X @ j,
+    "add": lambda j: j + 1,
+    "rsub": lambda j: 1 - j,
+    "neg": lambda j: -j,
+    "float": float,
+    "rows": lambda j: [row for row in j],
+}
+
+
+@pytest.mark.parametrize("transform", [jacobian, hessian], ids=["jacobian", "hessian"])
+@pytest.mark.parametrize("what, use", MEANT_FOR_A_VIEW.items(), ids=MEANT_FOR_A_VIEW)
+def test_the_function_that_makes_views_used_as_a_view(transform, what, use):
+    with pytest.raises((TypeError, AttributeError)) as caught:
+        use(transform(jnp.sum))
+    assert_helpful(caught, "Call it with the arguments of f", f"write {transform.__name__}(f)(x)")
+    if what[0] in ".[":
+        assert f"(f)(x){what.split()[0]}." in str(caught.value)
+
+
+def test_the_function_that_makes_views_is_still_a_function():
+    jac = jacobian(jnp.sin)
+    assert jac and callable(jac) and not hasattr(jac, "no_such_attribute") and jac == jac
+    assert_close(jax.jit(jac)(X)[1], np.diag(np.cos(X))[1])
+
+
+class Series:
+    """What a pandas Series or a torch tensor looks like from outside."""
+
+    def __init__(self, values):
+        self.values, self.dtype, self.shape = values, values.dtype, values.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+    def __len__(self):
+        return len(self.values)
+
+
+def some_rows(rows):
+    yield from rows
+
+
+NO_ARRAY = {
+    "a Series": (Series(X), "numpy.asarray(args[0])"),
+    "a sparse array": (scipy.sparse.csr_array(np.eye(4)), ".toarray()"),
+    "an object array": (np.array([1, "a"], object), "dtype object"),
+    "dates": (np.array(["2020"], "datetime64[Y]"), "dtype datetime64[Y]"),
+    "words": (np.array(["a"]), "to numbers"),
+    "a set": ({1.0, 2.0}, "a list or tuple"),
+    "a range": (range(3), "a list or tuple"),
+    "a shape": (jax.ShapeDtypeStruct((4,), jnp.float32), "explain"),
+    "a view": (jacobian(jnp.sin)(X), "J[...]"),
+}
+
+
+@pytest.mark.parametrize("x, hint", NO_ARRAY.values(), ids=NO_ARRAY)
+def test_an_input_that_is_no_array(x, hint):
+    f = Watched()
+    with pytest.raises(TypeError) as caught:
+        jacobian(f)(x)
+    assert f.runs == 0
+    assert_helpful(caught, "args[0]", hint)
+
+
+def test_a_series_passed_by_name_or_in_a_tree():
+    for call, path in (
+        (lambda: jacobian(lambda x, w: x * w)(X, w=Series(X)), "numpy.asarray(w)"),
+        (lambda: hessian(lambda p: p["a"])({"a": Series(X)}), "numpy.asarray(args[0]['a'])"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert_helpful(caught, path)
+
+
+STATIC = {
+    "a slice": lambda x, n: x[:n],
+    "zeros": lambda x, n: jnp.sum(x) * jnp.zeros(n),
+    "range": lambda x, n: sum(x[k] for k in range(n)),
+    "reshape": lambda x, n: x.reshape(n, -1),
+    "arange": lambda x, n: jnp.sum(x) * jnp.arange(n),
+    "if": lambda x, n: x if n > 1 else -x,
+    "a list": lambda x, n: [x, -x, 2 * x][n],
+    "a dictionary": lambda x, n: {2: x}[n] * 2,
+    "int": lambda x, n: x * int(n),
+    "split": lambda x, n: jnp.split(x, n)[0],
+    "format": lambda x, n: x * len(f"{n:03d}"),
+    "bit_length": lambda x, n: x * n.bit_length(),
+    "in a jit": lambda x, n: jax.jit(lambda x: x[:n])(x),
+}
+
+
+@pytest.mark.parametrize("f", STATIC.values(), ids=STATIC)
+def test_an_int_that_must_be_static(f):
+    with pytest.raises(TypeError) as caught:
+        jacobian(f)(X, 2)
+    assert_helpful(caught, "jacobian(n=...)", "Set static_argnums=1.")
+    assert "leaves[" not in str(caught.value) and ".py" not in str(caught.value)
+    with pytest.raises(TypeError) as caught:
+        hessian(lambda x, n: jnp.sum(jnp.asarray(f(x, n))))(X, n=2)
+    assert_helpful(caught, "hessian(n=...)", "Set static_argnames='n'.")
+    assert_close(jacobian(f, static_argnums=1)(X, 2)[...], jax.jacrev(lambda x: f(x, 2))(X))
+
+
+def test_static_values_are_told_apart_from_others():
+    def f(x, scale, n, flag, *, m, shift):
+        return (x[:n] if flag > 0 else x[:1]).repeat(m, total_repeat_length=2 * m) * scale + shift
+
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda x, scale, n, *, shift: x[:n] * scale + shift)(X, 2.0, 2, shift=1)
+    assert_helpful(caught, "jacobian(n=...)", "static_argnums=2.")
+    with pytest.raises(TypeError) as caught:
+        jacobian(f)(X, 2.0, 2, 0.5, m=2, shift=1)
+    assert_helpful(caught, "jacobian(n, flag, m=...)", "static_argnums=(2, 3) and static_argnames='m'")
+
+
+def test_static_values_in_trees_and_arrays():
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda x, c: x[: c["n"]])(X, {"n": 2})
+    assert_helpful(caught, "c['n']", "Close over it", "jacobian(lambda x: f(x, ...))(x)")
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda x, mask: x[mask])(X, X > 0.5)
+    assert_helpful(caught, "mask", "Close over it")
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda *args: args[0][: args[1]])(X, 2)
+    assert_helpful(caught, "args[1]", "static_argnums=1")
+
+
+def test_static_arguments_by_number_or_by_name_as_in_jit():
+    def f(x, n=3):
+        return x[:n]
+
+    for options in ({"static_argnums": 1}, {"static_argnames": "n"}, {"static_argnums": -1}):
+        assert jacobian(f, **options)(X, 2).shape == (2, 4)
+    for options in ({"static_argnums": 1}, {"static_argnames": "n"}):
+        assert jacobian(f, **options)(X, n=2).shape == (2, 4)
+        assert jacobian(f, **options)(X).shape == (3, 4)
+        assert jax.jit(f, **options)(X, n=2).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("mine"), IndexError("mine"), AttributeError("mine"), KeyError("mine")], ids=repr
+)
+def test_errors_of_f_stay_its_own_where_an_argument_could_be_static(error):
+    def f(x, n):
+        raise error
+
+    for args in ((X, 2), ([1.0, 2.0], 2)):
+        with pytest.raises(type(error), match="mine"):
+            jacobian(f)(*args)
+
+
+def test_a_list_where_f_wants_an_array():
+    for call in (
+        lambda: jacobian(jnp.sin)([1.0, 2.0]),
+        lambda: hessian(lambda x: x @ x)([1.0, 2.0]),
+        lambda: jacobian(lambda m: jnp.eye(2) @ m)([[1.0, 2.0], [3.0, 4.0]]),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert_helpful(caught, "args[0]", "list", "jax.numpy.asarray")
+    assert jacobian(lambda x: x[0] * x[1])([1.0, 2.0])[0].shape == ()
+
+
+VALUES = {
+    "np.sin": (lambda x: np.sin(x), "jnp.sin"),
+    "scipy": (lambda x: scipy.special.erf(x), "jax.scipy"),
+    "np.asarray": (lambda x: jnp.asarray(np.asarray(x)), "jax.numpy"),
+    "float": (lambda x: x * float(x[0]), "x.astype(float)"),
+    "math": (lambda x: x * math.sin(x[0]), "jnp.sin for math.sin"),
+}
+HIDDEN = {
+    "int": (lambda x: x[int(x[0])], "jax.numpy"),
+    "item": (lambda x: x * x[0].item(), "jax.numpy"),
+    "tolist": (lambda x: x * x.tolist()[0], "jax.numpy"),
+    "nonzero": (lambda x: x[jnp.nonzero(x)], "sizes"),
+    "a mask": (lambda x: x[x > 0], "jax.numpy.where(mask, x, 0)"),
+}
+
+
+@pytest.mark.parametrize("f, hint", [*VALUES.values(), *HIDDEN.values()], ids=[*VALUES, *HIDDEN])
+def test_values_of_a_traced_array(f, hint):
+    for transform in (jacobian, hessian):
+        with pytest.raises(TypeError) as caught:
+            transform(f)(X)
+        assert_helpful(caught, "f=<lambda>", hint)
+        assert "jit=False" not in str(caught.value)
+
+
+@pytest.mark.parametrize("f, hint", VALUES.values(), ids=VALUES)
+def test_what_running_by_python_does_not_help(f, hint):
+    with pytest.raises(TypeError) as caught:
+        jacobian(f, jit=False)(X)[0]
+    assert_helpful(caught, hint)
+    assert "jit=False" not in str(caught.value)
+
+
+CONTROL_FLOW = {
+    "if": lambda x: x if x[0] > 0 else -x,
+    "while": lambda x: (lambda: [x for _ in iter(lambda: bool(x[0] > 0), True)] or x)(),
+    "and": lambda x: x * (x[0] > 0 and x[1] > 0),
+    "not": lambda x: x * (not x[0] > 0),
+    "max": lambda x: max(x[0], x[1]) * x,
+}
+
+
+@pytest.mark.parametrize("f", CONTROL_FLOW.values(), ids=CONTROL_FLOW)
+def test_control_flow_on_values(f):
+    for transform in (jacobian, hessian):
+        with pytest.raises(TypeError) as caught:
+            transform(f)(X)
+        assert_helpful(caught, "jax.lax.cond", "set jit=False")
+
+
+def test_an_option_in_the_second_call():
+    for name, value in (("mode", "fwd"), ("argnums", 0), ("chunk_size", 4)):
+        with pytest.raises(TypeError) as caught:
+            jacobian(lambda x: x * 2)(X, **{name: value})
+        assert_helpful(caught, f"Write jacobian(f, {name}=...)(x)")
+    assert jacobian(lambda x, mode: x * 2)(X, mode="mine").shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("fwdd", "fwd"),
+        ("forward", "fwd"),
+        ("reverse", "rev"),
+        ("AUTO", "auto"),
+        ("jacrev", "rev"),
+        ("vjp", "rev"),
+        ("acumulate", "accumulate"),
+    ],
+)
+def test_a_mode_that_is_nearly_one(given, meant):
+    with pytest.raises(ValueError) as caught:
+        jacobian(jnp.sin, mode=given)
+    assert_helpful(caught, "mode", f"Did you mean {meant!r}?")
+
+
+def test_names_in_the_place_of_numbers():
+    for options, hint in (
+        ({"argnums": "x"}, "numbered from 0, not named"),
+        ({"argnums": (0, "x")}, "not named"),
+        ({"static_argnums": "n"}, "static_argnames"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            jacobian(jnp.sin, **options)
+        assert_helpful(caught, hint)
+    assert jacobian(lambda x, y: x * y, range(2))(X, X)[1].shape == (4, 4)
+
+
+# Views as trees: errors name the guard and say J[...]
+
+
+def a_view():
+    return jacobian(lambda x: jnp.sin(x) * x[0])(X)
+
+
+AS_A_TREE = {
+    "vmap": lambda J: jax.vmap(lambda row: row * 2)(J),
+    "vmap of a sum": lambda J: jax.vmap(jnp.sum)(J),
+    "grad": lambda J: jax.grad(lambda J: J[...].sum())(J),
+    "value_and_grad": lambda J: jax.value_and_grad(lambda J: J.sum())(J),
+    "jacrev": lambda J: jax.jacrev(lambda J: J[...])(J),
+    "jvp": lambda J: jax.jvp(lambda J: J[...], (J,), (J,)),
+    "map of a sum": lambda J: jax.tree.map(lambda a: a + 1, J),
+    "map of two": lambda J: jax.tree.map(jnp.add, J, J),
+    "map of a product": lambda J: jax.tree.map(lambda a: 0.5 * a, J),
+    "map of jnp.sum": lambda J: jax.tree.map(jnp.sum, J),
+    "map of a norm": lambda J: jax.tree.map(jnp.linalg.norm, J),
+    "map of a[0]": lambda J: jax.tree.map(lambda a: a[0], J),
+    "global norm": lambda J: sum(jnp.sum(jnp.square(a)) for a in jax.tree.leaves(J)),
+    "norm by abs": lambda J: sum(jnp.sum(jnp.abs(a) ** 2) for a in jax.tree.leaves(J)),
+    "ravel_pytree": jax.flatten_util.ravel_pytree,
+    "ravel_pytree of a tree": lambda J: jax.flatten_util.ravel_pytree({"J": J, "x": X}),
+    "into a transform": lambda J: jacobian(lambda J: J.sum())(J),
+}
+
+
+@pytest.mark.parametrize("use", AS_A_TREE.values(), ids=AS_A_TREE)
+@pytest.mark.parametrize("kind", ["Jacobian", "Hessian", "batched", "tree"])
+def test_a_view_taken_for_a_tree_of_numbers(use, kind):
+    J = {
+        "Jacobian": a_view,
+        "Hessian": lambda: hessian(lambda x: jnp.sum(x**3))(X),
+        "batched": lambda: jacobian(jax.vmap(lambda x: x**2), batch_axis=1)(np.ones((4, 3), np.float32)),
+        "tree": lambda: jacobian(lambda p: p["a"] * p["b"])({"a": X, "b": X}),
+    }[kind]()
+    with pytest.raises(Exception) as caught:
+        use(J)
+    assert "J[...]" in str(caught.value), caught.value
+    assert "key<fry>" not in str(caught.value)
+
+
+def test_the_guard_costs_nothing_and_goes_everywhere():
+    J = a_view()
+    *_, guard = jax.tree.leaves(J)
+    assert guard.nbytes == 0 and guard.dtype.name == "key<the guard of a lazy view: write J[...]>"
+    expected = np.asarray(J[1])
+    assert_close(jax.jit(lambda J: J)(J)[1], expected)
+    assert_close(jax.lax.scan(lambda J, _: (J, J[1]), J, None, length=2)[1], np.stack([expected] * 2))
+    assert_close(jax.device_put(J, jax.devices()[0])[1], expected)
+    with pytest.raises(TypeError, match="guard of a lazy view"):
+        jax.random.normal(guard[0])
 
 
 # Complex numbers

