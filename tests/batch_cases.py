@@ -152,6 +152,8 @@ SOLVES = {
     "triangle, from the right": Case(lambda x: lax.linalg.triangular_solve(MATRIX, x, lower=True, transpose_a=True)),
     "triangles, in front": Case(
         lambda x: lax.linalg.triangular_solve(np.stack([MATRIX, W]), x, unit_diagonal=True), (2, B, N), 1),
+    "triangle of some samples": Case(lambda x: jnp.concatenate([
+        lax.linalg.triangular_solve(MATRIX, x[:1]), lax.linalg.triangular_solve(MATRIX, x[1:], lower=True)])),
     "three bands": Case(lambda x: by_bands(x.T).T),
     "three bands, vmap": Case(jax.vmap(lambda b: by_bands(b[:, None])[:, 0])),
     "handed over": Case(lambda x: solved(MATRIX, x.T).T),

@@ -64,7 +64,7 @@ WHOLE = {
     "samples in pairs", "labels", "labels of the input", "diagonal", "known diagonal", "known permutations",
     "detached mean", "integers", "zero times the mean", "known branch", "padded and cut", "until large",
     "masked mean", "diagonal by a mask", "diagonal by einsum", "handed over, by cg", "sparse of a sample, made dense",
-    "sparse, diagonal",
+    "sparse, diagonal", "triangle of some samples",
 }  # fmt: skip
 if jax.__version_info__ >= (0, 12):
     WHOLE.add("interp")  # a search that shows no program, and no rule for other shapes

@@ -392,9 +392,22 @@ def test_fewer_than_two_samples_do_not_mix(size, f):
 
 
 def test_an_axis_of_any_length_is_followed_without_arrays(monkeypatch):
-    monkeypatch.setattr(independence, "labels_of", None)
-    monkeypatch.setattr(independence, "results", None)
+    monkeypatch.setattr(independence, "_Walk", None)
     assert pushed(Case(lambda x: mlp(x) * np.float32(2), (10**12, N))) is None
+
+
+def test_samples_that_all_meet_take_no_room():
+    """Each of many elements depends on many samples: there is no room for such columns, and no need of them."""
+    found = pushed(Case(lambda x: x * jnp.cumsum(x, 0) - x.mean(0), (10**5, 2)))
+    assert found.operation in ("cumsum along axis 0", "reduce_sum over axis 0")
+
+
+def test_short_loops_are_read_step_by_step():
+    def f(steps):
+        return lambda x: lax.fori_loop(0, steps, lambda i, c: c.at[i % B].set(2 * c[i % B]), x)
+
+    assert judged_directly(f(60)) is None
+    assert judged_directly(f(70)) is not None
 
 
 def test_constants_are_computed_only_where_they_are_needed(monkeypatch):

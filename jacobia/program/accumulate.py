@@ -38,6 +38,9 @@ class Value:
 class Walk:
     """The interpreter of linear programs on structured intermediates."""
 
+    # Loops up to this length are walked step by step: exact, also where the step looks at its number.
+    steps = 16
+
     def __init__(self, tape: Tape, n: int):
         self.tape, self.n = tape, n
         self.dense: dict[str, None] = {}  # operations taken to depend on everything, in order
@@ -47,7 +50,7 @@ class Walk:
 
     def inside(self, tape: Tape, n: int | None = None) -> "Walk":
         """The same on another tape, with another number of inputs: for the body of a loop."""
-        walk = Walk(tape, self.n if n is None else n)
+        walk = type(self)(tape, self.n if n is None else n)
         walk.dense = self.dense
         return walk
 
@@ -67,6 +70,8 @@ class Walk:
 
     def columns(self, value: Any) -> list:
         """An index array by its last axis; None where a column is not known."""
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
         return known_columns(value.known, value.shape[-1])
 
     def run(self, jaxpr: Any, consts: Sequence, args: Sequence) -> list:

@@ -1,31 +1,32 @@
 """Whether a linear program keeps the samples of a batch apart, and what mixes them if it does not.
 
-Samples are followed as an axis (`samples`) for as long as that goes, as labels of single elements (`labels`) from
-there on. Both err on one side only: a program that mixes samples is never taken for independent.
-Shapes: B samples.
+Samples are followed as an axis (`samples`) for as long as that goes: no array is touched. Where it does not go, the
+program is walked as for its nonzeros (`accumulate`), with every sample as one column. Both err on one side only: a
+program that mixes samples is never taken for independent.
+Shapes: B samples, K slots.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jacobia._compat import Tracer, inner_consts, scan_split
+from jacobia._compat import Tracer
+from jacobia.program.accumulate import Value, Walk
 from jacobia.program.along import Along, Lost, describe
-from jacobia.program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results, sliced
-from jacobia.program.labels import Operands, axis_of, everything, is_mixed, label, labels_of
+from jacobia.program.known import Lazy
+from jacobia.program.room import TooWide, within
 from jacobia.program.sample_rules import ELEMENTWISE
-from jacobia.program.samples import body_of, follow, found, has_references, shifted, solver_parts
-from jacobia.program.walk import run
+from jacobia.program.samples import body_of, follow, has_references, through
+from jacobia.program.slot_apply import NotLinear, is_tangent
+from jacobia.program.slots import Slots, parts_of
+from jacobia.program.tape import Tape
 
-# Loops up to this length are read step by step, longer ones as what all of their steps do together.
-_STEPS = 64
-# After so many rounds without an end, what goes around a loop may be any sample.
-_ROUNDS = 8
-# How far behind a product with something known its zeros are remembered.
-_DEPTH = 50
+# Bytes that columns may take: so many for each element of the largest value of the program, at least and at most. A
+# value whose elements depend on many samples each is hardly ever part of a program that keeps samples apart.
+_EACH, _LEAST, _MOST = 100, 1 << 26, 1 << 30
 
 
 class Known(NamedTuple):
@@ -51,26 +52,6 @@ class Mixing(NamedTuple):
         return f"samples {self.kind} by {self.operation} ({depends})"
 
 
-class _Event(NamedTuple):
-    order: int
-    operation: str
-    axis: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Labels:
-    # A value whose elements are labelled: where samples first met, and what moved them last.
-    array: np.ndarray
-    met: _Event | None
-    moved: _Event
-
-
-class _Masked(Along):
-    # An axis with the exact labels in reserve, where something known may be zero in between.
-    depth: int
-    labels: Callable[[], np.ndarray]
-
-
 def mixing(jaxpr: Any, consts: Sequence, inputs: Sequence, out_axes: Sequence[int], size: int) -> Mixing | None:
     """Read whether every sample of each output depends on the same sample of the inputs only.
 
@@ -88,271 +69,164 @@ def mixing(jaxpr: Any, consts: Sequence, inputs: Sequence, out_axes: Sequence[in
         return None
     if has_references(jaxpr):  # what is written to them is read elsewhere
         return Mixing("a mutable reference", None, 0, "mixed", 1, 0)
-    reading = _Reading(size)
-    values = [_given(i, v) for i, v in zip(inputs, jaxpr.invars, strict=True)]
-    outs = reading.run(jaxpr, [_constant(c) for c in consts], values)
-    for k, (out, var, axis) in enumerate(zip(outs, jaxpr.outvars, out_axes, strict=True)):
-        verdict = reading.verdict(out, var.aval.shape, axis % var.aval.ndim)
-        if verdict is not None:
-            return verdict._replace(output=k)
+    states = [Along(i % v.aval.ndim) if isinstance(i, int) else None for i, v in zip(inputs, jaxpr.invars, strict=True)]
+    wanted = [Along(a % v.aval.ndim) for a, v in zip(out_axes, jaxpr.outvars, strict=True)]
+    followed = through(jaxpr, states, size)
+    if all(state in (None, want) for state, want in zip(followed, wanted, strict=True)):
+        return None
+    walk = _Walk(Tape(), size)
+    given = [_given(walk, i, s, v) for i, s, v in zip(inputs, states, jaxpr.invars, strict=True)]
+    try:
+        with within(min(_MOST, max(_LEAST, _EACH * _largest(jaxpr)))):
+            outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], given)
+    except (NotLinear, TooWide) as error:
+        return _unseen(followed, wanted, error)
+    for k, (out, want, state) in enumerate(zip(outs, wanted, followed, strict=True)):
+        wrong = _wrong(out, want.axis, size)
+        if wrong is None:
+            continue
+        if isinstance(state, Along):
+            return _placed(state, want, k)._replace(sample=wrong[0], source=wrong[1])
+        event, kind = (walk.seen.met, "mixed") if walk.seen.met else (walk.seen.moved, "moved")
+        return Mixing(*(event or ("the program", None)), k, kind, *wrong)
     return None
 
 
-def _constant(value: Any) -> Lazy | None:
-    return None if isinstance(value, Tracer) else Lazy(value)
+def _given(walk: Walk, given: Any, state: Along | None, var: Any) -> Any:
+    if state is None:
+        value = given.value if isinstance(given, Known) else None
+        known = None if value is None or isinstance(value, Tracer) else Lazy(value)
+        return Value(walk.tape.new(), getattr(var.aval, "shape", ()), known)
+    shape = var.aval.shape
+    return Slots(_numbered(walk.n, state.axis, len(shape))[None], None, shape, var.aval.dtype)
 
 
-def _given(given: Any, var: Any) -> Any:
-    if isinstance(given, Known):
-        return _constant(given.value)
-    return None if given is None else Along(given % var.aval.ndim)
+def _numbered(size: int, axis: int, rank: int) -> np.ndarray:
+    # Every sample its number, along an axis.
+    return np.arange(size, dtype=np.int32).reshape([-1 if a == axis else 1 for a in range(rank)])
 
 
-class _Reading:
-    def __init__(self, size: int):
-        self.size = size
-        self.order = 0
+def _largest(jaxpr: Any) -> int:
+    shapes = [getattr(v.aval, "shape", ()) for v in jaxpr.invars]
+    shapes += [getattr(v.aval, "shape", ()) for eqn in jaxpr.eqns for v in eqn.outvars]
+    return max(map(math.prod, shapes), default=0)
 
-    def verdict(self, out: Any, shape: Sequence[int], axis: int) -> Mixing | None:
-        if not isinstance(out, (Along, _Labels)) or out == Along(axis):
-            return None
-        array = self.array(out, shape)
-        assert array is not None
-        right = shape[axis] == self.size  # else no element is where it should be
-        wrong = array < (labels_of(Along(axis), shape, self.size) if right else self.size)
-        if not wrong.any():
-            return None
-        plane, *place = (int(i) for i in np.argwhere(wrong)[0])
-        sample, source = place[axis], abs(int(array[(plane, *place)]))
-        if isinstance(out, Along):
-            others = f"samples along axis {out.axis}, not" if out.axis != axis else "more than samples"
-            return Mixing(f"an output with {others} along axis {axis}", out.axis, 0, "placed", sample, source)
-        event, kind = (out.met, "mixed") if out.met is not None else (out.moved, "moved")
-        return Mixing(event.operation, event.axis, 0, kind, sample, source)
 
-    # Programs
+def _placed(state: Along, want: Along, output: int) -> Mixing:
+    others = f"samples along axis {state.axis}, not" if state.axis != want.axis else "more than samples"
+    return Mixing(f"an output with {others} along axis {want.axis}", state.axis, output, "placed", 1, 0)
 
-    def run(self, jaxpr: Any, consts: Sequence, values: Sequence) -> list:
-        return [_wrapped(v) for v in run(jaxpr, list(consts), list(values), self.rule)]
 
-    def body(self, program: Any, values: Sequence) -> list:
-        consts = [_constant(c) for c in inner_consts(program)]
-        return self.run(getattr(program, "jaxpr", program), consts, values)
+def _unseen(followed: Sequence, wanted: Sequence, error: Exception) -> Mixing:
+    # The walk came to no end: what is known is where the axis was lost.
+    for k, (state, want) in enumerate(zip(followed, wanted, strict=True)):
+        if isinstance(state, Lost):
+            return Mixing(state.operation, state.axis, k, "mixed", 1, 0)
+        if state not in (None, want):
+            return _placed(state, want, k)
+    raise error
 
-    def rule(self, eqn: Any, values: list) -> list:
-        values = [_wrapped(v) for v in values]
-        if all(isinstance(v, Lazy) for v in values) and can_be_known(eqn):
-            return results(eqn, values)
-        body = body_of(eqn)
-        if body is not None:
-            return self.body(body, values)
-        if not any(map(_has_samples, values)):
-            return [joined_columns(eqn, values)] if eqn.primitive.name == "concatenate" else [None] * len(eqn.outvars)
-        name, event = eqn.primitive.name, None
-        if not any(isinstance(v, _Labels) for v in values):
-            try:
-                given = [Along(*v) if isinstance(v, Along) else None for v in values]
-                return self.masked(eqn, values, list(found(follow(eqn, given, self.size).outs)))
-            except Lost as lost:
-                event = self.event(lost.operation, lost.axis)
-        nested = {"cond": self.cond, "scan": self.scan, "while": self.loop, "custom_linear_solve": self.solve}
-        if name in nested:
-            outs = nested[name](eqn, values)
-            # Steps over the samples meet in the loop, whatever operation inside it joins them.
-            blame = event if event is not None and event.operation.startswith("scan") else None
-            return [replace(o, met=blame) if blame and isinstance(o, _Labels) and o.met else o for o in outs]
-        return self.labelled(eqn, values, event)
 
-    def event(self, operation: str, axis: int | None) -> _Event:
-        self.order += 1
-        return _Event(self.order, operation, axis)
+def _wrong(out: Any, axis: int, size: int) -> tuple[int, int] | None:
+    # A sample of the output that depends on another one of the input, and that one.
+    if not is_tangent(out) or not out.size:
+        return None
+    shape = out.shape
+    own = np.broadcast_to(_numbered(shape[axis], axis, len(shape)), shape).reshape(-1)
+    own = own if shape[axis] == size else np.full(own.shape, -1)  # no element is where it should be
+    for slots, rows in parts_of(out):
+        rows = np.broadcast_to(rows, (slots.size,))
+        for plane in slots.cols:  # one by one: where all depend on all, the first tells
+            cols = np.broadcast_to(plane, slots.shape).reshape(-1)
+            bad = (rows >= 0) & (cols < size) & (own[rows] != cols)
+            if bad.any():
+                e = int(bad.argmax())
+                return max(0, int(own[rows[e]])), int(cols[e])
+    return None
 
-    # Single operations on labels
 
-    def labelled(self, eqn: Any, values: list, event: _Event | None) -> list:
-        given = [v for v in values if isinstance(v, _Labels)]
-        name = eqn.primitive.name
+class _Seen:
+    # The first operation in whose result samples meet in one element, and the last that moved samples elsewhere.
+    met: tuple[str, int | None] | None = None
+    moved: tuple[str, int | None] | None = None
+
+
+class _Walk(Walk):
+    # The walk that finds nonzeros; every sample is one column, and it is noted where samples meet.
+    steps = 64
+
+    def __init__(self, tape: Tape, n: int):
+        super().__init__(tape, n)
+        self.seen, self.size = _Seen(), n
+
+    def inside(self, tape: Tape, n: int | None = None) -> Walk:
+        walk = super().inside(tape, n)
+        assert isinstance(walk, _Walk)
+        walk.seen, walk.size = self.seen, self.size
+        return walk
+
+    def rule(self, eqn: Any, ins: list) -> list:
+        if not any(map(is_tangent, ins)):
+            return super().rule(eqn, ins)
+        if any(jax.numpy.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in (*eqn.invars, *eqn.outvars)):
+            raise NotLinear(eqn.primitive.name)  # keys of random numbers
+        unmet = self.seen.met is None
+        outs = super().rule(eqn, ins)
+        if body_of(eqn) is None and self.n == self.size:
+            self.note(eqn, ins, [o for o in outs if is_tangent(o)], unmet)
+        return outs
+
+    def note(self, eqn: Any, ins: list, outs: list, unmet: bool) -> None:
+        """What an operation has done to samples, in the words of those who follow them as an axis."""
+        name, seen = eqn.primitive.name, self.seen
+        states = [_state(v, self.n) for v in ins]
+        lost = any(isinstance(s, Lost) for s in states)
+        if name in _STILL and lost and not (unmet and any(_meet(o, self.n) for o in outs)):
+            return
+        event = _event(eqn, states, self.n)
         if event is None:
-            event = self.event(describe(name, _axis(eqn)), _axis(eqn))
-        moves = not given or name not in _STILL
-        met = min((v.met for v in given if v.met is not None), default=event)
-        moved = event if moves else max((v.moved for v in given), key=lambda e: e.order)
-        return [self.value(a, met, moved) for a in label(eqn, self.operands(eqn, values), self.size)]
-
-    def operands(self, eqn: Any, values: list) -> Operands:
-        return Operands(
-            [self.array(v, a.aval.shape) for v, a in zip(values, eqn.invars, strict=True)],
-            lambda k: values[k].value() if isinstance(values[k], Lazy) else None,
-            lambda k: known_columns(values[k], eqn.invars[k].aval.shape[-1]),
-        )
-
-    def masked(self, eqn: Any, values: list, outs: list) -> list:
-        # Known zeros make no difference to an axis. If the axis is lost soon after, they may to the labels.
-        depth = 1 + max((v.depth for v in values if isinstance(v, _Masked)), default=0)
-        name, zeros = eqn.primitive.name, any(isinstance(v, Lazy) for v in values)
-        matters = name in ("mul", "select_n") and zeros or name in _STILL and depth > 1
-        if not matters or depth > _DEPTH or len(outs) > 1:
-            return outs
-        out = _Masked(*outs[0])
-        out.depth, out.labels = depth, cache(lambda: label(eqn, self.operands(eqn, values), self.size)[0])
-        return [out]
-
-    def array(self, value: Any, shape: Sequence[int]) -> np.ndarray | None:
-        if isinstance(value, _Masked):
-            return value.labels()
-        if isinstance(value, Along):
-            return labels_of(value, shape, self.size)
-        return value.array if isinstance(value, _Labels) else None
-
-    def value(self, array: np.ndarray, met: _Event | None, moved: _Event) -> Any:
-        # Back to an axis, or to no samples at all, where the labels say no more than that.
-        if not array.size or not (array < self.size).any():
-            return None
-        if is_mixed(array):
-            return _Labels(array, met, moved)
-        return axis_of(array, self.size) or _Labels(array, None, moved)
-
-    def joined(self, values: Sequence, shape: Sequence[int]) -> Any:
-        """One of several values, it is not known which."""
-        given = [v for v in values if _has_samples(v)]
-        if all(isinstance(v, Along) and v == given[0] for v in given):
-            return _plain(given[0]) if given else None
-        event = self.event("a choice between values whose samples lie in different ways", None)
-        arrays = [a for a in (self.array(v, shape) for v in given) if a is not None]
-        return self.value(np.minimum.reduce(arrays), *self.events(given, event))
-
-    def events(self, values: Sequence, event: _Event) -> tuple[_Event, _Event]:
-        given = [v for v in values if isinstance(v, _Labels)]
-        met = min((v.met for v in given if v.met is not None), default=event)
-        return met, max((v.moved for v in given), key=lambda e: e.order, default=event)
-
-    def spread(self, value: Any, condition: Any, shape: Sequence[int]) -> Any:
-        """A value that depends, besides, on what it was chosen by."""
-        if not isinstance(condition, _Labels):  # a scalar has no axis
-            return value
-        array, own = everything([condition.array], shape), self.array(value, shape)
-        event = self.event("a condition made of samples", None)
-        array = array if own is None else np.minimum(array, own)
-        return self.value(array, *self.events([value, condition], event))
-
-    # Operations that hold programs
-
-    def cond(self, eqn: Any, values: list) -> list:
-        branches, index = eqn.params["branches"], values[0]
-        if isinstance(index, Lazy):  # the index is clamped, as cond does
-            branches = [branches[int(np.clip(int(index.value()), 0, len(branches) - 1))]]
-        outs = [self.body(b, values[1:]) for b in branches]
-        shapes = [v.aval.shape for v in eqn.outvars]
-        chosen = [self.joined(o, s) for o, s in zip(zip(*outs, strict=True), shapes, strict=True)]
-        return [self.spread(c, index, s) for c, s in zip(chosen, shapes, strict=True)]
-
-    def solve(self, eqn: Any, values: list) -> list:
-        parts = solver_parts(eqn)
-        program, where = parts["solve"]
-        return self.body(program, [*values[where], *values[parts["transpose_solve"][1].stop :]])
-
-    def scan(self, eqn: Any, values: list) -> list:
-        n, m = scan_split(eqn.params)
-        length, body = eqn.params["length"], eqn.params["jaxpr"]
-        consts, carry, xs = values[:n], values[n : n + m], values[n + m :]
-        ys_shapes = [v.aval.shape for v in eqn.outvars[m:]]
-        shapes = [a.aval.shape for a in eqn.invars[n + m :]]
-        if length <= _STEPS:
-            order = range(length)[::-1] if eqn.params["reverse"] else range(length)
-            steps: list = [None] * length
-            for k in order:
-                outs = self.body(body, consts + carry + [self.entry(x, s, k) for x, s in zip(xs, shapes, strict=True)])
-                carry, steps[k] = outs[:m], outs[m:]
-            return carry + [self.stacked([s[i] for s in steps], shape) for i, shape in enumerate(ys_shapes)]
-        each = [self.entry(x, s, None) for x, s in zip(xs, shapes, strict=True)]
-        carry, outs = self.around(eqn.outvars[:m], carry, lambda c: self.body(body, consts + c + each), values)
-        return carry + [self.repeated(y, shape) for y, shape in zip(outs[m:], ys_shapes, strict=True)]
-
-    def loop(self, eqn: Any, values: list) -> list:
-        c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        tested, consts, carry = values[:c], values[c : c + b], values[c + b :]
-        test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-        for _ in range(_STEPS):
-            (again,) = self.body(test, tested + carry)
-            if not isinstance(again, Lazy):
-                break
-            if not again.value():
-                return carry
-            carry = self.body(body, consts + carry)
-        carry, _ = self.around(eqn.outvars, carry, lambda now: self.body(body, consts + now), values)
-        (again,) = self.body(test, tested + carry)
-        return [self.spread(v, again, o.aval.shape) for v, o in zip(carry, eqn.outvars, strict=True)]
-
-    def around(self, outvars: Sequence, carry: list, step: Callable, values: list) -> tuple[list, list]:
-        """What goes around a loop, until nothing grows."""
-        shapes = [v.aval.shape for v in outvars]
-        carry = [_plain(v) for v in carry]  # what is known at the first step is not known at the next
-        rounds = 0
-        while True:
-            outs = step(carry)
-            grown = [self.joined(pair, s) for pair, s in zip(zip(carry, outs, strict=False), shapes, strict=True)]
-            if all(map(_same, grown, carry)):
-                return carry, outs
-            rounds += 1
-            if rounds > _ROUNDS:
-                events = self.events([*values, *carry], self.event("a loop", None))
-                union = np.array([0, 1 - self.size], np.int32)
-                grown = [_Labels(everything([union], s), *events) for s in shapes]
-            carry = grown
-
-    def entry(self, x: Any, shape: Sequence[int], step: int | None) -> Any:
-        """What one step of a scan is given of its inputs; None: of any step."""
-        if isinstance(x, Lazy):
-            return None if step is None else sliced(x, step)
-        if isinstance(x, Along) and x.axis > 0:
-            return shifted(_plain(x), -1)
-        array = self.array(x, shape)
-        if array is None:
-            return None
-        array = array[:, step] if step is not None else array.min(1)
-        event = self.event(describe("scan", 0), 0)
-        return self.value(array, *self.events([x], event))
-
-    def stacked(self, entries: list, shape: Sequence[int]) -> Any:
-        if not any(map(_has_samples, entries)):
-            return None
-        if all(isinstance(e, Along) and e == entries[0] for e in entries):
-            return shifted(_plain(entries[0]), 1)
-        arrays = [self.array(e, shape[1:]) for e in entries]
-        none = np.full((2, *shape[1:]), self.size, np.int32)
-        array = np.stack([none if a is None else np.broadcast_to(a, none.shape) for a in arrays], 1)
-        return self.value(array, *self.events(entries, self.event(describe("scan", 0), 0)))
-
-    def repeated(self, entry: Any, shape: Sequence[int]) -> Any:
-        if isinstance(entry, _Labels):
-            return replace(entry, array=np.broadcast_to(entry.array[:, None], (2, *shape)))
-        return shifted(_plain(entry), 1)
+            return
+        # Steps over the samples meet in the loop, whatever operation inside it joins them.
+        if unmet and any(_meet(o, self.n) for o in outs) and (seen.met is None or event[0].startswith("scan")):
+            seen.met = event
+        seen.moved = event
 
 
 # Operations that leave the order of the elements alone.
 _STILL = ELEMENTWISE | {"reshape", "squeeze", "broadcast_in_dim", "transpose", "dot_general", "reduce_sum"}
 
 
-def _wrapped(value: Any) -> Any:
-    # What is none of ours is a literal of the program.
-    return value if value is None or isinstance(value, (Lazy, Along, _Labels, Columns)) else Lazy(value)
+def _state(v: Any, size: int) -> Along | Lost | None:
+    # Where samples lie along an axis still, or again.
+    if not is_tangent(v) or isinstance(v, Slots) and not v.width:
+        return None
+    if isinstance(v, Slots):
+        for axis, length in enumerate(v.shape):
+            if length == size and bool(((v.cols == _numbered(size, axis, len(v.shape))) | (v.cols >= size)).all()):
+                return Along(axis)
+    return Lost("samples in different orders", None)
 
 
-def _plain(value: Any) -> Along | _Labels | None:
-    # Where the samples are, without anything that is known of this one value only.
-    if isinstance(value, Along):
-        return Along(*value)
-    return value if isinstance(value, _Labels) else None
+def _event(eqn: Any, states: Sequence, size: int) -> tuple[str, int | None] | None:
+    # None: the samples are followed through the operation.
+    if not any(isinstance(s, Lost) for s in states):
+        try:
+            for out in follow(eqn, states, size).outs:
+                if isinstance(out, Lost):
+                    return out.operation, out.axis
+            return None
+        except Lost as error:
+            return error.operation, error.axis
+    return describe(eqn.primitive.name, _axis(eqn)), _axis(eqn)
 
 
-def _has_samples(value: Any) -> bool:
-    return isinstance(value, (Along, _Labels))
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, _Labels) and isinstance(b, _Labels):
-        return bool(np.array_equal(a.array, b.array))
-    return not isinstance(a, _Labels) and not isinstance(b, _Labels) and a == b
+def _meet(t: Any, size: int) -> bool:
+    # Whether an element depends on several samples.
+    for slots, _ in parts_of(t):
+        used = np.sort(slots.cols, axis=0) if slots.width > 1 else slots.cols[:0]
+        if ((used[1:] != used[:-1]) & (used[1:] < size)).any():
+            return True
+    return False
 
 
 def _axis(eqn: Any) -> int | None:

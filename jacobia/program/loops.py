@@ -35,9 +35,6 @@ from jacobia.program.slots import (
 )
 from jacobia.program.tape import Fixed, Tape
 
-# Loops up to this length are walked step by step: exact, also where the step looks at its number.
-_STEPS = 16
-
 # The carry of a loop is held with all columns in all elements where that makes it at most so many times larger.
 _ROOM = 2
 
@@ -123,7 +120,7 @@ def solve(w: Any, eqn: Any, ins: Sequence) -> list:
 def scan(w: Any, eqn: Any, ins: Sequence) -> list:
     n, m = scan_split(eqn.params)
     length = eqn.params["length"]
-    if length <= _STEPS:
+    if length <= w.steps:
         return _step_by_step(w, eqn, ins, n, m)
     consts, carry, xs = list(ins[:n]), list(ins[n : n + m]), list(ins[n + m :])
 
@@ -411,7 +408,7 @@ def _around(
 
 def _known_steps(w: Any, eqn: Any, tested: list, consts: list, carry: list) -> list | None:
     # Where it is known that the loop ends, and soon, it is its steps.
-    for _ in range(_STEPS + 1):
+    for _ in range(w.steps + 1):
         (again,) = w.body(eqn.params["cond_jaxpr"], [*tested, *carry])
         known = None if isinstance(again, (Slots, Parts)) else w.known(again)
         if known is None or known.ndim:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jacobia._compat import Literal, bind, inner_consts
 from jacobia.program.cost import flops
-from jacobia.program.label_moves import MOVES
+from jacobia.program.moves import MOVES
 from jacobia.program.sample_rules import ELEMENTWISE
 from jacobia.program.samples import body_of
 from jacobia.program.walk import run
@@ -101,12 +101,8 @@ def varying(jaxpr: Any, changes: Sequence[bool]) -> list[np.ndarray]:
     ]
 
 
-class _Marks(NamedTuple):
-    # Operands as moves take them: 1 where an element can change, None where none does.
-    labels: list
-
-
 def _varied(eqn: Any, ins: list) -> list:
+    # As moves take them: 1 where an element can change, None where none does.
     marks = [None if isinstance(a, Literal) else v for a, v in zip(eqn.invars, ins, strict=True)]
     if all(m is None for m in marks):
         return [None] * len(eqn.outvars)
@@ -114,7 +110,7 @@ def _varied(eqn: Any, ins: list) -> list:
     if body is not None:
         return run(getattr(body, "jaxpr", body), [None] * len(inner_consts(body)), marks, _varied)
     if name in MOVES:
-        return MOVES[name](eqn, _Marks(marks), 0)
+        return MOVES[name](eqn, marks, 0)
     shapes = [(1, *v.aval.shape) for v in eqn.outvars]
     if name in ELEMENTWISE and len(shapes) == 1:
         either = reduce(np.maximum, [m for m in marks if m is not None])

@@ -7,15 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia.program.label_moves import MOVES
-from jacobia.program.labels import Operands
+from jacobia.program.moves import MOVES
 from jacobia.program.room import check_columns
 from jacobia.program.slot_apply import apply, is_tangent, out_of, tangents
 from jacobia.program.slots import UNEVEN, Parts, Slots, nothing, parts_of, relabelled, tight, values
-
-
-def _operands(cols: list) -> Operands:
-    return Operands(cols, lambda k: None, lambda k: [None])
 
 
 def move(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -44,7 +39,7 @@ def move(w: Any, eqn: Any, ins: Sequence) -> list:
         full = [np.broadcast_to(c, (width, *a.aval.shape)) for c, a in zip(cols, eqn.invars, strict=True)]
         if eqn.primitive.name == "pad":
             full[1] = full[1].reshape(width)
-        moved = [tight(c) for c in MOVES[eqn.primitive.name](eqn, _operands(full), w.n)]
+        moved = [tight(c) for c in MOVES[eqn.primitive.name](eqn, full, w.n)]
     return [Slots(c.astype(np.int32), name, s, d) for c, name, (s, d) in zip(moved, names, outs, strict=True)]
 
 
@@ -100,7 +95,7 @@ def _move_parts(w: Any, eqn: Any, ins: Sequence) -> list:
             planes.append(np.full((1, *shape), -1, np.int32))
     if eqn.primitive.name == "pad":
         planes[1] = planes[1].reshape(1)
-    sources = MOVES[eqn.primitive.name](eqn, _operands(planes), -1)
+    sources = MOVES[eqn.primitive.name](eqn, planes, -1)
     whole = Parts(terms, (offset,), None)
     return [
         rows_of(w, whole, np.broadcast_to(s, (1, *shape)).reshape(-1), shape, dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia.program.label_positions import Places, dynamic_places, gather_places, scatter_places
+from jacobia.program.positions import Places, dynamic_places, gather_places, scatter_places
 from jacobia.program.room import check_columns
 from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slot_elements import negative

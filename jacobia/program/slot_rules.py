@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jacobia._compat import bind, inner_consts, scan_split
-from jacobia.program.label_moves import MOVES
+from jacobia.program.moves import MOVES
 from jacobia.program.sample_rules import ELEMENTWISE, solves_columns
 from jacobia.program.slot_apply import blocked, by_lead, is_tangent, tangents
 from jacobia.program.slot_elements import add, div, elementwise, mul, select_n

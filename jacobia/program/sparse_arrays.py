@@ -5,7 +5,7 @@ Knows no derivatives and no samples.
 Shapes: a BCOO array has data (*batch, nse, *dense) and indices (*batch, nse, sparse axes).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -84,7 +84,7 @@ def _outer(a: Any, b: Any) -> Any:
 
 def _over(run: Callable, length: int, total: bool) -> Callable:
     # For every entry of the first axis of the operands, where an axis of length 1 is stretched; `total`: the sum.
-    def mapped(*operands: Sequence) -> Any:
+    def mapped(*operands: Any) -> Any:
         own = [a.shape[0] == length for a in operands]
         given = [a if k else a[0] for a, k in zip(operands, own, strict=True)]
         out = jax.vmap(run, [0 if k else None for k in own], axis_size=length)(*given)

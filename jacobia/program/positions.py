@@ -1,10 +1,10 @@
-"""Labels through operations that read or write at given positions: exact where the positions are known.
+"""Where operations read or write that do so at given positions.
 
-Shapes: labels are (2, *shape); B in an element that depends on no sample. Along an axis in which the position is
-not known, an element may come from (or go to) any place: the union over that axis.
+Along an axis in which the position is not known, an element may come from (or go to) any place.
+Knows arrays. Knows nothing of columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,31 +49,6 @@ class Places:
             self.inside = self.inside & (start >= 0) & (start <= last)
         self.add(axis, np.clip(start, 0, last))
 
-    def read(self, labels: np.ndarray, size: int) -> np.ndarray:
-        labels = _spread(labels, self.unknown)
-        found = labels.reshape(2, -1)[:, np.broadcast_to(self.flat, self.narrow)]
-        return found if self.inside.all() else np.where(self.inside, found, np.int32(size))
-
-    def write(self, base: np.ndarray | None, labels: np.ndarray | None, replace: bool, size: int) -> np.ndarray:
-        count = int(np.prod(self.wide))
-        flat, inside = np.broadcast_to(self.flat, self.narrow), np.broadcast_to(self.inside, self.narrow)
-        out = np.full((2, count), size, np.int32) if base is None else np.array(base).reshape(2, count)
-        if replace and self.sure:
-            out[:, flat[inside]] = size
-        if labels is not None:
-            written = np.full((2, count), size, np.int32)
-            for plane, values in zip(written, labels, strict=True):
-                np.minimum.at(plane, flat[inside], values[inside])
-            spread = _spread(written.reshape(2, *self.wide), self.unknown)
-            out = np.minimum(out, spread.reshape(2, count))
-        return out.reshape(2, *self.wide)
-
-
-def _spread(labels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    if not axes:
-        return labels
-    return np.broadcast_to(labels.min(tuple(a + 1 for a in axes), keepdims=True), labels.shape)
-
 
 def gather_places(eqn: Any, columns: Sequence) -> Places:
     """Where a gather reads; `columns` are its indices by their last axis, each a NumPy array or None."""
@@ -115,51 +90,3 @@ def dynamic_places(wide: Sequence[int], narrow: Sequence[int], starts: Sequence)
         places.start(axis, start, width, True, [])
         places.count(axis, axis)
     return places
-
-
-def _gather(eqn: Any, operands: Any, size: int) -> list:
-    if operands.labels[1] is not None:
-        return _all(eqn, operands)
-    return [gather_places(eqn, operands.columns(1)).read(operands.labels[0], size)]
-
-
-def _scatter(replace: bool) -> Callable:
-    def rule(eqn: Any, operands: Any, size: int) -> list:
-        if operands.labels[1] is not None:
-            return _all(eqn, operands)
-        places = scatter_places(eqn, operands.columns(1))
-        return [places.write(operands.labels[0], operands.labels[2], replace, size)]
-
-    return rule
-
-
-def _dynamic_slice(eqn: Any, operands: Any, size: int) -> list:
-    if any(x is not None for x in operands.labels[1:]):
-        return _all(eqn, operands)
-    narrow = eqn.params["slice_sizes"]
-    starts = [operands.known(1 + a) for a in range(len(narrow))]
-    return [dynamic_places(eqn.invars[0].aval.shape, narrow, starts).read(operands.labels[0], size)]
-
-
-def _dynamic_update_slice(eqn: Any, operands: Any, size: int) -> list:
-    if any(x is not None for x in operands.labels[2:]):
-        return _all(eqn, operands)
-    wide, narrow = (a.aval.shape for a in eqn.invars[:2])
-    places = dynamic_places(wide, narrow, [operands.known(2 + a) for a in range(len(narrow))])
-    return [places.write(operands.labels[0], operands.labels[1], True, size)]
-
-
-def _all(eqn: Any, operands: Any) -> list:
-    # Positions that depend on samples: every element may come from anywhere.
-    union = np.minimum.reduce([x.reshape(2, -1).min(1) for x in operands.labels if x is not None and x.size])
-    return [union.reshape(2, *[1] * v.aval.ndim) for v in eqn.outvars]
-
-
-_KINDS = ("add", "sub", "mul", "min", "max")
-POSITIONED: dict[str, Callable] = {
-    "gather": _gather,
-    "scatter": _scatter(True),
-    **{f"scatter{sep}{kind}": _scatter(False) for sep in "-_" for kind in _KINDS},
-    "dynamic_slice": _dynamic_slice,
-    "dynamic_update_slice": _dynamic_update_slice,
-}
