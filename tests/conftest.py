@@ -8,6 +8,10 @@ import jacobia
 jax.config.update("jax_platforms", "cpu")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--programs", type=int, default=4, help="how many random programs for each shortcut")
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):

@@ -78,6 +78,8 @@ def _dense(value: Any) -> Any:
 # Linear in the seed, element by element.
 _ALONE = ("neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "real", "imag")
 _TOGETHER = ("add_any", "add", "sub")
+# Where they leave as many elements as there were: they put in or take out axes of length 1.
+_RESHAPING = ("squeeze", "broadcast_in_dim", "reduce_sum")
 
 
 def _step(eqn: Any, places: Sequence[Any]) -> Callable[[Any, list], list] | None:
@@ -111,7 +113,7 @@ def _step(eqn: Any, places: Sequence[Any]) -> Callable[[Any, list], list] | None
         return _cut if len(shape) == 1 and eqn.params.get("strides") in (None, (1,)) else None
     if name == "reshape":
         return _reshaped if eqn.params["dimensions"] is None else None
-    return _reshaped if name in ("squeeze", "broadcast_in_dim") and math.prod(shape) == math.prod(out) else None
+    return _reshaped if name in _RESHAPING and math.prod(shape) == math.prod(out) else None
 
 
 def _called(eqn: Any, values: list) -> list:
