@@ -311,7 +311,7 @@ def _is_boolean(value: Any) -> bool:
 
 
 def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
-    """Raise unless a leaf can be differentiated."""
+    """Raise unless a leaf can be differentiated in both directions."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         raise TypeError(
             f"{name}({path}): expected a float {what} to differentiate, got a typed key, {dtype}. Leave it out with "

@@ -53,6 +53,10 @@ class Block(NamedTuple):
     column_shape: tuple[int, ...]
     dtype: Any
     ways: Ways
+    weak: bool  # whether its entries are weakly typed, as a Python number is
+    # Between complex and real numbers, where f is linear over the reals only: "rows" of a real output with respect to
+    # a complex input, "columns" of a complex output with respect to a real input. None: both are defined.
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Blueprint:
     const_shapes: tuple[tuple[int, ...], ...]
     primal: Primal | None = None  # of a Hessian
     sparsity: Any = "auto"  # or "dense", a pattern, a coloring
+    weak: tuple[bool, ...] = ()  # of the differentiated leaves: are they weakly typed
 
     @cached_property
     def _hash(self) -> int:
@@ -142,11 +147,15 @@ class Blueprint:
         # of them is narrower than the result, it would round or overflow on the way, silently.
         exact = _exact(dtype, y, x)
         exact = exact if any(exact) else Ways(True, True)
+        only = _only(y, x)
         asked = Ways(self.mode != "fwd", self.mode != "rev")
         if self.spaces.hessian:
             asked = Ways(True, True)  # a line of it is a pushforward or a pullback, whichever the mode says
         both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
-        return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact)
+        # As `jax.jacrev` has it, it is the input that counts; in `jax.hessian`, the one of the gradient.
+        places = [i % len(self.spaces.inputs) for i in outs] if self.spaces.hessian else ins
+        weak = all(self.weak[j] and self.spaces.inputs.dtypes[j] == dtype for j in places)
+        return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact, weak, only)
 
     @property
     def exact(self) -> Ways:
@@ -345,6 +354,11 @@ class Blueprint:
     def kinds(self) -> dict:
         """Names of the kernels used so far: their hashes are computed once."""
         return {}
+
+
+def _only(y: Any, x: Any) -> str | None:
+    y_complex, x_complex = (any(jnp.issubdtype(d, jnp.complexfloating) for d in side) for side in (y, x))
+    return None if y_complex == x_complex else "rows" if x_complex else "columns"
 
 
 def _exact(dtype: Any, y: Any, x: Any) -> Ways:

@@ -10,6 +10,7 @@ from jax import api_util
 from jax.core import Tracer, eval_context, eval_jaxpr
 from jax.extend import linear_util
 from jax.extend.core import Literal, get_opaque_trace_state
+from jax.extend.core.primitives import convert_element_type_p
 
 __all__ = [
     "Literal",
@@ -27,6 +28,7 @@ __all__ = [
     "trace_state",
     "vary_like",
     "varying",
+    "weakly_typed",
 ]
 
 
@@ -95,6 +97,11 @@ def vary_like(value: Any, like: Any) -> Any:
     """A value that varies over the mesh axes over which `like` does: a seed for it, inside `shard_map`."""
     axes = tuple(a for a in varying(like) if a not in varying(value))
     return jax.lax.pcast(value, axes, to="varying") if axes else value
+
+
+def weakly_typed(array: Any) -> Any:
+    """The same numbers as a weakly typed array, which no public function makes of one that is not."""
+    return convert_element_type_p.bind(array, new_dtype=array.dtype, weak_type=True, sharding=None)
 
 
 def jit_disabled() -> bool:

@@ -6,8 +6,11 @@ From a call taken apart to an `Entry`, once for each abstract input. Runs no der
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jacobia._arguments import Call, check_inexact, differentiated
-from jacobia._blueprint import Blueprint, Primal
+from jacobia._blueprint import Block, Blueprint, Primal
 from jacobia._coloring import Coloring
 from jacobia._errors import BatchMixingError, IndependenceError
 from jacobia._jacobian import Layout
@@ -31,14 +34,22 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
     """Trace f, find its samples, and check what can be checked before anything is computed."""
     name = options.name
     positions, paths, in_tree, kept = differentiated(name, call, options.argnums, where)
+    mixing = None  # a complex input of an f that is not holomorphic: its outputs must be real
     for place, path in zip(positions, paths, strict=True):
-        check_inexact(name, path, call.leaves[place].dtype, options.holomorphic, "input")
+        dtype = call.leaves[place].dtype
+        if _may_mix(options, dtype, "rev"):
+            mixing = mixing or (path, dtype)
+        else:
+            check_inexact(name, path, dtype, options.holomorphic, "input")
     ins = Space(tuple(call.leaves[p].shape for p in positions), tuple(call.leaves[p].dtype for p in positions), paths)
     if options.batch_axis is not None:
         _batch_axes(name, options.batch_axis, ins, "input", None)
     traced = trace(name, f, call, positions, options.has_aux, jit)
     for aval, path in zip(traced.out_avals, traced.out_paths, strict=True):
-        check_inexact(name, path, aval.dtype, options.holomorphic, "output")
+        if mixing is not None and jnp.issubdtype(aval.dtype, jnp.complexfloating):
+            check_inexact(name, *mixing, False, "input")  # both are complex
+        if not _may_mix(options, aval.dtype, "fwd"):
+            check_inexact(name, path, aval.dtype, options.holomorphic, "output")
     outs = Space(tuple(a.shape for a in traced.out_avals), tuple(a.dtype for a in traced.out_avals), traced.out_paths)
     batch = None
     if options.batch_axis is not None:
@@ -57,6 +68,7 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
         name, program, positions, spaces, in_tree, kept, traced.out_tree, traced.aux_tree, options.ravel, options.mode,
         options.chunk_size, options.memory_limit, jit, tuple(a.shape for a in call.leaves),
         tuple(c.shape for c in consts), primal, options.sparsity,
+        tuple(jax.typeof(call.leaves[p]).weak_type for p in positions),
     )  # fmt: skip
     if options.ravel and not any(blue.exact):
         raise TypeError(
@@ -64,6 +76,8 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
             f"{', '.join(map(str, ins.dtypes))} and outputs {', '.join(map(str, outs.dtypes))}. Either direction would "
             "round some of them: convert them, or leave ravel out."
         )
+    for block in blue.blocks:
+        _check_width(name, blue, block)
     if not isinstance(options.sparsity, str):
         _check_sparsity(options, blue)
     if options.strict or options.holomorphic:
@@ -71,6 +85,28 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
     layouts = [Layout(b, blue.spaces.lead, False, "") for b in blue.blocks]
     as_it_is = blue.single and options.lazy and not options.has_aux
     return Entry(blue, consts, layouts, layouts[0] if as_it_is else None)
+
+
+def _may_mix(options: Options, dtype: Any, mode: str) -> bool:
+    # A complex input with real outputs has rows, as `jax.jacrev` gives them; a complex output with real inputs has
+    # columns, as `jax.jacfwd` gives them, where they are asked for.
+    allowed = ("rev", "auto") if mode == "rev" else ("fwd",)
+    real = options.name == "jacobian" and not options.holomorphic and options.mode in allowed
+    return real and bool(jnp.issubdtype(dtype, jnp.complexfloating))
+
+
+def _check_width(name: str, blue: Blueprint, block: Block) -> None:
+    # A block with one direction that would round to the dtype of its own end.
+    if block.only is None:
+        return
+    side = blue.spaces.inputs.pick(block.ins) if block.only == "rows" else blue.spaces.outputs.pick(block.outs)
+    narrow = [(p, d) for p, d in zip(side.paths, side.dtypes, strict=True) if d != block.dtype]
+    if narrow:
+        path, dtype = narrow[0]
+        raise TypeError(
+            f"{name}({path}): expected {block.dtype}, as wide as the result, since {block.only} alone are defined "
+            f"between real and complex numbers, got {dtype}. Convert it, or leave ravel out."
+        )
 
 
 def _check_sparsity(options: Options, blue: Blueprint) -> None:

@@ -16,7 +16,7 @@ from jacobia import _plan
 from jacobia._array import ArrayLike, factor, not_traced
 from jacobia._blueprint import Block
 from jacobia._coloring import Coloring
-from jacobia._compat import Tracer
+from jacobia._compat import Tracer, weakly_typed
 from jacobia._compressed import coloring_of, compressed, pattern_of, transposed, turned
 from jacobia._considered import explain
 from jacobia._cross import Cross
@@ -54,6 +54,8 @@ from jacobia._store import Stats
 # A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
 _row_of = jax.jit(lambda rows, k: rows[k])
 
+_weakly = jax.jit(weakly_typed)
+
 
 class Layout:
     """How a view arranges the axes of its block: natural or as a matrix, and perhaps transposed.
@@ -75,7 +77,8 @@ class Layout:
         self.natural = not turn and self.unfolded
         self.flat = [len(p.shape) for p in (batch, rows, columns)] == [0, 1, 1]  # a matrix of rows and columns
         # J[i] is one row then, and rows lie behind one another on the first axis.
-        self.rowwise = self.natural and not lead and len(block.row_shape) == 1
+        self.rowwise = self.natural and not lead and len(block.row_shape) == 1 and block.only != "columns"
+        self.weak = block.weak
 
     @property
     def transposed(self) -> bool:
@@ -148,8 +151,8 @@ class Jacobian(ArrayLike):
 
     @property
     def weak_type(self) -> bool:
-        """Whether the dtype is that of a Python number, as of `jax.Array`."""
-        return False
+        """Whether entries are weakly typed, as those of `jax.jacrev` are: where x is, as a Python number."""
+        return self._layout.weak
 
     @property
     def sharding(self) -> Any:
@@ -291,6 +294,11 @@ class Jacobian(ArrayLike):
 
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
         origin, index = self._origin, self._index
+        if origin.blue.sparsity != "dense" and self._layout.block.only is not None:
+            raise TypeError(
+                "J.nonzeros(): expected an input and an output that are both real, or both complex and holomorphic, "
+                "got one of each. Set sparsity='dense', or write J[...]."
+            )
         if origin.blue.sparsity == "dense":
             full = view(type(self), origin, index, Layout(self._layout.block, origin.lead, False, ""))[...]
             data, pattern = full.reshape(*origin.lead, -1), pattern_of(origin, index)
@@ -308,6 +316,7 @@ class Jacobian(ArrayLike):
                     else:
                         store.nonzeros, store.pattern = compressed(origin, index)
                 data, pattern = store.nonzeros, store.pattern
+        data = _weakly(data) if self._layout.weak else data
         return turned(data, pattern) if self._layout.transposed else (data, pattern)
 
     # Plans
@@ -351,6 +360,9 @@ class Jacobian(ArrayLike):
     # Reading
 
     def __getitem__(self, key: Any) -> jax.Array:
+        return _weakly(self._item(key)) if self._layout.weak else self._item(key)
+
+    def _item(self, key: Any) -> jax.Array:
         if key is Ellipsis:
             return self._whole()
         layout = self._layout
@@ -465,7 +477,25 @@ class Jacobian(ArrayLike):
     def _want(self, choice: Pick) -> Want:
         ids = dict(zip(self._layout.order, choice.ids, strict=True))
         whole = dict(zip(self._layout.order, choice.whole, strict=True))
-        return Want(self._index, wanted(ids["rows"], whole["rows"]), wanted(ids["columns"], whole["columns"]))
+        want = Want(self._index, wanted(ids["rows"], whole["rows"]), wanted(ids["columns"], whole["columns"]))
+        rows, columns = self._origin.blue.counts[self._index]
+        if want.rows is None and want.columns is not None and rows > 1:
+            self._check_defined("columns", "J[...][:, k]")
+        if want.columns is None and want.rows is not None and columns > 1:
+            self._check_defined("rows", "J[...][k]")
+        return want
+
+    def _check_defined(self, way: str, instead: str) -> None:
+        # Between real and complex numbers one direction alone is defined.
+        only = self._layout.block.only
+        if only not in (None, way):
+            got = "a complex input and a real output" if only == "rows" else "a real input and a complex output"
+            call, like = ("J.mv", "jax.jacrev") if only == "rows" else ("J.vm", "jax.jacfwd")
+            raise TypeError(
+                f"J[...]: expected an input and an output that are both real, or both complex and holomorphic, for "
+                f"{way} and {call}, got {got}, which have {only} only, as in {like}. Write {instead} where the matrix "
+                "is small enough, or differentiate with respect to real and imaginary parts."
+            )
 
     def _across(self, choice: Pick, want: Want) -> Cross | None:
         # Entries at pairs of places, as of a mask: rows and columns may be fewer than either.
@@ -488,7 +518,8 @@ class Jacobian(ArrayLike):
         known = self._known() if done is None else done.array
         found = {r: places(i, numbers.get(r)) for r, i in zip(layout.order, choice.ids, strict=True)}
         found = {r: None if i is None else jnp.asarray(i) for r, i in found.items()}
-        return gather(jnp, known.reshape(shape), found, layout.order, choice)
+        out = gather(jnp, known.reshape(shape), found, layout.order, choice)
+        return weakly_typed(out) if layout.weak else out
 
     def _whole(self) -> jax.Array:
         origin, layout, index = self._origin, self._layout, self._index
@@ -570,9 +601,11 @@ class Jacobian(ArrayLike):
         return turn(getattr(straight, "vm" if name == "mv" else "mv")(turn(vector)))
 
     def _product(self, product: Any, vector: Any, way: str) -> jax.Array:
-        block, program = self._layout.block, self._origin.blue.program
+        block, spaces, program = self._layout.block, self._origin.blue.spaces, self._origin.blue.program
+        self._check_defined(way, "J[...] @ v" if way == "columns" else "u @ J[...]")
         vector = checked(vector, way, self._origin.lead, block)
-        if jnp.iscomplexobj(vector) and not jnp.issubdtype(block.dtype, jnp.complexfloating):
+        seeded = spaces.outputs.pick(block.outs) if way == "rows" else spaces.inputs.pick(block.ins)
+        if jnp.iscomplexobj(vector) and not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
             return self._product(product, vector.real, way) + 1j * self._product(product, vector.imag, way)
 
         def attempt() -> tuple[str, Callable]:
@@ -605,6 +638,7 @@ class Jacobian(ArrayLike):
           ValueError: a view that is neither.
         """
         out = diagonal(self._origin, self._index, self._layout.matrix)
+        out = _weakly(out) if self._layout.weak else out
         return jnp.transpose(out) if self._layout.turn == "T" and out.ndim > 1 else out
 
     def __matmul__(self, other: Any) -> jax.Array:
@@ -696,7 +730,7 @@ def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
     if origin.remembers and all(0 not in J.shape and (key is ... or is_all(key, J.ndim)) for J in views):
         with origin.lock:
             fulfil_all(origin, [J._index for J in views])
-            return {id(J): J._whole() for J in views}
+            return {id(J): J[...] for J in views}
     choices = [pick(key, J._layout.parts) for J in views]
     wants = [J._want(choice) for J, choice in zip(views, choices, strict=True)]
     todo = [k for k, c in enumerate(choices) if 0 not in c.shape and views[k]._known() is None]

@@ -66,7 +66,10 @@ def jacobian(
       argnums: which positional arguments to differentiate. An int drops the tuple level of the result, `(0,)`
         keeps it, negative numbers count from the end.
       has_aux: `f` returns `(y, aux)`; the transform then returns `(J, aux)`.
-      holomorphic: inputs and outputs are complex and `f` is holomorphic.
+      holomorphic: inputs and outputs are complex and `f` is holomorphic. Without it both are real, with two exceptions:
+        a complex input with real outputs has rows, as `jax.jacrev` gives them (columns, `mv` and nonzeros raise
+        `TypeError`), and with `mode="fwd"` complex outputs with real inputs have columns, as `jax.jacfwd` gives them
+        (rows and `vm` raise). `J[...]` is all of either.
       static_argnums: positions of hashable arguments that are part of the program, as in `jax.jit`.
       static_argnames: the same for keyword arguments.
       where: a predicate on leaves, or a tree of booleans like the differentiated arguments (a module of booleans may be
@@ -99,8 +102,8 @@ def jacobian(
 
     Returns:
       A function of the arguments of `f`. It returns a view of shape `y.shape + x.shape` and dtype
-      `jnp.result_type(x, y)`, or a tree of views: the output tree of `f`, with the tree of the differentiated
-      inputs in each leaf. With `batch_axis=k`, `(B,) + y.shape without k + x.shape without k`.
+      `jnp.result_type(x, y)`, weakly typed where x is, or a tree of views: the output tree of `f`, with the tree of the
+      differentiated inputs in each leaf. With `batch_axis=k`, `(B,) + y.shape without k + x.shape without k`.
 
     Raises:
       TypeError: an argument of the wrong type; inputs or outputs that cannot be differentiated.
