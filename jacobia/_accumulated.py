@@ -50,6 +50,6 @@ def _accumulated(origin: Linearized, index: int) -> Whole:
     why = "all entries are accumulated at once"
     extra = 0 if full else _SCATTERED * pattern.nnz + math.prod(shape)
     return Whole(
-        origin, index, "nonzeros", why, data, it.arrays, Identity(it), shaped, more, extra, pattern.density,
+        origin, index, "nonzeros", why, data, it.arrays, (Identity(it), shape), shaped, more, extra, pattern.density,
         pattern.rows, walk.fits,
     )  # fmt: skip

@@ -30,6 +30,7 @@ from jacobia._space import Space
 from jacobia._sparse import found
 from jacobia._sweeps import Spaces, Sweep, applied, applied_program, run_sweep
 from jacobia._trace import Program
+from jacobia.program.walk import holds
 
 _BY = {"rows": "pullbacks", "columns": "pushforwards"}
 
@@ -279,7 +280,7 @@ def _has(origin: Linearized, index: int, way: str) -> bool:
     if blue.program.jaxpr is None or blue.program.heads is not None:
         return True  # not to be told without running it
     try:
-        applied_program(blue.program, blue.positions, blue.spaces, way, block.outs, block.ins)
+        traced = applied_program(blue.program, blue.positions, blue.spaces, way, block.outs, block.ins)
     except (TypeError, ValueError, NotImplementedError):
         return False
-    return True
+    return not holds(traced.jaxpr, "custom_lin")  # a `custom_vjp`, which is refused only when it is run

@@ -25,16 +25,24 @@ _WALKS = 4
 
 
 class Found:
-    """What a walk has found of some outputs and inputs: the pattern, and how to compute its entries."""
+    """What a walk has found of some outputs and inputs: the pattern, and how to compute its entries.
 
-    def __init__(self, pattern: Pattern, entries: Entries, order: np.ndarray | None, samples: int | None, room: Room):
+    Args:
+      source: for each entry of the pattern, `(nnz,)` or `(B, nnz)`, the number of the computed one; where a sample
+        lacks it, how many of these there are.
+    """
+
+    def __init__(self, pattern: Pattern, entries: Entries, source: np.ndarray, room: Room):
         self.pattern = pattern
-        self._entries, self._order, self._samples, self._room = entries, order, samples, room
+        self._entries, self._room, count = entries, room, len(entries.rows)
+        self._shape = source.shape
+        self._source = None if np.array_equal(source.reshape(-1), np.arange(count)) else source
+        self._lacks_some = bool((source == count).any())
 
     @cached_property
     def arrays(self) -> list:
         """What the kernel takes besides the point; on the device, once."""
-        made = self._entries.arrays if self._order is None else [*self._entries.arrays, self._order]
+        made = self._entries.arrays if self._source is None else [*self._entries.arrays, self._source]
         with eval_context():
             return [jax.device_put(a) for a in made]
 
@@ -42,16 +50,13 @@ class Found:
         """The entries in the order of the pattern, `(nnz,)`, or `(B, nnz)`."""
         self._room.check(self._entries.largest)
         inputs = [*consts, *leaves]
-        if self._order is None:
-            out = self._entries.values(inputs, arrays)
-        else:
-            *own, order = arrays
-            out = self._entries.values(inputs, own)
-            if self._samples is None or order.shape[0] == self._samples * self.pattern.nnz:
-                out = out[order]
-            else:  # samples that lack entries which others have
-                out = jnp.zeros(self._samples * self.pattern.nnz, out.dtype).at[order].set(out)
-        return out if self._samples is None else out.reshape(self._samples, -1)
+        if self._source is None:
+            return self._entries.values(inputs, arrays).reshape(self._shape)
+        *own, source = arrays
+        computed = self._entries.values(inputs, own)
+        if self._lacks_some:
+            return computed.at[source].get(mode="fill", fill_value=0)
+        return computed.at[source].get(mode="promise_in_bounds")
 
 
 class Walk:
@@ -90,37 +95,35 @@ class Walk:
         spaces = self._spaces
         y, x = spaces.outputs.pick(outs), spaces.inputs.pick(ins)
         entries = self._room.entries(self.walked, *((ins, outs) if self.transposed else (outs, ins)))
-        rows, cols, order = entries.rows, entries.cols, None
-        if self.transposed:
-            order = np.argsort(cols, kind="stable")  # they are sorted by row
-            rows, cols = cols[order], rows[order]
-        samples = None if spaces.batch is None else spaces.batch.size
-        shape = y.size, x.size
-        if samples is not None:
-            sample, rows = _of_samples(rows, y.sizes, samples)
-            _, cols = _of_samples(cols, x.sizes, samples)
-            key = rows.astype(np.int64) * x.size + cols
-            unique, place = np.unique(key, return_inverse=True)
-            place = sample.astype(np.int64) * len(unique) + place.reshape(-1)
-            if len(place) == samples * len(unique):  # every sample has them all: they are read in order
-                read = np.argsort(place, kind="stable")
-                order = read if order is None else order[read]
-                order = None if np.array_equal(order, np.arange(len(order))) else order
-            elif order is None:
-                order = place
-            else:  # where each goes, in the order in which they are computed
-                written = np.empty_like(place)
-                written[order] = place
-                order = written
-            rows, cols = unique // max(1, x.size), unique % max(1, x.size)
-        elif symmetric:  # an entry that its mirror image has not is zero
-            key, image = rows.astype(np.int64) * x.size + cols, cols.astype(np.int64) * x.size + rows
-            keep = np.isin(key, image, assume_unique=True)
-            if not keep.all():
-                order = np.flatnonzero(keep) if order is None else order[keep]
-                rows, cols = rows[keep], cols[keep]
-        order = None if order is None else order.astype(np.int32)
-        return Found(made_of(rows, cols, shape), entries, order, samples, self._room)
+        rows, cols = (entries.cols, entries.rows) if self.transposed else (entries.rows, entries.cols)
+        batch, chosen = spaces.batch, np.arange(len(rows), dtype=np.int32)
+        sample = np.zeros(len(rows), np.int64)
+        if batch is not None:
+            # Two readings meet. That samples are independent has been read off already, or promised: it is trusted, and
+            # an entry of another sample's column, which a coarser walk may have, is zero.
+            sample, rows = _of_samples(rows, y.sizes, batch.size)
+            other, cols = _of_samples(cols, x.sizes, batch.size)
+            chosen = np.flatnonzero(sample == other)
+            sample, rows, cols = (a[chosen] for a in (sample, rows, cols))
+        rows, cols = rows.astype(np.int64), cols.astype(np.int64)
+        if symmetric:
+            # Here too: symmetry is trusted, and an entry whose mirror image the walk rules out is zero.
+            key, image = (sample * y.size + rows) * x.size + cols, (sample * y.size + cols) * x.size + rows
+            keep = np.flatnonzero(np.isin(key, image, assume_unique=True))
+            chosen, sample, rows, cols = (a[keep] for a in (chosen, sample, rows, cols))
+        key, place = _in_order(rows * x.size + cols)
+        source = np.full((1 if batch is None else batch.size, len(key)), len(entries.rows), np.int32)
+        source[sample, place] = chosen  # what is left out is an entry of other samples
+        pattern = made_of(key // max(1, x.size), key % max(1, x.size), (y.size, x.size))
+        return Found(pattern, entries, source[0] if batch is None else source, self._room)
+
+
+def _in_order(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Each key once, sorted, and the place of every one among these.
+    if (key[1:] > key[:-1]).all():
+        return key, np.arange(len(key))
+    unique, place = np.unique(key, return_inverse=True)
+    return unique, place.reshape(-1)
 
 
 def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tuple[np.ndarray, np.ndarray]:

@@ -102,7 +102,7 @@ class Walk:
             return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         rule = LOOPS.get(name) or RULES.get(name) or unknown
         try:
-            return rule(self, eqn, ins)
+            return [_settled(v, self.n) for v in rule(self, eqn, ins)]
         except TooWide as error:
             error.operation = error.operation or name
             raise
@@ -116,6 +116,21 @@ class Walk:
         elif eqn.primitive.name == "concatenate":
             known = [joined_columns(eqn, [v.known for v in ins])]
         return [Value(n, v.aval.shape, k) for n, v, k in zip(names, eqn.outvars, known, strict=True)]
+
+
+def _settled(value: Any, n: int) -> Any:
+    # A tangent that is zero by structure, such as what is left of padding, has one form: no slots. A rule that moves
+    # columns may have moved all of them out, and no other rule need know that.
+    if isinstance(value, Slots):
+        return value if not value.width or _any_used(value.cols, n) else nothing(value.shape, value.dtype)
+    if isinstance(value, Parts):
+        terms = [(s, r) for s, r in value.terms if s.width and (r >= 0).any() and _any_used(s.cols, n)]
+        return Parts(terms, value.shape, value.dtype) if terms else nothing(value.shape, value.dtype)
+    return value
+
+
+def _any_used(cols: np.ndarray, n: int) -> bool:
+    return bool(cols.size) and bool(cols.min() < n)
 
 
 class Entries(NamedTuple):
@@ -222,6 +237,7 @@ class Walked:
         for k in outs:
             for slots, rows in parts_of(self._outs[k]):
                 own = slots if whole else _renumbered(tape, slots, to, n, self.n)
+                own = _settled(own, n)
                 if own.width:
                     terms.append((own, np.where(rows < 0, -1, rows + offset)))
             offset += self.outs[k]

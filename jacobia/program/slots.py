@@ -99,7 +99,7 @@ def _ones(tape: Tape, t: Slots, n: int) -> int:
 
 def unused(cols: np.ndarray, n: int) -> np.ndarray:
     """Which slots no element uses."""
-    return np.all((cols >= n).reshape(len(cols), -1), axis=1)
+    return np.all(cols >= n, axis=tuple(range(1, cols.ndim)))
 
 
 def tight(cols: np.ndarray) -> np.ndarray:

@@ -1,0 +1,147 @@
+"""Two readings of one program that differ: which of them is trusted, and that the numbers are right.
+
+Independence and symmetry are decided by one reading, nonzeros by another, which may see more entries than there are.
+Values are those of JAX's dense derivatives. Shapes: B samples, M outputs, N inputs.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from reference import views
+
+from jacobia import hessian, jacobian, sparsity_pattern
+
+X = np.array([[0.5, 1.5, -0.7, 1.1], [1.2, -0.3, 0.4, 2.0], [0.1, 0.9, 1.7, -1.4]], np.float32)
+KERNEL = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+
+
+def convolved(x):
+    """A kernel that is the tangent: taken to depend on everything, other samples too."""
+    return jnp.convolve(KERNEL, x)
+
+
+def solved(x):
+    """An iteration whose result alone is linear: taken to depend on everything."""
+    return jax.scipy.sparse.linalg.cg(lambda v: 5 * v + v.sum(), x)[0]
+
+
+def pooled(x):
+    return jnp.sum(lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "SAME") ** 2)
+
+
+def scattered(view):
+    data, rows, cols = view.nonzeros()
+    out = np.zeros(view.matrix.shape, np.float32)
+    out[..., rows, cols] = data
+    return out
+
+
+def check(made, expected):
+    expected = jax.tree.leaves(expected)
+    assert len(made) == len(expected)
+    for J, full in zip(made, expected, strict=True):
+        matrix = np.asarray(full).reshape(J.matrix.shape)
+        np.testing.assert_allclose(scattered(J), matrix, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(J.to_bcoo().todense(), matrix, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(J.to_bcsr().todense(), matrix, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(J[...], full, rtol=1e-4, atol=1e-4)
+
+
+# Samples are independent, and the walk sees a union
+
+
+def meet(f, *args):
+    """Whether the walk has an entry between two samples of a function of a batch, with samples in front."""
+    pattern = sparsity_pattern(f, *args)
+    m, n = (k // len(X) for k in pattern.shape)
+    return bool((pattern.rows // m != pattern.cols // n).any())
+
+
+PROGRAMS = {
+    "a kernel": convolved,
+    "a solve": solved,
+    "a kernel among others": lambda x: jnp.concatenate([jnp.sin(x[:2]), convolved(x)[1:3], x[::-1]]),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_entries_of_other_samples_are_left_out(name):
+    f = PROGRAMS[name]
+    assert meet(jax.vmap(f), X)
+    J = jacobian(jax.vmap(f), batch_axis=0)(X)
+    check([J], jax.vmap(jax.jacrev(f))(X))
+    np.testing.assert_allclose(J[1], jax.jacrev(f)(X[1]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(J.T.nonzeros()[0].sum(), J[...].sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("f", [lambda x: jnp.sum(convolved(x) ** 3), pooled], ids=["a kernel", "windows"])
+def test_entries_of_other_samples_in_hessians(f):
+    g = jax.vmap(jax.grad(f))
+    assert meet(g, X)
+    H = hessian(jax.vmap(f), batch_axis=0)(X)
+    check([H], jax.vmap(jax.hessian(f))(X))
+    assert H.pattern == H.pattern.T
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_samples_along_any_axis(axis):
+    def f(x):
+        return jax.vmap(convolved, in_axes=axis, out_axes=axis)(x)
+
+    check([jacobian(f, batch_axis=axis)(X.T)], jax.vmap(jax.jacrev(convolved))(X))
+
+
+def of_several(x, y):
+    return {"both": convolved(x) * y[0], "one": convolved(y), "none": x[:1]}
+
+
+@pytest.mark.parametrize("ravel", [False, True])
+def test_several_leaves_of_samples(ravel):
+    Y = X[:, :3] + 1
+    J = jacobian(jax.vmap(of_several), (0, 1), batch_axis=0, ravel=ravel)(X, Y)
+    expected = jax.vmap(jax.jacrev(of_several, (0, 1)))(X, Y)
+    if ravel:
+        rows = [np.concatenate([np.asarray(b).reshape(3, -1, b.shape[-1]) for b in pair], 2)
+                for pair in expected.values()]  # fmt: skip
+        expected = np.concatenate([rows[list(expected).index(k)] for k in sorted(expected)], 1)
+    check(views(J), expected)
+
+
+@jax.custom_vjp
+def ruled(x):
+    return jnp.sin(x)
+
+
+ruled.defvjp(lambda x: (jnp.sin(x), x), lambda x, u: (u * jnp.cos(x),))
+
+
+def test_samples_that_are_pulled_through():
+    f = lambda x: convolved(ruled(x))  # noqa: E731
+    check([jacobian(jax.vmap(f), batch_axis=0)(X)], jax.vmap(jax.jacrev(f))(X))
+
+
+def test_samples_that_lack_entries():
+    mask = np.array([[1, 1, 0, 1, 1, 1, 1], [1, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1]], np.float32)
+    f = lambda x: mask * jax.vmap(convolved)(x)  # noqa: E731
+    J = jacobian(f, batch_axis=0)(X)
+    check([J], mask[:, :, None] * np.asarray(jax.vmap(jax.jacrev(convolved))(X)))
+    assert 2 not in J.pattern.rows
+
+
+def test_samples_under_transformations():
+    f = jacobian(jax.vmap(convolved), batch_axis=0)
+    expected, many = np.asarray(jax.vmap(jax.jacrev(convolved))(X)), np.stack([X, 2 * X])
+    np.testing.assert_allclose(jax.jit(lambda x: f(x).to_bcoo().todense())(X), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(lambda x: f(x).to_bcoo().todense())(many), [expected] * 2, rtol=1e-5)
+    energy = lambda x: jnp.sum(jacobian(jax.vmap(lambda x: convolved(x) ** 2), batch_axis=0)(x).nonzeros()[0] ** 2)  # noqa: E731
+    dense = lambda x: jnp.sum(jax.vmap(jax.jacrev(lambda x: convolved(x) ** 2))(x) ** 2)  # noqa: E731
+    np.testing.assert_allclose(jax.grad(energy)(X), jax.grad(dense)(X), rtol=1e-4)
+
+
+def test_independence_that_was_promised():
+    far, one = 10 * np.arange(3)[:, None], X[:, :1]  # so far apart that their order stays
+    J = jacobian(lambda x: x * jnp.sort(x + far, axis=0), batch_axis=0, verify_batch=False)(one)
+    expected = 2 * one + far
+    np.testing.assert_allclose(scattered(J)[:, 0], expected, rtol=1e-5)
