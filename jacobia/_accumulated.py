@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jacobia._compat import eval_context
 from jacobia._errors import MaterializationError
@@ -30,22 +29,16 @@ def _accumulated(origin: Linearized, index: int) -> Whole:
     block, walk = origin.blue.blocks[index], walk_of(origin, quiet=True)
     it = found_in(walk, origin, index)
     shape, pattern = block.row_shape + block.column_shape, it.pattern
-    full, more, places = pattern.nnz == math.prod(shape), [], None
+    full, more = pattern.nnz == math.prod(shape), []
     if not full:
-        kind = np.int32 if math.prod(shape) <= np.iinfo(np.int32).max else np.int64
-        places = pattern.rows.astype(kind) * kind(pattern.shape[1]) + pattern.cols.astype(kind)
         with eval_context():
-            more = [jax.device_put(places)]
+            more = [jax.device_put(pattern.rows), jax.device_put(pattern.cols)]
 
     def data(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
         return it.data(consts, leaves, arrays).astype(block.dtype)
 
     def shaped(data: jax.Array, more: Sequence) -> jax.Array:
-        if not full:
-            zeros = jnp.zeros(math.prod(shape), data.dtype)
-            options = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
-            data = zeros.at[more[0]].set(data, **options)
-        return data.reshape(shape)
+        return (data if full else written(data, *more, pattern.shape)).reshape(shape)
 
     why = "all entries are accumulated at once"
     extra = 0 if full else _SCATTERED * pattern.nnz + math.prod(shape)
@@ -53,3 +46,9 @@ def _accumulated(origin: Linearized, index: int) -> Whole:
         origin, index, "nonzeros", why, data, it.arrays, (Identity(it), shape), shaped, more, extra, pattern.density,
         pattern.rows, walk.fits,
     )  # fmt: skip
+
+
+def written(data: jax.Array, rows: jax.Array, cols: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """A matrix from its entries, in order; int32 numbers of rows and columns are enough for one of any size."""
+    options = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
+    return jnp.zeros(shape, data.dtype).at[rows, cols].set(data, **options)

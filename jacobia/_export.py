@@ -65,7 +65,7 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
             f"J.to_scipy(): expected one matrix, got {data.shape[:-1]} of them. "
             "SciPy has no batches: take J.nonzeros() and build one for each sample."
         )
-    starts = pattern.indptr if pattern.nnz > np.iinfo(np.int32).max else pattern.indptr.astype(np.int32)
+    starts = pattern.indptr.astype(np.int32)
     narrow = jnp.issubdtype(data.dtype, jnp.floating) and data.dtype.itemsize < 4
     values = np.asarray(data).astype(np.float32) if narrow else np.asarray(data)
     # A copy of the columns: SciPy sorts and merges in place.

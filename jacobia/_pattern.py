@@ -16,9 +16,10 @@ import numpy as np
 
 from jacobia import _files
 from jacobia._compat import Tracer
+from jacobia._errors import MaterializationError
 
 _VERSION = 1
-_LIMIT = 2**31 - 1  # rows and columns are numbered with 32 bits
+_LIMIT = 2**31 - 1  # rows, columns and entries are numbered with 32 bits
 _LINES, _CHARACTERS = 16, 32  # of the picture in a repr
 _CELLS = 256  # along each side of a plot: no smaller than a pixel, so none is lost
 FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
@@ -44,6 +45,7 @@ class Pattern:
         call = "Pattern.from_coo"
         shape = _checked_shape(call, shape)
         rows, cols = _sorted(_checked(call, "rows", rows, shape[0]), _checked(call, "cols", cols, shape[1]), shape)
+        _check_count(len(rows))
         _fill(self, rows, cols, shape)
 
     @classmethod
@@ -53,6 +55,7 @@ class Pattern:
         Raises:
           TypeError: numbers that are no integers.
           ValueError: `rows` and `cols` of different lengths, numbers out of range, or a shape that is none.
+          MaterializationError: more than 2**31 - 1 entries.
         """
         return cls(rows, cols, shape)
 
@@ -265,7 +268,12 @@ class Pattern:
 
 
 def made_of(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pattern:
-    """A pattern of arrays of its own, which are right and sorted already."""
+    """A pattern of arrays of its own, which are right and sorted already.
+
+    Raises:
+      MaterializationError: there are more entries than numbers for them.
+    """
+    _check_count(len(rows))
     return _fill(object.__new__(Pattern), _fixed(rows), _fixed(cols), shape)
 
 
@@ -273,6 +281,14 @@ def _fill(pattern: Pattern, rows: Any, cols: Any, shape: tuple[int, int]) -> Pat
     for name, value in (("shape", shape), ("rows", rows), ("cols", cols)):
         object.__setattr__(pattern, name, value)
     return pattern
+
+
+def _check_count(nnz: int) -> None:
+    if nnz > _LIMIT:
+        raise MaterializationError(
+            f"Pattern: expected at most {_LIMIT} entries, which is how far they are numbered, got {nnz}. "
+            "Take the patterns of some rows at a time."
+        )
 
 
 def _fixed(ids: np.ndarray, dtype: Any = np.int32) -> np.ndarray:

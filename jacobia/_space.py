@@ -12,6 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jacobia._errors import MaterializationError
+
+_MOST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Space:
@@ -29,6 +33,11 @@ class Space:
     def size(self) -> int:
         return sum(self.sizes)
 
+    @property
+    def is_numbered(self) -> bool:
+        """Whether 32 bits are enough to number its elements."""
+        return self.size <= _MOST
+
     def __len__(self) -> int:
         return len(self.shapes)
 
@@ -41,7 +50,16 @@ class Space:
         )
 
     def basis(self, index: Any) -> list[jax.Array]:
-        """Element `index` of the standard basis, leaf by leaf. `index` may be traced."""
+        """Element `index` of the standard basis, leaf by leaf. `index` may be traced.
+
+        Raises:
+          MaterializationError: there are more elements than numbers of 32 bits, and `index` would wrap around.
+        """
+        if not self.is_numbered:
+            raise MaterializationError(
+                f"rows or columns by their numbers: expected at most {_MOST}, got {self.size}, of "
+                f"{', '.join(self.paths)}. Use J.mv and J.vm, or differentiate a part of it."
+            )
         seeds, offset = [], 0
         for shape, dtype, size in zip(self.shapes, self.dtypes, self.sizes, strict=True):
             ids = jax.lax.iota(jnp.int32, size) + offset

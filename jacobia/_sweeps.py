@@ -199,7 +199,7 @@ def _seeding(spaces: Spaces, apply: Callable, basis: Space) -> tuple[Callable, S
 
 def is_by_number(spaces: Spaces, basis: Space) -> bool:
     """Whether seeds may be followed as their numbers."""
-    return len(basis) == 1 and not spaces.lead and not spaces.hessian
+    return len(basis) == 1 and not spaces.lead and not spaces.hessian and basis.is_numbered
 
 
 def _by_number(apply: Callable, basis: Space) -> Callable | None:

@@ -16,7 +16,7 @@ from jacobia._errors import MaterializationError
 from jacobia._linearize import LinearProgram, Point, pushed_program, transposed_program
 from jacobia._plan import byte_limit, readable
 from jacobia.program.accumulate import Entries, Walked
-from jacobia.program.room import Extent, TooWide, within
+from jacobia.program.room import MOST, Extent, TooWide, within
 from jacobia.program.walk import holds
 
 # An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
@@ -75,12 +75,14 @@ class Room:
         return self._refused(None, None, self._most())
 
     def _refused(self, extent: Extent | None, operation: str | None, limit: int) -> MaterializationError:
-        what = "more than there is memory for"
+        what, bound = "more than there is memory for", f"under memory_limit={readable(limit)}"
         if extent is not None:
+            if extent.width * extent.size > MOST:
+                bound = f"of at most {MOST} entries, which is how far they are numbered"
             what = f"{extent.size} elements x {extent.width} entries each, {readable(extent.nbytes)}"
         return MaterializationError(
             f"nonzeros of a Jacobian of shape {(self.rows, self.columns)}: expected every intermediate with its "
-            f"derivatives under memory_limit={readable(limit)}, got {what}"
+            f"derivatives {bound}, got {what}"
             f"{'' if operation is None else f' ({operation})'}. Use J.mv and J.vm, read what is needed with J[rows] or "
             'J[:, columns], take sparsity="dense" if J itself fits, or raise memory_limit.'
         )

@@ -17,7 +17,7 @@ from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
 from jacobia.program.assemble import assembled
 from jacobia.program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
 from jacobia.program.loops import LOOPS
-from jacobia.program.room import Extent, TooWide
+from jacobia.program.room import Extent, TooWide, check_columns, numbered
 from jacobia.program.samples import body_of
 from jacobia.program.slot_apply import NotLinear, is_tangent
 from jacobia.program.slot_rules import RULES, unknown
@@ -164,7 +164,7 @@ class Walked:
         self.ins = [v.aval.size for v in jaxpr.invars[split:]]
         self.n, offset, tangents = sum(self.ins), 0, []
         for v in jaxpr.invars[split:]:
-            cols = np.arange(offset, offset + v.aval.size, dtype=np.int32).reshape(1, *v.aval.shape)
+            cols = numbered(v.aval.shape, offset)[None]
             tangents.append(Slots(cols, None, v.aval.shape, v.aval.dtype))
             offset += v.aval.size
         walk = Walk(tape, self.n)
@@ -204,7 +204,7 @@ class Walked:
             return jax.vmap(push)(jnp.eye(self.n))
 
         names = self._tape.steps_of(run, self._inputs, len(jaxpr.outvars))
-        cols = np.arange(self.n, dtype=np.int32)
+        cols = numbered((self.n,))
         return [
             Slots(cols.reshape(-1, *[1] * v.aval.ndim), name, v.aval.shape, v.aval.dtype)
             for name, v in zip(names, jaxpr.outvars, strict=True)
@@ -220,7 +220,7 @@ class Walked:
     @property
     def largest(self) -> Extent:
         """Of what all outputs are computed from, and of themselves."""
-        terms = [slots for o in self._outs for slots, _ in parts_of(o)]
+        terms = [slots for o in self._outs for slots in ([s for s, _ in o.terms] if isinstance(o, Parts) else [o])]
         made = self._tape.largest([s.vals for s in terms if s.vals is not None])
         return max([made, *(s.extent for s in terms)])
 
@@ -241,6 +241,7 @@ class Walked:
                 if own.width:
                     terms.append((own, np.where(rows < 0, -1, rows + offset)))
             offset += self.outs[k]
+            check_columns(1, (offset,))
         rows, cols, name = assembled(tape, terms, offset, n)
         used = tape.used([name])
 

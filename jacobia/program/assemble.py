@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia.program.room import check_columns
 from jacobia.program.slots import Slots, entries, select, values
 from jacobia.program.tape import APART, Planes, Tape, slots_first, slots_last
 
@@ -30,6 +31,7 @@ def assembled(tape: Tape, terms: Sequence[Term], m: int, n: int) -> tuple[np.nda
         if part is None:
             return _sorted(tape, terms, m, n)
         parts.append(part)
+    check_columns(1, (sum(len(p[0]) for p in parts),))
     rows, cols = (np.concatenate([p[k] for p in parts]) if len(parts) > 1 else parts[0][k] for k in (0, 1))
     names = [p[2] for p in parts]
     data = names[0] if len(names) == 1 else tape.step(lambda *v: jnp.concatenate(v), *names)

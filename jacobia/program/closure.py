@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jacobia.program.room import numbered
 from jacobia.program.slot_apply import NotLinear
 from jacobia.program.slots import Parts, Slots, as_slots, columns_of, entries, nothing, parts_of, tight
 from jacobia.program.tape import Tape
@@ -67,7 +68,7 @@ def closure(
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
     total = int(offsets[-1])
     # One step, with all that it reads as its inputs.
-    fresh = iter(np.arange(a, b, dtype=np.int32) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+    fresh = iter(numbered((size,), int(start)) for size, start in zip(sizes, offsets, strict=False))
     tape = Tape()
     inner = w.inside(tape, total)
 

@@ -16,6 +16,7 @@ from jax import lax
 from jacobia._compat import eval_jaxpr, inner_consts, scan_split
 from jacobia.program.closure import as_tangent, check_test, closure, moving_of
 from jacobia.program.known import Lazy, sliced
+from jacobia.program.room import check_columns
 from jacobia.program.samples import solver_parts
 from jacobia.program.slot_apply import NotLinear, with_tangents
 from jacobia.program.slot_rules import dense
@@ -164,6 +165,7 @@ def _stacked(w: Any, steps: Sequence, aval: Any) -> Any:
     width = max(t.width for t in ts)
     if not width:
         return nothing(aval.shape, aval.dtype)
+    check_columns(width, aval.shape)
     cols = np.full((width, *aval.shape), w.n, np.int32)
     for k, t in enumerate(ts):
         cols[: t.width, k] = t.cols
@@ -212,6 +214,7 @@ class _Apart:
             own.append(self.total + place.reshape(k, *rest))
             tables.append(table)
             self.total += table.shape[1]
+            check_columns(1, (self.total + 1,))
         self.tables = np.concatenate(tables, 1) if tables else None
         self.cols = [self.of_all(c) for c in own]
 

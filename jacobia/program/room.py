@@ -11,9 +11,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import numpy as np
+
 # Bytes of one column, with what is made of it: copies that are sorted, masks, numbers of entries. Twice as many were
 # measured from a dense x - mean(x) to its nonzeros, and half of what is free is given out.
 _COLUMN = 24
+
+# Elements, columns and entries are numbered with 32 bits: without x64 JAX narrows what is wider, and it wraps around.
+MOST = 2**31 - 1
 
 _limit: ContextVar[int] = ContextVar("limit", default=sys.maxsize)
 
@@ -52,9 +57,20 @@ def check_columns(width: int, shape: Sequence[int]) -> None:
     """Called before columns (K, *S) are really made; where all elements share them there is no need to.
 
     Raises:
-      TooWide: there is no room for them.
+      TooWide: there is no room for them, or there are more of them than numbers.
     """
     size = math.prod(shape)
     nbytes = width * size * _COLUMN
-    if nbytes > _limit.get():
+    if nbytes > _limit.get() or width * size > MOST:
         raise TooWide(Extent(nbytes, width, size))
+
+
+def numbered(shape: Sequence[int], start: int = 0) -> np.ndarray:
+    """The numbers of elements in flat order, int32, those before `start` being others'.
+
+    Raises:
+      TooWide: as of columns.
+    """
+    size = math.prod(shape)
+    check_columns(1, (start + size,))
+    return np.arange(start, start + size, dtype=np.int32).reshape(shape)

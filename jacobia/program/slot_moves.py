@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia.program.moves import MOVES
-from jacobia.program.room import check_columns
+from jacobia.program.room import check_columns, numbered
 from jacobia.program.slot_apply import apply, is_tangent, out_of, tangents
 from jacobia.program.slots import UNEVEN, Parts, Slots, nothing, parts_of, relabelled, tight, values
 
@@ -88,7 +88,7 @@ def _move_parts(w: Any, eqn: Any, ins: Sequence) -> list:
         shape = atom.aval.shape
         size = math.prod(shape)
         if is_tangent(v):
-            planes.append(np.arange(offset, offset + size, dtype=np.int32).reshape(1, *shape))
+            planes.append(numbered((1, *shape), offset))
             terms += [(s, np.where(r < 0, -1, r + offset)) for s, r in parts_of(v)]
             offset += size
         else:
@@ -115,6 +115,7 @@ def rows_of(w: Any, t: Parts, source: np.ndarray, shape: tuple[int, ...], dtype:
         order = np.argsort(rows, kind="stable")
         first, last = np.searchsorted(rows[order], source, "left"), np.searchsorted(rows[order], source, "right")
         count = np.where(source >= 0, last - first, 0)
+        check_columns(slots.width, (int(count.sum()),))
         out = np.repeat(np.arange(len(source)), count)
         within = np.arange(len(out)) - np.repeat(np.cumsum(count) - count, count)
         element = order[np.repeat(first, count) + within].astype(np.int32)

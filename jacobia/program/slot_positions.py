@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia.program.positions import Places, dynamic_places, gather_places, scatter_places
-from jacobia.program.room import check_columns
+from jacobia.program.room import check_columns, numbered
 from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slot_elements import negative
 from jacobia.program.slots import (
@@ -75,7 +75,7 @@ def _written(w: Any, eqn: Any, ins: Sequence, at: int, places: Places, replace: 
         return _unknown_write(w, eqn, ins, at, places)
     if is_tangent(base):
         if replace:
-            left = np.arange(math.prod(shape), dtype=np.int32)
+            left = numbered((math.prod(shape),))
             left[written] = -1
             terms += relabelled(base, left, shape, dtype).terms
         else:

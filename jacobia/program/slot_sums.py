@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia.program.room import check_columns
+from jacobia.program.room import check_columns, numbered
 from jacobia.program.slot_apply import NotLinear, apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slots import (
     FEW,
@@ -54,8 +54,8 @@ def psum(w: Any, eqn: Any, ins: Sequence) -> list:
 
 def _rows_of_sum(shape: tuple[int, ...], axes: Sequence[int]) -> np.ndarray:
     kept = [1 if a in axes else k for a, k in enumerate(shape)]
-    rows = np.arange(math.prod(kept), dtype=np.int32).reshape(kept)
-    return np.broadcast_to(rows, shape).reshape(-1)
+    check_columns(1, shape)
+    return np.broadcast_to(numbered(kept), shape).reshape(-1)
 
 
 def summed(w: Any, t: Slots, axes: Sequence[int], dtype: Any) -> Slots | Parts:
@@ -184,8 +184,9 @@ def _through_nonzeros(
     w: Any, t: Slots, factor: Any, mask: np.ndarray, mine: _Axes, other: _Axes, side: int, shape: tuple, dtype: Any
 ) -> Slots | Parts:
     b, g, c = (x.astype(np.int32) for x in np.nonzero(mask))
-    cols = mine.three(t.full_cols(), 1)[:, b, :, c]  # (E, K, F)
     free = mine.count(mine.free)
+    check_columns(t.width, (len(b), free))
+    cols = mine.three(t.full_cols(), 1)[:, b, :, c]  # (E, K, F)
     cols = np.ascontiguousarray(np.moveaxis(cols, 0, 1))  # (K, E, F)
 
     def picked(v: Any, a: Any, b: Any, g: Any, c: Any) -> Any:
@@ -195,7 +196,7 @@ def _through_nonzeros(
     name = w.tape.step(
         picked, values(w.tape, t, w.n), w.name(factor), w.tape.array(b), w.tape.array(g), w.tape.array(c)
     )
-    places = np.arange(math.prod(shape), dtype=np.int32)
+    places = numbered((math.prod(shape),))
     sizes = (mask.shape[0], free, mask.shape[1]) if side == 0 else (mask.shape[0], mask.shape[1], free)
     places = places.reshape(sizes) if side == 1 else places.reshape(sizes).swapaxes(1, 2)
     rows = places[b, g, :].reshape(-1)  # (E, F)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jacobia.program.room import check_columns, numbered
 from jacobia.program.slot_apply import apply, blocked, is_tangent, out_of, tangents
 from jacobia.program.slots import FEW, Slots, aligned, as_slots, nothing, sum_of, union_along, values
 
@@ -34,7 +35,7 @@ def _tap(w: Any, t: Slots, place: Sequence[int], count: Sequence[int], strides: 
         v = lax.pad(v, jnp.zeros((), v.dtype), [(0, 0, 0), *config])
         return lax.slice(v, (0,) * (rank + 1), (v.shape[0], *limits), (1, *strides))
 
-    index = np.arange(t.size, dtype=np.int32).reshape(t.shape)
+    index = numbered(t.shape)
     axes = []
     for n, (first, _, gap), c, step in zip(t.shape, config, count, strides, strict=True):
         at = np.arange(c) * step - first
@@ -43,6 +44,7 @@ def _tap(w: Any, t: Slots, place: Sequence[int], count: Sequence[int], strides: 
     inside = np.ones((), bool)
     for a, source in enumerate(axes):
         inside = inside & (source >= 0).reshape([-1 if k == a else 1 for k in range(rank)])
+    check_columns(t.width, count)
     flat = index[np.ix_(*(np.maximum(s, 0) for s in axes))]
     cols = np.where(inside, t.full_cols().reshape(t.width, -1)[:, flat], np.int32(w.n)).astype(np.int32)
     return Slots(cols, w.tape.step(read, values(w.tape, t, w.n)), tuple(count), t.dtype)

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia.program.room import Extent, check_columns
+from jacobia.program.room import Extent, check_columns, numbered
 from jacobia.program.tape import APART, Last, Planes, Tape, slots_first, slots_last
 
 # An array of this size may be a constant of a program.
@@ -445,7 +445,7 @@ def entries(terms: Sequence[tuple[Slots, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 def parts_of(t: Slots | Parts) -> list[tuple[Slots, np.ndarray]]:
     """A tangent as terms."""
-    return t.terms if isinstance(t, Parts) else [(t, np.arange(t.size, dtype=np.int32))]
+    return t.terms if isinstance(t, Parts) else [(t, numbered((t.size,)))]
 
 
 def relabelled(t: Slots | Parts, to: np.ndarray, shape: tuple[int, ...], dtype: Any) -> Parts:
