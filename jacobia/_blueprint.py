@@ -30,6 +30,7 @@ class Primal(NamedTuple):
     num_own: int  # constants of the gradient in front of those of f
     outputs: Space  # of one sample, with a batch
     batch: Batch | None
+    has_rules: bool  # derivative rules of its own: what they give need be no gradient, and its Jacobian not symmetric
 
 
 # What a linear program writes is about twice what its primal does.
@@ -101,7 +102,7 @@ class Blueprint:
     def primal_point(self, consts: Sequence, leaves: Sequence) -> Point:
         """Where the f of a Hessian is evaluated."""
         assert self.primal is not None
-        program, num_own, _, batch = self.primal
+        program, num_own, _, batch, _ = self.primal
         return Point(program, self.positions, consts[num_own:], leaves, batch)
 
     @property
@@ -112,8 +113,8 @@ class Blueprint:
 
     @cached_property
     def symmetric(self) -> bool:
-        """Whether a row of a block is a column of its mirror image: the Hessian of a scalar f."""
-        return self.spaces.hessian and self.program.heads is None
+        """Whether a row of a block is a column of its mirror image: the Hessian of a scalar f without own rules."""
+        return self.primal is not None and self.program.heads is None and not self.primal.has_rules
 
     @cached_property
     def mirrors(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 Public JAX only: `jax.core` and `jax.extend.core` are where JAX exports what readers of programs need.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ __all__ = [
     "is_jaxpr",
     "jit_disabled",
     "opened",
+    "rule_of_jax",
     "scan_split",
     "settings_token",
     "trace_state",
@@ -86,6 +88,16 @@ def bind(eqn: Any, *args: Any) -> list:
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+_HOME = os.path.dirname(jax.__file__) + os.sep
+
+
+def rule_of_jax(eqn: Any) -> bool:
+    """Whether a `custom_jvp_call` is of a function and a rule that JAX brings along, such as `jax.nn.relu`."""
+    rule, body = eqn.params.get("jvp_jaxpr_fun"), eqn.params.get("call_jaxpr")
+    told = [getattr(part, "debug_info", None) for part in (rule, getattr(body, "jaxpr", body))]
+    return all((getattr(t, "func_filename", None) or "").startswith(_HOME) for t in told)
 
 
 def varying(like: Any) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from jacobia._options import Options
 from jacobia._space import Batch, Space
 from jacobia._sweeps import Spaces
 from jacobia._trace import Traced, trace
+from jacobia.program.walk import has_rules
 
 
 class Entry(NamedTuple):
@@ -144,8 +145,9 @@ def _of_gradient(
         tuple(f"the gradient of {y} with respect to {x}" for y in outs.paths for x in ins.paths),
     )
     along = None if batch is None else Batch(batch.size, batch.inputs * len(outs), batch.inputs)
-    spaces = Spaces(grads, ins, along, hessian=True, by_pullback=options.mode == "rev")
-    return spaces, program, [*own, *traced.consts], Primal(traced.program, len(own), outs, batch)
+    ruled = traced.program.jaxpr is None or has_rules(traced.program.jaxpr)  # Python's own program can't be read
+    spaces = Spaces(grads, ins, along, hessian=True, by_pullback=ruled or options.mode == "rev")
+    return spaces, program, [*own, *traced.consts], Primal(traced.program, len(own), outs, batch, ruled)
 
 
 def _one_sample(options: Options, outs: Space, ins: Space) -> tuple[Batch, Space, Space]:

@@ -58,10 +58,10 @@ def sparsity_pattern(
 
 def _pattern(transform: Any, args: tuple, hessian: bool, local: bool) -> Pattern:
     origin = transform.linearized(args, {})
-    if hessian and not (origin.blue.symmetric and len(origin.blue.primal.outputs) == 1):
+    if hessian and not (origin.blue.program.heads is None and len(origin.blue.primal.outputs) == 1):
         raise ValueError(
             f"sparsity_pattern(hessian=True): expected f to return one number, got shapes "
             f"{', '.join(map(str, origin.blue.primal.outputs.shapes))}. Take the pattern of each output by itself."
         )
     outs, ins = range(len(origin.blue.spaces.outputs)), range(len(origin.blue.spaces.inputs))
-    return walk_of(origin, local).found(tuple(outs), tuple(ins), hessian).pattern
+    return walk_of(origin, local).found(tuple(outs), tuple(ins), origin.blue.symmetric).pattern

@@ -145,3 +145,93 @@ def test_independence_that_was_promised():
     J = jacobian(lambda x: x * jnp.sort(x + far, axis=0), batch_axis=0, verify_batch=False)(one)
     expected = 2 * one + far
     np.testing.assert_allclose(scattered(J)[:, 0], expected, rtol=1e-5)
+
+
+# A Hessian is symmetric where its program is that of a gradient: derivative rules of one's own need not be
+
+
+@jax.custom_jvp
+def one_sided(x):
+    return x[0] * x[1] + x[2] ** 2 * x[1]
+
+
+@one_sided.defjvp
+def _(primals, tangents):
+    (x,), (t,) = primals, tangents
+    still = lax.stop_gradient(x)
+    return one_sided(x), x[1] * t[0] + (still[0] + x[2] ** 2) * t[1] + 2 * x[2] * still[1] * t[2]
+
+
+@jax.custom_vjp
+def pulled(x):
+    return x[0] * x[1] + x[2] ** 3
+
+
+pulled.defvjp(
+    lambda x: (pulled(x), x), lambda x, u: (u * jnp.stack([x[1] * x[2], lax.stop_gradient(x[0]), 3 * x[2] ** 2]),)
+)
+P = np.array([0.7, 1.3, -0.4], np.float32)
+
+
+def in_a_branch(x):
+    return lax.cond(x[0] > 0, lambda x: 2 * one_sided(x), lambda x: x.sum(), x)
+
+
+UNSYMMETRIC = {
+    "pushed": one_sided,
+    "pulled": pulled,
+    "a part": lambda x: jnp.sum(jnp.sin(x)) * one_sided(x),
+    "in a branch": in_a_branch,
+    "in a jit": lambda x: jax.jit(one_sided)(2 * x),
+}
+
+
+@pytest.mark.parametrize("name", UNSYMMETRIC)
+def test_hessians_by_rules_that_are_no_gradients(name):
+    f = UNSYMMETRIC[name]
+    expected = np.asarray(jax.jacrev(jax.grad(f))(P))
+    assert np.abs(expected - expected.T).max() > 0.1
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
+    check([hessian(f)(P)], expected)
+    pattern = sparsity_pattern(f, P, hessian=True)
+    assert not expected[~pattern.todense()].any()
+    for mode in ("auto", "rev", "fwd"):
+        make = hessian(f, mode=mode)
+        close(make(P)[...], expected)
+        close(make(P)[:, 1], expected[:, 1])
+        if mode == "auto":
+            close(make(P)[0], expected[0])
+            close(make(P)[[2, 0], 1:], expected[[2, 0], 1:])
+    H = hessian(f)(P)
+    close(H.mv(P), expected @ P)
+    close(H.vm(P), P @ expected)
+    close(H.diagonal(), np.diagonal(expected))
+    close(H[1], expected[1])
+    close(H[:, 1], expected[:, 1])
+    close(hessian(f, sparsity=pattern)(P).to_bcoo().todense(), expected)
+    close(jax.jit(lambda x: hessian(f)(x)[1])(P), expected[1])
+    close(jax.vmap(hessian(f))(np.stack([P, P]))[1, 1], expected[1])
+
+
+def test_hessians_by_rules_of_samples_of_blocks_and_of_several_outputs():
+    many, close = np.stack([P, P + 1]), lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    expected = jax.vmap(jax.jacrev(jax.grad(one_sided)))(many)
+    H = hessian(jax.vmap(one_sided), batch_axis=0)(many)
+    close(scattered(H), expected)
+    close(H[:, 1], expected[:, 1])
+    split = lambda a, b: one_sided(jnp.concatenate([a, b]))  # noqa: E731
+    blocks, rows = hessian(split, (0, 1))(P[:1], P[1:]), np.asarray(jax.jacrev(jax.grad(one_sided))(P))
+    close(blocks[1][0][...], rows[1:, :1])
+    close(blocks[0][1][0], rows[:1, 1:][0])
+    close(blocks[0][1].to_bcoo().todense(), rows[:1, 1:])
+    several = lambda x: jnp.stack([one_sided(x), jnp.sum(x**3)])  # noqa: E731
+    full = np.asarray(jax.jacrev(jax.jacrev(several))(P))
+    close(hessian(several)(P)[0, 1], full[0, 1])
+    close(hessian(several)(P)[...], full)
+
+
+def test_rules_of_jax_are_trusted():
+    f = lambda x: jnp.sum(jax.nn.relu(x) * jnp.logaddexp(x, x[::-1]))  # noqa: E731
+    H = hessian(f)(P)
+    np.testing.assert_allclose(H[1], jax.hessian(f)(P)[1], rtol=1e-4, atol=1e-6)
+    assert H.stats.pushforwards == 1 and H.stats.pullbacks == 0

@@ -6,7 +6,7 @@ Knows the equations of a jaxpr and nothing of derivatives.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jacobia._compat import Literal, bind, inner_consts, is_jaxpr
+from jacobia._compat import Literal, bind, inner_consts, is_jaxpr, rule_of_jax
 
 # jit, by its names in the supported versions. Its body can be read in place of the call.
 CALLS = ("jit", "pjit")
@@ -36,6 +36,15 @@ def holds(jaxpr: Any, name: str) -> bool:
     """Whether a program has an operation of this name, at any depth."""
     return any(
         eqn.primitive.name == name or any(holds(getattr(p, "jaxpr", p), name) for p in subprograms(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
+def has_rules(jaxpr: Any) -> bool:
+    """Whether a function in a program has a derivative rule that JAX has not brought along, at any depth."""
+    return any(
+        (eqn.primitive.name.startswith(("custom_jvp", "custom_vjp")) and not rule_of_jax(eqn))
+        or any(has_rules(getattr(p, "jaxpr", p)) for p in subprograms(eqn))
         for eqn in jaxpr.eqns
     )
 
