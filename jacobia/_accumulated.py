@@ -38,7 +38,7 @@ def _accumulated(origin: Linearized, index: int) -> Whole:
         return it.data(consts, leaves, arrays).astype(block.dtype)
 
     def shaped(data: jax.Array, more: Sequence) -> jax.Array:
-        return (data if full else written(data, *more, pattern.shape)).reshape(shape)
+        return (data if full else written(data, more[0], more[1], pattern.shape)).reshape(shape)
 
     why = "all entries are accumulated at once"
     extra = 0 if full else _SCATTERED * pattern.nnz + math.prod(shape)
