@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.tree_util import tree_structure
 
 from jacobia._compat import opened
+from jacobia._directions import Directions, directions, learn
 from jacobia._linearize import Point
 from jacobia._plan import Ways
 from jacobia._space import Batch, Space
@@ -31,6 +32,7 @@ class Primal(NamedTuple):
     outputs: Space  # of one sample, with a batch
     batch: Batch | None
     has_rules: bool  # derivative rules of its own: what they give need be no gradient, and its Jacobian not symmetric
+    forward: bool  # whether the gradient is made of pushforwards, since f has no pullback
 
 
 # What a linear program writes is about twice what its primal does.
@@ -102,7 +104,7 @@ class Blueprint:
     def primal_point(self, consts: Sequence, leaves: Sequence) -> Point:
         """Where the f of a Hessian is evaluated."""
         assert self.primal is not None
-        program, num_own, _, batch, _ = self.primal
+        program, num_own, _, batch, *_ = self.primal
         return Point(program, self.positions, consts[num_own:], leaves, batch)
 
     @property
@@ -115,6 +117,23 @@ class Blueprint:
     def symmetric(self) -> bool:
         """Whether a row of a block is a column of its mirror image: the Hessian of a scalar f without own rules."""
         return self.primal is not None and self.program.heads is None and not self.primal.has_rules
+
+    # Directions
+
+    def directions(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> Directions:
+        """What is known of the directions of some outputs and inputs."""
+        return directions(self.program, self.positions, self.spaces, outs, ins)
+
+    def learn(self, outs: tuple[int, ...], ins: tuple[int, ...], linear: Any = None) -> Directions:
+        """The same, learned if it has not been; `linear`: gives the linear program of an f that Python runs."""
+        return learn(self.program, self.positions, self.spaces, outs, ins, linear)
+
+    def by(self, way: str, outs: tuple[int, ...], ins: tuple[int, ...]) -> str:
+        """The direction that gives rows or columns: "pullback", "jvp" or "transposed pullback"."""
+        pushforward = self.directions(outs, ins).pushforward
+        if way == "columns":
+            return pushforward or "jvp"
+        return "jvp" if self.spaces.pushes_rows and pushforward == "jvp" else "pullback"
 
     @cached_property
     def mirrors(self) -> tuple[int, ...]:
@@ -180,9 +199,9 @@ class Blueprint:
 
     def pass_cost(self, way: str, block: Block) -> float:
         """What one more row or column costs, in elements read or written; infinite where there is none."""
-        key = way, block.outs, block.ins
+        key = way, self.by(way, block.outs, block.ins), block.outs, block.ins
         if key not in self.costs:
-            self.costs[key] = self._pass_cost(*key)
+            self.costs[key] = self._pass_cost(way, block.outs, block.ins)
         return self.costs[key]
 
     def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
@@ -194,7 +213,7 @@ class Blueprint:
 
     def _left_out(self, way: str, outs: tuple, ins: tuple) -> Set[int]:
         # Products of a pass that kernels do not make: they take a row by the number of the seed.
-        key, closed = (way, outs, ins), self.pass_program(way, outs, ins)
+        key, closed = (way, self.by(way, outs, ins), outs, ins), self.pass_program(way, outs, ins)
         if key not in self.left_out:
             basis = self.spaces.outputs.pick(outs) if way == "rows" else self.spaces.inputs.pick(ins)
             jaxpr = closed.jaxpr if closed is not None and is_by_number(self.spaces, basis) else None
@@ -211,14 +230,15 @@ class Blueprint:
 
     def pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
         """The program of constants, leaves and seeds that one row or column is; None where there is none."""
-        key = way, outs, ins
+        key = way, self.by(way, outs, ins), outs, ins
         if key not in self.passes:
-            self.passes[key] = None if self.program.jaxpr is None else self._pass_program(*key)
+            single = self.program.jaxpr is not None and self.program.heads is None
+            self.passes[key] = None if not single else self._pass_program(*key)
         return self.passes[key]
 
-    def _pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
+    def _pass_program(self, way: str, by: str, outs: tuple, ins: tuple) -> Any:
         try:
-            return applied_program(self.program, self.positions, self.spaces, way, outs, ins)
+            return applied_program(self.program, self.positions, self.spaces, way, by, outs, ins)
         except (TypeError, ValueError, NotImplementedError):
             return None  # whoever runs it will find out
 
@@ -229,12 +249,12 @@ class Blueprint:
 
     def cut(self, sweep: Sweep) -> Cut | None:
         """The program that answers one seed for one sample, where samples can be told apart in all of it."""
-        name = sweep.way, sweep.seeded, sweep.read
+        name = sweep.way, sweep.by, sweep.seeded, sweep.read
         if name not in self.cuts:
             self.cuts[name] = self._cut(*name)
         return self.cuts[name]
 
-    def _cut(self, way: str, seeded: tuple, read: tuple) -> Cut | None:
+    def _cut(self, way: str, by: str, seeded: tuple, read: tuple) -> Cut | None:
         program, spaces = self.program, self.spaces
         if way == "second":
             assert self.primal is not None
@@ -243,7 +263,7 @@ class Blueprint:
         if program.jaxpr is None or batch is None:
             return None
         outs, ins = (seeded, read) if way == "rows" else (read, seeded)
-        jaxpr, own = opened(applied_program(program, self.positions, spaces, way, outs, ins))
+        jaxpr, own = opened(applied_program(program, self.positions, spaces, way, by, outs, ins))
         axes: list[int | None] = [None] * len(program.jaxpr.invars)
         for place, axis in zip(self.positions, batch.inputs, strict=True):
             axes[len(axes) - program.num_leaves + place] = axis
@@ -288,13 +308,14 @@ class Blueprint:
         """Bytes of what one seed makes pass through memory: answers of operations that no compiler fuses."""
         return 0 if self.program.jaxpr is None else _LINEAR * written_bytes(self.program.jaxpr)
 
-    @cached_property
+    @property
     def lies_across(self) -> bool:
         """Whether all of a symmetric matrix is better written with the seeds on its last axis.
 
         Element by element the seeds are what a processor's vectors hold best; products give their answers row by row.
         """
-        if not self.symmetric or not self.spaces.pushes_rows(self.program):
+        block = self.blocks[0]
+        if not self.symmetric or self.by("rows", block.outs, block.ins) != "jvp":
             return False
         inputs = self.spaces.inputs
         line = inputs.size * max((d.itemsize for d in inputs.dtypes), default=0) * math.prod(self.spaces.lead)
@@ -319,7 +340,8 @@ class Blueprint:
             dtypes = tuple(jnp.result_type(y[outs[0]], x[j]) for j in read)
         else:
             dtypes = tuple(jnp.result_type(y[i], x[ins[0]]) for i in read)
-        return Sweep(way, seeded, read, width, chunk, dtypes, self.ravel, padded, diagonal, block)
+        by = self.by(way, outs, ins)
+        return Sweep(way, by, seeded, read, width, chunk, dtypes, self.ravel, padded, diagonal, block)
 
     @cached_property
     def recipes(self) -> dict:

@@ -27,6 +27,7 @@ __all__ = [
     "rule_of_jax",
     "scan_split",
     "settings_token",
+    "sharded_like",
     "trace_state",
     "vary_like",
     "varying",
@@ -114,6 +115,13 @@ def vary_like(value: Any, like: Any) -> Any:
 def weakly_typed(array: Any) -> Any:
     """The same numbers as a weakly typed array, which no public function makes of one that is not."""
     return convert_element_type_p.bind(array, new_dtype=array.dtype, weak_type=True, sharding=None)
+
+
+def sharded_like(value: Any, like: Any, axis: int) -> Any:
+    """A vector with one entry for each place on an axis of an array, divided among devices as that axis is."""
+    sharding = jax.typeof(like).sharding
+    name = sharding.spec[axis]  # of an Explicit mesh axis; the others are the compiler's to decide
+    return value if name is None else jax.reshard(value, jax.NamedSharding(sharding.mesh, jax.P(name)))
 
 
 def jit_disabled() -> bool:

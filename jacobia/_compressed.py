@@ -24,13 +24,11 @@ from jacobia._kernels import Kind
 from jacobia._linearize import Point
 from jacobia._partition import coloring
 from jacobia._pattern import Pattern
-from jacobia._reading import Linearized
+from jacobia._reading import Linearized, by_what_exists, check_linear
 from jacobia._recovery import read_back, recovery
 from jacobia._space import Space
 from jacobia._sparse import found
-from jacobia._sweeps import Spaces, Sweep, applied, applied_program, run_sweep
-from jacobia._trace import Program
-from jacobia.program.walk import holds
+from jacobia._sweeps import Spaces, Sweep, applied, run_sweep
 
 _BY = {"rows": "pullbacks", "columns": "pushforwards"}
 
@@ -64,12 +62,6 @@ class Colored:
         return [given.row_colors, given.column_colors, where]
 
 
-class _NoDirection(Exception):
-    # What f has not got, "pullbacks" or "pushforwards"; JAX's own words are the cause.
-    def __init__(self, by: str):
-        self.by = by
-
-
 def pattern_of(origin: Linearized, index: int) -> Pattern:
     """The pattern of one block: the given one, all of it, or what a walk finds."""
     given = origin.blue.sparsity
@@ -80,7 +72,7 @@ def pattern_of(origin: Linearized, index: int) -> Pattern:
     return found(origin, index).pattern
 
 
-def coloring_of(origin: Linearized, index: int, reason: BaseException | None = None) -> Colored:
+def coloring_of(origin: Linearized, index: int) -> Colored:
     """The coloring of one block: the given one, or the best that f has the directions for.
 
     Raises:
@@ -97,7 +89,7 @@ def coloring_of(origin: Linearized, index: int, reason: BaseException | None = N
             "for entries that are not known yet: pass jacobia.coloring(pattern) into jit instead."
         )
     if not any(ways):
-        raise _refused(origin, index, "columns", reason)
+        raise _refused(origin, index, "columns")
     if (pattern, ways) not in blue.colorings:
         symmetric = blue.symmetric and blue.mirrors[index] == index
         blue.colorings[pattern, ways] = Colored(_fewest(pattern, ways, symmetric))
@@ -147,17 +139,12 @@ def compressed(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:
     Raises:
       ValueError: f has not got a direction that the coloring takes, or the pattern lacks a nonzero.
     """
-    program = origin.blue.program
-    before = program.pulls, program.pushes
-    try:
-        given, data = _computed(origin, index)
-    except Exception:
-        program.pulls, program.pushes = before  # it may have been something else
-        raise
+    given, data = by_what_exists(origin, [origin.blue.blocks[index]], lambda: _computed(origin, index))
     if origin.remembers:
         ways = list(dict.fromkeys(_way(origin.blue, side) for side in _seeds(given)))
         if not ways:  # nothing was run
-            ways = [way for way in ("columns", "rows") if _has(origin, index, way)][:1]
+            origin.learn(origin.blue.blocks[index])
+            ways = [way for way in ("columns", "rows") if getattr(_ways(origin, index), way)][:1]
         confirm(origin, index, given, data, ways)
     return data, given.pattern
 
@@ -169,30 +156,12 @@ def _seeds(given: Coloring) -> dict[str, int]:
 
 
 def _computed(origin: Linearized, index: int) -> tuple[Coloring, jax.Array]:
-    # By the directions that f has: what it lacks shows when the kernel is traced.
-    blue, reason = origin.blue, None
-    while True:
-        own = coloring_of(origin, index, reason)
-        ways = _ways(origin, index)
-        for side in _seeds(own.coloring):
-            if not getattr(ways, _way(blue, side)):
-                raise _refused(origin, index, side, reason) from reason
-        try:
-            return own.coloring, _run(origin, index, own)
-        except _NoDirection as missing:
-            reason = reason or missing.__cause__
-            if not _noted(blue.program, missing.by):
-                raise _refused(origin, index, "columns", reason) from reason
-
-
-def _noted(program: Program, by: str) -> bool:
-    # That f lacks a direction, and whether this is news: else there is nothing more to try.
-    known = not program.pulls if by == "pullbacks" else program.pushes is None
-    if by == "pullbacks":
-        program.pulls = False
-    else:
-        program.pushes = "transposed pullback" if program.pushes == "jvp" else None
-    return not known
+    check_linear(origin, origin.blue.blocks[index])
+    own, ways = coloring_of(origin, index), _ways(origin, index)
+    for side in _seeds(own.coloring):
+        if not getattr(ways, _way(origin.blue, side)):
+            raise _refused(origin, index, side)
+    return own.coloring, _run(origin, index, own)
 
 
 def _run(origin: Linearized, index: int, own: Colored) -> jax.Array:
@@ -206,43 +175,43 @@ def _run(origin: Linearized, index: int, own: Colored) -> jax.Array:
     if not counts or 0 in size:
         return origin.empty(size, block.dtype)
     chunks = {side: _chunk(origin, block, side, count) for side, count in counts.items()}
-    spaces, by = blue.spaces, {side: origin.by(_way(blue, side)) for side in counts}
+    spaces = blue.spaces
+    directions = {side: blue.by(_way(blue, side), block.outs, block.ins) for side in counts}
 
     def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
         row_colors, column_colors, where = arrays
         point, parts = blue.point(consts, leaves), []
         for side, count in counts.items():
             colors = row_colors if side == "rows" else column_colors
-            try:
-                parts.append(_side(point, spaces, block, _way(blue, side), colors, count, chunks[side]))
-            except (TypeError, ValueError, NotImplementedError) as error:
-                raise _NoDirection(by[side]) from error
+            way, by = _way(blue, side), directions[side]
+            parts.append(_side(point, spaces, block, way, by, colors, count, chunks[side]))
         return read_back(parts, where)
 
-    name = Kind("compressed", blue.positions, spaces, block, tuple(counts.items()), tuple(chunks.values()))
+    counted, by = tuple(counts.items()), tuple(directions.values())
+    name = Kind("compressed", blue.positions, spaces, block, counted, by, tuple(chunks.values()))
     data = origin.run_with((name,), body, own.arrays)
     store = store_of(origin, index)
     for side, count in counts.items():
-        store.count("rows", by[side], 0, count, count)
+        store.count("rows", origin.by(_way(blue, side), block), 0, count, count)
     store.counts[5] -= len(counts) - 1  # it was one call
     return data
 
 
 def _side(
-    point: Point, spaces: Spaces, block: Block, way: str, colors: Any, count: int, chunk: int | None
+    point: Point, spaces: Spaces, block: Block, way: str, by: str, colors: Any, count: int, chunk: int | None
 ) -> jax.Array:
     # (*lead, C, N) by pullbacks, (*lead, C, M) by pushforwards: colors in front either way, as they are read.
     seeded, read = (block.outs, block.ins) if way == "rows" else (block.ins, block.outs)
     basis = (spaces.outputs if way == "rows" else spaces.inputs).pick(seeded)
     ends = [sum(basis.sizes[:k]) for k in range(len(basis) + 1)]
-    apply: Callable[[list], list] = applied(point, spaces, way, block.outs, block.ins)
+    apply: Callable[[list], list] = applied(point, spaces, way, by, block.outs, block.ins)
 
     def answer(color: Any) -> list:
         own = [colors[a:b] == color for a, b in zip(ends, ends[1:], strict=False)]
         seeds = [o.astype(d).reshape(s) for o, d, s in zip(own, basis.dtypes, basis.shapes, strict=True)]
         return apply([jnp.broadcast_to(s, spaces.lead + s.shape) for s in seeds])
 
-    sweep = Sweep("rows", seeded, read, None, chunk, (block.dtype,) * len(read), flat=True)
+    sweep = Sweep("rows", by, seeded, read, None, chunk, (block.dtype,) * len(read), flat=True)
     (matrix,) = run_sweep(sweep, answer, Space(((count,),), basis.dtypes[:1], ("color",)), None, spaces.lead)
     return matrix
 
@@ -257,30 +226,17 @@ def _chunk(origin: Linearized, block: Block, side: str, count: int) -> int | Non
     return _plan.chunk(count, per_seed, count * line, blue.chunk_size, limit)
 
 
-def _refused(origin: Linearized, index: int, side: str, reason: BaseException | None) -> ValueError:
+def _refused(origin: Linearized, index: int, side: str) -> ValueError:
     blue, block, given = origin.blue, origin.blue.blocks[index], origin.blue.sparsity
+    missing = origin.learn(block).missing
     other = "columns" if side == "rows" else "rows"
     why = "one without" if blue.program.heads is None else "several outputs, whose Hessian takes one for each"
-    if reason is not None:
-        why = f"one for which JAX says: {reason}"
+    if missing:
+        why = f"one for which JAX says: {missing[0].says}"
     elif not getattr(block.ways, _way(blue, side)):
         why = f"mode={blue.mode!r}" if blue.mode in ("fwd", "rev") else "dtypes for which they would round"
     way_out = "Give f a derivative rule: one by jax.custom_jvp has both directions."
-    if _has(origin, index, _way(blue, other)):
+    if getattr(_ways(origin, index), _way(blue, other)):
         way_out = f"jacobia.coloring(pattern, {other!r}) takes {_BY[other]} alone."
     what = f"Coloring of {given.partition!r}" if isinstance(given, Coloring) else "Pattern"
     return ValueError(f"{blue.name}(sparsity={what}): expected an f with {_BY[side]}, got {why}. {way_out}")
-
-
-def _has(origin: Linearized, index: int, way: str) -> bool:
-    # Whether f has a direction; it is traced, not run.
-    blue, block = origin.blue, origin.blue.blocks[index]
-    if not getattr(_ways(origin, index), way):
-        return False
-    if blue.program.jaxpr is None or blue.program.heads is not None:
-        return True  # not to be told without running it
-    try:
-        traced = applied_program(blue.program, blue.positions, blue.spaces, way, block.outs, block.ins)
-    except (TypeError, ValueError, NotImplementedError):
-        return False
-    return not holds(traced.jaxpr, "custom_lin")  # a `custom_vjp`, which is refused only when it is run

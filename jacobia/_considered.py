@@ -41,11 +41,16 @@ def explain(
     todo = plan_few(origin, want, samples) if alone else plan(origin, want, across)
     if alone:
         notes.append(f"samples: {len(samples)} of {math.prod(origin.lead)}, evaluated by themselves")
-    if blue.program.pushes == "transposed pullback":
+    known = origin.directions(block)
+    if known.pushforward == "transposed pullback":
         notes.append("pushforwards: f has none (custom_vjp), its pullback is transposed")
+    if blue.primal is not None and blue.primal.forward:
+        notes.append("gradient: f has no pullback, so that it is made of pushforwards: forward over forward")
+    if not known.linear:
+        notes.append("pullback: not linear in its cotangent (custom_vjp), so that there are rows and nothing else")
     notes.append("f: compiled" if blue.jit else "f: run by Python at each read (jit=False), which is slow")
     products = "Hessian-vector products" if blue.symmetric else None
-    by = products or origin.by("rows"), products or origin.by("columns")
+    by = products or origin.by("rows", block), products or origin.by("columns", block)
     plans = () if alone or todo.way == "none" else _considered(origin, want, todo, by, across)
     found, pattern = blue.wholes.get(want.block), store_of(origin, want.block).pattern
     density = pattern.density if pattern is not None else None if found is None else found.density

@@ -5,7 +5,6 @@ derivative along each input, with nothing transposed and so no residuals.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from jacobia import _plan
 from jacobia._blueprint import Block
 from jacobia._fulfil import Want, array_module, as_array, compute_each, known_cube, padded, possible, sized, store_of
-from jacobia._reading import Linearized, either_way
+from jacobia._reading import Linearized, by_what_exists
 from jacobia._store import Store
 from jacobia._sweeps import Sweep
 
@@ -113,15 +112,9 @@ def _compute(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.
     blue, block = origin.blue, origin.blue.blocks[index]
     if numbers is None and _count(origin, index) < max(math.prod(block.row_shape), math.prod(block.column_shape)):
         numbers = np.arange(_count(origin, index))  # not square
-    primal = None if blue.primal is None else blue.primal.program
-    if primal is None or primal.pushes != "jvp" or blue.mode == "rev" or blue.mirrors[index] != index:
+    if blue.mode == "rev" or blue.mirrors[index] != index or not origin.has_second(block):
         return _swept(origin, index, numbers)
-    try:
-        return _second(origin, index, numbers)
-    except (TypeError, ValueError, NotImplementedError):
-        out = _swept(origin, index, numbers)  # or it raises what is wrong with both
-        primal.pushes = None
-        return out
+    return _second(origin, index, numbers)
 
 
 def _second(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.Array:
@@ -141,13 +134,13 @@ def _swept(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.Ar
         return _of_heads(origin, index, compute_each(origin, [Want(index, None, None)])[0].array)
     n = _count(origin, index) if numbers is None else len(numbers)
 
-    def attempt() -> tuple[str, Callable]:
+    def work() -> jax.Array:
         choice = _plan.choose("all", n, n, possible(origin, block), lambda: blue.relative_cost(block, n, n))
         way = "rows" if blue.symmetric else choice.way
         sweep = sized(origin, way, block.outs, block.ins, numbers, diagonal=True)
-        return origin.by(way), lambda: _run(origin, index, origin.by(way), sweep, numbers)
+        return _run(origin, index, origin.by(way, block), sweep, numbers)
 
-    return either_way(origin, [block], attempt)
+    return by_what_exists(origin, [block], work)
 
 
 def _run(origin: Linearized, index: int, by: str, sweep: Sweep, numbers: np.ndarray | None) -> jax.Array:

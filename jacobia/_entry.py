@@ -4,6 +4,7 @@ From a call taken apart to an `Entry`, once for each abstract input. Runs no der
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +13,14 @@ import jax.numpy as jnp
 from jacobia._arguments import Call, check_inexact, differentiated
 from jacobia._blueprint import Block, Blueprint, Primal
 from jacobia._coloring import Coloring
+from jacobia._directions import Directions, directions, learn, said_by_jax
 from jacobia._errors import BatchMixingError, IndependenceError
 from jacobia._jacobian import Layout
-from jacobia._linearize import Point, gradient, read_dependence, read_mixing
+from jacobia._linearize import Point, gradient, linearize, read_dependence, read_mixing
 from jacobia._options import Options
 from jacobia._space import Batch, Space
 from jacobia._sweeps import Spaces
-from jacobia._trace import Traced, trace
+from jacobia._trace import Program, Traced, trace
 from jacobia.program.walk import has_rules
 
 
@@ -137,7 +139,8 @@ def _of_gradient(
             f"{options.name}(ravel=True): expected f to return one number, got shapes "
             f"{', '.join(map(str, outs.shapes))}. Leave ravel out, or ravel the inputs of f alone."
         )
-    program, own = gradient(point, outs)
+    f_spaces = Spaces(outs, ins, batch)
+    (program, own), known = _gradient(point, f_spaces)
     bare = batch is not None or options.ravel  # one number for each sample, however it is wrapped
     grads = Space(
         tuple(x if bare else y + x for y in outs.shapes for x in ins.shapes),
@@ -147,7 +150,27 @@ def _of_gradient(
     along = None if batch is None else Batch(batch.size, batch.inputs * len(outs), batch.inputs)
     ruled = traced.program.jaxpr is None or has_rules(traced.program.jaxpr)  # Python's own program can't be read
     spaces = Spaces(grads, ins, along, hessian=True, by_pullback=ruled or options.mode == "rev")
-    return spaces, program, [*own, *traced.consts], Primal(traced.program, len(own), outs, batch, ruled)
+    primal = Primal(traced.program, len(own), outs, batch, ruled, not known.pullback)
+    return spaces, program, [*own, *traced.consts], primal
+
+
+def _gradient(point: Point, spaces: Spaces) -> tuple[tuple[Program, list], Directions]:
+    # By one pullback; forward where f has none.
+    program, outs, ins = point.program, range(len(spaces.outputs)), range(len(spaces.inputs))
+    if program.jaxpr is None:  # Python runs f at this very point
+        known = learn(program, point.positions, spaces, outs, ins, cache(lambda: linearize(point)[2]))
+    else:
+        known = directions(program, point.positions, spaces, outs, ins)
+    if known.pullback or known.pushforward is None:
+        try:
+            return gradient(point, spaces.outputs), known
+        except Exception as error:
+            if said_by_jax(error) is None:
+                raise
+            known = learn(program, point.positions, spaces, outs, ins)
+            if known.pullback or known.pushforward is None:
+                raise
+    return gradient(point, spaces.outputs, forward=True), known
 
 
 def _one_sample(options: Options, outs: Space, ins: Space) -> tuple[Batch, Space, Space]:

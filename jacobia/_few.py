@@ -105,7 +105,8 @@ class _Plan(NamedTuple):
     def note(self, origin: Linearized, sweep: Sweep, numbers: Any) -> None:
         lines = self.most if numbers is None else len(numbers)
         run = lines if sweep.width is None else sweep.width
-        store_of(origin, self.want.block).count(self.asked_way, origin.by(self.way), lines, lines, run)
+        by = origin.by(self.way, origin.blue.blocks[self.todo.block])
+        store_of(origin, self.want.block).count(self.asked_way, by, lines, lines, run)
 
 
 def _plan_for(origin: Linearized, want: Want, samples: Any) -> _Plan:

@@ -4,7 +4,7 @@ Between the view, which knows what a key asks for, and the kernels, which know h
 """
 
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from jacobia._errors import MaterializationError
 from jacobia._fitting import fitting
 from jacobia._indexing import along, places
 from jacobia._plan import Plan
-from jacobia._reading import Linearized, either_way
+from jacobia._reading import Linearized, by_what_exists, refused
 from jacobia._recall import recall
 from jacobia._store import Lines, Store, aligned
 from jacobia._sweeps import Image, Sweep
@@ -206,7 +206,7 @@ def compute(
     asked: Sequence[Want] | None = None,
     reflected: Set[int] | None = None,
 ) -> list[Done]:
-    """Run one kernel for all blocks; the other way where f does not have the one that was chosen.
+    """Run one kernel for all blocks, by the directions that f has.
 
     Args:
       missing: what has to be computed.
@@ -217,13 +217,13 @@ def compute(
       What is missing, in order, and the transposes of whole blocks that are wanted as well.
     """
     origin.check_alive()
-    if len(missing) == 1 and not reflected and missing[0].rows is None and missing[0].columns is None:
-        way = whole(origin, missing[0].block)
-        if way is not None:
-            return [_whole(origin, missing[0].block, way)]
     blocks = [origin.blue.blocks[w.block] for w in missing]
 
-    def attempt() -> tuple[str, Callable]:
+    def work() -> list[Done]:
+        if len(missing) == 1 and not reflected and missing[0].rows is None and missing[0].columns is None:
+            way = whole(origin, missing[0].block)
+            if way is not None:
+                return [_whole(origin, missing[0].block, way)]
         ways = _ways(origin, blocks, missing, asked or missing)
         for block, want, way in zip(blocks, missing, ways, strict=True):
             _check_width(origin, block, want, way)
@@ -232,9 +232,9 @@ def compute(
         except MaterializationError:
             ways = _turned(origin, blocks, ways)  # fewer passes, but more than fits: the other way may
             plan = _sweeps(origin, missing, ways)
-        return origin.by(plan[0][0].way), lambda: _run(origin, missing, ways, reflected, *plan)
+        return _run(origin, missing, ways, reflected, *plan)
 
-    return either_way(origin, blocks, attempt)
+    return by_what_exists(origin, blocks, work)
 
 
 def compute_missing(origin: Linearized, want: Want) -> None:
@@ -249,7 +249,7 @@ def compute_missing(origin: Linearized, want: Want) -> None:
 def _whole(origin: Linearized, index: int, way: Whole) -> Done:
     full = way.compute(origin)
     store = store_of(origin, index)
-    store.count("rows", origin.by("rows"), origin.blue.counts[index][0], 0, 0)
+    store.count("rows", origin.by("rows", origin.blue.blocks[index]), origin.blue.counts[index][0], 0, 0)
     if way.met:
         store.constant_rows += way.constant_rows
     way.met = way.met or origin.compiles
@@ -281,7 +281,7 @@ def _run(
     need = 2 * sum(_nbytes(origin, w.block) for w in missing)
     if len(done) > 1 and all(i is None for i in ids) and _worth_remembering(origin, need):
         parts = [
-            (d.block, a.sweep, a.place, w.block, way, origin.by(d.way), _most(origin.blue.blocks[w.block], way))
+            (d.block, a.sweep, a.place, w.block, way, _by(origin, d), _most(origin.blue.blocks[w.block], way))
             for d, a, w, way in zip(done, answers, missing, ways, strict=True)
         ]
         forms = origin.fused(sweeps, tuple(images.values()))
@@ -320,7 +320,11 @@ def _is_turned(todo: "Todo", want: Want, way: str) -> bool:
 def _count(origin: Linearized, want: Want, way: str, sweep: Sweep, done: Done) -> None:
     lines = _most(origin.blue.blocks[want.block], way) if done.numbers is None else len(done.numbers)
     run = lines if sweep.width is None else sweep.width
-    store_of(origin, want.block).count(way, origin.by(done.way), lines, lines, run)
+    store_of(origin, want.block).count(way, _by(origin, done), lines, lines, run)
+
+
+def _by(origin: Linearized, done: Done) -> str:
+    return origin.by(done.way, origin.blue.blocks[done.block])
 
 
 class Todo(NamedTuple):
@@ -391,13 +395,24 @@ def plan(origin: Linearized, want: Want, across: Cross | None = None) -> Plan:
 
 
 def possible(origin: Linearized, block: Block) -> _plan.Ways:
-    """Which lines of a block can be computed one by one."""
-    program = origin.blue.program
-    rows, columns = program.pulls, program.pushes is not None
-    if origin.blue.spaces.hessian:  # either direction gives a row, and where it is symmetric a column
-        rows = rows or columns
-        columns = rows if origin.blue.symmetric else columns
-    return _plan.Ways(block.ways.rows and rows, block.ways.columns and columns)
+    """Which lines of a block can be computed one by one.
+
+    Raises:
+      What JAX says of the directions of f: none of them can.
+    """
+    blue, known = origin.blue, origin.directions(block)
+    rows, columns = known.pullback, known.pushforward is not None
+    if blue.spaces.pushes_rows:  # either direction gives a row
+        rows = rows or known.pushforward == "jvp"
+    if blue.symmetric:
+        columns = rows
+    if not known.linear:  # whatever the dtypes, and as JAX gives them
+        ways = _plan.Ways(blue.mode != "fwd", False)
+    else:
+        ways = _plan.Ways(block.ways.rows and rows, block.ways.columns and columns)
+    if not any(ways):
+        raise refused(origin, block)
+    return ways
 
 
 def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: int) -> _plan.Choice:
@@ -495,7 +510,7 @@ def _worth_remembering(origin: Linearized, need: int) -> bool:
 
 def _remember_way(origin: Linearized, index: int, way: str, done: Done, sweeps: tuple[Sweep, ...]) -> None:
     # All of a block, or as many rows as a kernel is wide.
-    block, width, by = origin.blue.blocks[index], sweeps[0].width, origin.by(done.way)
+    block, width, by = origin.blue.blocks[index], sweeps[0].width, _by(origin, done)
     if done.block != index:
         return
     if done.numbers is None or width is None:
@@ -591,9 +606,10 @@ def _sweeps(
     groups: dict[Any, list[int]] = {}
     for k, (block, (want, way)) in enumerate(zip(blocks, todo, strict=True)):
         seeded, numbers = (block.outs, want.rows) if way == "rows" else (block.ins, want.columns)
-        groups.setdefault((way, seeded, _key(numbers)), []).append(k)
+        by = origin.blue.by(way, block.outs, block.ins)
+        groups.setdefault((way, by, seeded, _key(numbers)), []).append(k)
     sweeps, ids, answers = [], [], {}
-    for (way, _, _), members in groups.items():
+    for (way, *_), members in groups.items():
         numbers = todo[members[0]].want.rows if way == "rows" else todo[members[0]].want.columns
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
@@ -646,7 +662,8 @@ def sized(
         seeded, read = read, seeded
     seeds = seeded.size if numbers is None else len(numbers)
     width = _plan.padded_width(seeds, seeded.size) if padded else seeds
-    name = (way, outs, ins, None if numbers is None else width, padded, diagonal, origin.batch, samples)
+    by = blue.by(way, outs, ins)
+    name = (way, by, outs, ins, None if numbers is None else width, padded, diagonal, origin.batch, samples)
     if name in blue.small_sweeps:
         return blue.small_sweeps[name]
     answer = 1 if diagonal else read.size
@@ -740,4 +757,4 @@ def as_array(xp: Any, out: Any, store: Store) -> Any:
     if root.base is not None:  # it would be what is remembered; device_put would copy it in another thread
         out, source = aligned(out.shape, out.dtype), out
         out[...] = source
-    return jax.device_put(out, like.sharding if like.committed else None)
+    return jax.device_put(out, next(iter(like.devices())) if like.committed else None)

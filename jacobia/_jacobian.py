@@ -5,7 +5,7 @@ run a kernel, put and take.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,8 +46,8 @@ from jacobia._indexing import ROLES, Part, Pick, gather, is_all, pick, places, s
 from jacobia._pattern import Pattern
 from jacobia._peak import peak_of_cross, peak_of_lines, peak_of_samples, peak_of_whole
 from jacobia._plan import Plan
-from jacobia._products import checked, mv, vm
-from jacobia._reading import Linearized, either_way
+from jacobia._products import checked, has_products, mv, vm
+from jacobia._reading import Linearized, by_what_exists
 from jacobia._sparse import nonzeros
 from jacobia._store import Stats
 
@@ -324,7 +324,9 @@ class Jacobian(ArrayLike):
     @property
     def plan(self) -> Plan:
         """What `J[...]` would do now: the way, how many passes, and why."""
-        return plan(self._origin, Want(self._index, None, None))
+        return by_what_exists(
+            self._origin, [self._layout.block], lambda: plan(self._origin, Want(self._index, None, None))
+        )
 
     def explain(self, key: Any = ...) -> Explanation:
         """What `J[key]` would do now, and what else it could do: an object that prints as a short table.
@@ -355,7 +357,9 @@ class Jacobian(ArrayLike):
                     return peak_of_cross(origin, self._index, across, math.prod(choice.shape))
                 return peak_of_lines(origin, want, ids, layout.order, choice, layout.rowwise)
 
-        return explain(origin, repr(self), want, samples, choice.shape, across, memory)
+        return by_what_exists(
+            origin, [layout.block], lambda: explain(origin, repr(self), want, samples, choice.shape, across, memory)
+        )
 
     # Reading
 
@@ -421,8 +425,10 @@ class Jacobian(ArrayLike):
         ids, want = dict(zip(order, choice.ids, strict=True)), self._want(choice)
         self._check_result(choice.shape)
         inline = not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids)
-        if layout.lead and few(origin, want, samples := self._samples(choice)):
-            return self._read_few(choice, ids, want, samples, inline)
+        if layout.lead:
+            out = by_what_exists(origin, [layout.block], lambda: self._read_few(choice, ids, want, inline))
+            if out is not None:
+                return out
         if inline:
             # Part of a trace: what is indexed and nothing else, and nothing is remembered.
             return self._finish_inline(choice, compute_each(origin, [want])[0] if self._known() is None else None)
@@ -446,9 +452,11 @@ class Jacobian(ArrayLike):
             self._shrink()
         return out
 
-    def _read_few(self, choice: Pick, ids: dict, want: Want, samples: Any, inline: bool) -> jax.Array:
-        # Some samples of a batch, evaluated by themselves.
-        origin, order = self._origin, self._layout.order
+    def _read_few(self, choice: Pick, ids: dict, want: Want, inline: bool) -> jax.Array | None:
+        # Some samples of a batch, evaluated by themselves, where that is worth it.
+        origin, order, samples = self._origin, self._layout.order, self._samples(choice)
+        if not few(origin, want, samples):
+            return None
         if inline:
             cube, numbers = compute_few(origin, want, samples)
             found = {r: places(i, numbers[r]) for r, i in ids.items()}
@@ -601,28 +609,26 @@ class Jacobian(ArrayLike):
         return turn(getattr(straight, "vm" if name == "mv" else "mv")(turn(vector)))
 
     def _product(self, product: Any, vector: Any, way: str) -> jax.Array:
-        block, spaces, program = self._layout.block, self._origin.blue.spaces, self._origin.blue.program
+        origin, block, spaces = self._origin, self._layout.block, self._origin.blue.spaces
         self._check_defined(way, "J[...] @ v" if way == "columns" else "u @ J[...]")
-        vector = checked(vector, way, self._origin.lead, block)
+        vector = checked(vector, way, origin.lead, block)
         seeded = spaces.outputs.pick(block.outs) if way == "rows" else spaces.inputs.pick(block.ins)
         if jnp.iscomplexobj(vector) and not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
             return self._product(product, vector.real, way) + 1j * self._product(product, vector.imag, way)
 
-        def attempt() -> tuple[str, Callable]:
-            by, known = self._origin.by(way), self._known()
-            if known is None and not (program.pulls if by == "pullbacks" else program.pushes):
-                layout = Layout(block, self._layout.lead, False, "")
-                known = view(type(self), self._origin, self._index, layout)[...]
-            return by, lambda: product(self._origin, block, vector, known)
+        def work() -> jax.Array:
+            known = self._known()
+            if known is None and not has_products(origin, block, way):
+                known = view(type(self), origin, self._index, Layout(block, origin.lead, False, ""))[...]
+            return product(origin, block, vector, known)
 
-        several = vector.ndim > len(self._origin.lead) + len(
-            block.column_shape if way == "columns" else block.row_shape
-        )
-        axis = -1 if way == "columns" else len(self._origin.lead)
+        several = vector.ndim > len(origin.lead) + len(block.column_shape if way == "columns" else block.row_shape)
+        axis = -1 if way == "columns" else len(origin.lead)
         count = vector.shape[axis] if several else 1
-        out = either_way(self._origin, [block], attempt)
-        if self._known() is None:
-            store_of(self._origin, self._index).count(way, self._origin.by(way), 0, count, count)
+        out = by_what_exists(origin, [block], work)
+        if self._known() is None and has_products(origin, block, way):
+            by = "pullbacks" if origin.by_for_products(way, block) == "pullback" else "pushforwards"
+            store_of(origin, self._index).count(way, by, 0, count, count)
         return out
 
     def diagonal(self) -> jax.Array:

@@ -203,8 +203,7 @@ def call(program: Program, positions: tuple[int, ...], kind: Kind, body: Callabl
     kernels are those of its expansion: its derivative, in which the rules have been applied.
     """
     name = _expansion(program, positions) if program.opaque else program
-    # Another program with the same expansion may not have found out yet which directions it lacks.
-    return _cache.run((name, program.pulls, program.pushes, kind), lambda: _jitted(program.settings, body), args)
+    return _cache.run((name, kind), lambda: _jitted(program.settings, body), args)
 
 
 def _expansion(program: Program, positions: tuple[int, ...]) -> Hashable:

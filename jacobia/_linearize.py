@@ -38,11 +38,18 @@ def _restricted(
     def g(xs: list) -> list:
         if batch is not None:
             xs = to_place(xs, [batch.inputs[k] for k in ins])
-        y, _ = value(_moved(point, places, xs), head)
-        ys = [y[i] for i in outs]
+        ys = _outputs(_moved(point, places, xs), tuple(outs), head)
         return ys if batch is None else to_front(ys, [batch.outputs[i] for i in outs])
 
     return g, own if batch is None else to_front(own, [batch.inputs[k] for k in ins])
+
+
+def _outputs(point: Point, outs: tuple[int, ...], head: Sequence | None) -> list:
+    program, heads = point.program, point.program.heads
+    if heads is not None and head is None:
+        y = _all_heads(program, heads, point)
+        return [y[i] for i in outs]
+    return program.part(point.consts, [*point.leaves, *(head or ())], outs)
 
 
 def _moved(point: Point, places: Sequence[int], xs: list) -> Point:
@@ -65,13 +72,14 @@ def pullback(
 def pushforward(
     point: Point, outs: Sequence[int], ins: Sequence[int], head: Sequence | None = None
 ) -> Callable[[list], list]:
-    """Tangents of the inputs `ins` → tangents of the outputs `outs`.
-
-    Where f has a pullback only (`custom_vjp`), the pullback, which is linear too, is transposed.
-    """
+    """Tangents of the inputs `ins` → tangents of the outputs `outs`."""
     g, xs = _restricted(point, outs, ins, head)
-    if point.program.pushes == "jvp":
-        return lambda tangents: jax.jvp(g, (xs,), ([vary_like(t, x) for t, x in zip(tangents, xs, strict=True)],))[1]
+    return lambda tangents: jax.jvp(g, (xs,), ([vary_like(t, x) for t, x in zip(tangents, xs, strict=True)],))[1]
+
+
+def transposed_pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
+    """The same where f has a pullback only (`custom_vjp`), and that is linear."""
+    g, xs = _restricted(point, outs, ins)
     ys, pull = jax.vjp(g, xs)
     _, push = jax.vjp(lambda cotangents: pull(cotangents)[0], [jnp.zeros_like(y) for y in ys])
     return lambda tangents: push(tangents)[0]
@@ -129,6 +137,13 @@ def linearize(point: Point) -> tuple[list, list, Callable[[list], list]]:
     return y, aux, lin
 
 
+def _every(point: Point) -> tuple[Callable, list]:
+    # Every output of every differentiated leaf.
+    heads, num_y = point.program.heads, point.program.num_y
+    num = num_y if heads is None else len(heads) * len(point.positions)
+    return _restricted(point, range(num), range(len(point.positions)))
+
+
 def _all(point: Point) -> tuple[Callable, list]:
     # Every output of every differentiated leaf; y as f has it, and aux, ride along.
     xs, batch = [point.leaves[p] for p in point.positions], point.batch
@@ -141,33 +156,31 @@ def _all(point: Point) -> tuple[Callable, list]:
     return g, xs if batch is None else to_front(xs, batch.inputs)
 
 
-def value(point: Point, head: Sequence | None = None) -> tuple[list, list]:
+def value(point: Point) -> tuple[list, list]:
     """y and aux alone."""
     program, heads = point.program, point.program.heads
     if heads is None:
         return program(point.consts, point.leaves)
-    if head is not None:
-        return program(point.consts, [*point.leaves, *head])
-    return _all_heads(program, heads, point)
+    return _all_heads(program, heads, point), program(point.consts, [*point.leaves, *heads.zeros()])[1]
 
 
-def _all_heads(program: Program, heads: Space, point: Point) -> tuple[list, list]:
+def _all_heads(program: Program, heads: Space, point: Point) -> list:
     # All rows of the gradient of a vector-valued f: one pullback for each of its entries.
     zeros, width = heads.zeros(), len(point.positions)
     out = []
     for o, shape in enumerate(heads.shapes):
-        basis, mine = heads.pick([o]), slice(o * width, (o + 1) * width)
+        basis, mine = heads.pick([o]), tuple(range(o * width, (o + 1) * width))
 
-        def rows(m: Any, o: int = o, basis: Space = basis, mine: slice = mine) -> list:
+        def rows(m: Any, o: int = o, basis: Space = basis, mine: tuple = mine) -> list:
             head = [*zeros[:o], *basis.basis(m), *zeros[o + 1 :]]
-            return program(point.consts, [*point.leaves, *head])[0][mine]
+            return program.part(point.consts, [*point.leaves, *head], mine)
 
         stacked = jax.vmap(rows)(jax.lax.iota(jnp.int32, basis.size))
         out += [a.reshape(shape + a.shape[1:]) for a in stacked]
-    return out, program(point.consts, [*point.leaves, *zeros])[1]
+    return out
 
 
-def gradient(point: Point, heads: Space) -> tuple[Program, list]:
+def gradient(point: Point, heads: Space, forward: bool = False) -> tuple[Program, list]:
     """The gradient of f as a program, whose Jacobian is the Hessian of f.
 
     Its outputs are, for each output leaf of f, the gradient with respect to each differentiated leaf; its aux are
@@ -176,6 +189,7 @@ def gradient(point: Point, heads: Space) -> tuple[Program, list]:
     Args:
       point: of f; arrays of any kind, only their shapes count.
       heads: the output leaves of f (of one sample, with a batch).
+      forward: by one pushforward for each entry of the inputs, where f has no pullback.
 
     Returns:
       the program, and the arrays that it closes over beyond those of f. Where f is no scalar, the program takes a
@@ -189,9 +203,12 @@ def gradient(point: Point, heads: Space) -> tuple[Program, list]:
         at = bare._replace(consts=consts, leaves=leaves[:num])
         grads = []
         for o, shape in enumerate(heads.shapes):
-            g, xs = _restricted(at, (o,), ins)
-            (y,), pull = jax.vjp(g, xs)
-            own = pull([jnp.ones_like(y) if scalar else vary_like(leaves[num + o], y)])[0]
+            if forward:
+                own = _pushed_gradient(at, o, None if scalar else leaves[num + o], point.batch)
+            else:
+                g, xs = _restricted(at, (o,), ins)
+                (y,), pull = jax.vjp(g, xs)
+                own = pull([jnp.ones_like(y) if scalar else vary_like(leaves[num + o], y)])[0]
             keep = scalar and point.batch is None  # one entry in any shape keeps its shape
             grads += [a.reshape(shape + a.shape) for a in own] if keep else own
         y, aux = value(at)
@@ -205,6 +222,28 @@ def gradient(point: Point, heads: Space) -> tuple[Program, list]:
         return made, []
     jaxpr, own = opened(jax.make_jaxpr(run)(list(point.consts), [*point.leaves, *cotangents]))
     return interned(jaxpr, num_leaves, num_y, of), own
+
+
+def _pushed_gradient(at: Point, o: int, head: Any, batch: Batch | None) -> list:
+    # The gradient of output o (of a head times it), entry by entry; of all samples together, which are independent.
+    grads = []
+    for j, place in enumerate(at.positions):
+        x, push = at.leaves[place], pushforward(at, (o,), (j,))
+        axis = None if batch is None else batch.inputs[j]
+        shape = x.shape if axis is None else x.shape[:axis] + x.shape[axis + 1 :]
+        basis = Space((shape,), (x.dtype,), ("",))
+
+        def entry(k: Any, x: Any = x, push: Any = push, axis: Any = axis, basis: Space = basis) -> jax.Array:
+            (seed,) = basis.basis(k)
+            seed = seed if axis is None else jnp.expand_dims(seed, axis)
+            (t,) = push([jnp.broadcast_to(seed, x.shape)])
+            t = t if head is None else head * t
+            return (jnp.sum(t) if axis is None else t.reshape(-1)).astype(x.dtype)
+
+        entries = jax.vmap(entry, out_axes=-1)(jax.lax.iota(jnp.int32, basis.size))
+        own = entries.reshape(entries.shape[:-1] + shape)
+        grads.append(own if axis is None else jnp.moveaxis(own, 0, axis))
+    return grads
 
 
 def read_dependence(point: Point) -> Dependence:
@@ -251,8 +290,8 @@ def pushed_program(point: Point) -> LinearProgram:
         return linear_program(point)
 
     def push(at: Point) -> Callable[[list], list]:
-        g, xs = _all(at)
-        return lambda tangents: jax.jvp(lambda xs: g(xs)[0], (xs,), (tangents,))[1]
+        g, xs = _every(at)
+        return lambda tangents: jax.jvp(g, (xs,), (tangents,))[1]
 
     return _read_program(point, None, push)
 
@@ -261,8 +300,8 @@ def transposed_program(point: Point, outs: Sequence) -> LinearProgram:
     """The other direction: cotangents of the outputs, of these shapes, take the place of tangents."""
 
     def pull(at: Point) -> Callable[[list], list]:
-        g, xs = _all(at)
-        pulled = jax.vjp(lambda xs: g(xs)[0], xs)[1]
+        g, xs = _every(at)
+        pulled = jax.vjp(g, xs)[1]
         return lambda cotangents: pulled(cotangents)[0]
 
     return _read_program(point, outs, pull)

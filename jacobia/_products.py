@@ -49,6 +49,13 @@ def checked(vector: Any, way: str, batch: tuple[int, ...], block: Block) -> jax.
     )
 
 
+def has_products(origin: Linearized, block: Block, way: str) -> bool:
+    """Whether "rows" (a pullback of any cotangent) or "columns" (a pushforward) can be had without the matrix."""
+    known = origin.directions(block)
+    direction = known.pullback if origin.by_for_products(way, block) == "pullback" else known.pushforward
+    return known.linear and bool(direction)
+
+
 def _product(origin: Linearized, block: Block, way: str, seeds: jax.Array) -> jax.Array:
     # Seeds (*batch, k, *shape) of the seeded leaves, flattened into one vector by ravel.
     blue, lead = origin.blue, len(origin.lead) + 1

@@ -13,12 +13,21 @@ import jax.numpy as jnp
 
 from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, jit_disabled, trace_state, varying
+from jacobia._directions import Directions, has_second, said_by_jax
 from jacobia._guard import new_guard
 from jacobia._kernels import Kind, ReadError, call, keep, residual_bytes
 from jacobia._linearize import Point, linearize, value
 from jacobia._plan import byte_limit
-from jacobia._sweeps import Image, Sweep, applied, sweep_in_blocks, sweep_of_samples, sweeps_at, sweeps_of
-from jacobia._trace import Program, tracing
+from jacobia._sweeps import (
+    Image,
+    Sweep,
+    applied,
+    sweep_in_blocks,
+    sweep_of_samples,
+    sweeps_at,
+    sweeps_of,
+)
+from jacobia._trace import tracing
 from jacobia.program.cut import Cut
 
 
@@ -87,10 +96,35 @@ class Linearized:
                 return jax.devices()[0] if a.sharding is None else next(iter(a.sharding.device_set))
         return None
 
-    def by(self, way: str) -> str:
-        """What gives rows or columns here: pullbacks or pushforwards."""
-        pushed = self.blue.spaces.pushes_rows(self.blue.program)
-        return "pushforwards" if way == "columns" or pushed else "pullbacks"
+    def by(self, way: str, block: Block) -> str:
+        """What gives rows or columns of a block here: pullbacks or pushforwards."""
+        return "pullbacks" if self.blue.by(way, block.outs, block.ins) == "pullback" else "pushforwards"
+
+    def by_for_products(self, way: str, block: Block) -> str:
+        """The direction of a product: a cotangent for several outputs of f has no single head to push through."""
+        if way == "rows" and self.blue.program.heads is not None:
+            return "pullback"
+        return self.blue.by(way, block.outs, block.ins)
+
+    def directions(self, block: Block) -> Directions:
+        """What is known of the directions of a block. What Python runs is looked at first, at this point."""
+        if self.blue.program.jaxpr is None and not self.batch:
+            return self.learn(block)
+        return self.blue.directions(block.outs, block.ins)
+
+    def learn(self, block: Block) -> Directions:
+        """The same, learned if it has not been."""
+        if self.blue.program.jaxpr is None:
+            return self.blue.learn(block.outs, block.ins, self._linear_program)
+        return self.blue.learn(block.outs, block.ins)
+
+    def has_second(self, block: Block) -> bool:
+        """Whether the f of a Hessian is known to have second derivatives forward over forward, for a block."""
+        blue = self.blue
+        if blue.primal is None or blue.primal.program.jaxpr is None:  # not to be told without running it
+            return False
+        o = block.outs[0] // len(blue.spaces.inputs)
+        return has_second(blue.primal.program, blue.positions, blue.primal_spaces, o, block.ins)
 
     def again(self) -> "Linearized":
         """The same point with nothing remembered."""
@@ -273,13 +307,13 @@ class Linearized:
     def _pushes(self, sweep: Sweep) -> bool:
         if sweep.way == "second":
             return False  # it is no sweep of the linear program
-        # A linear program with an opaque rule in it can be pulled through only; one of many heads has no single row.
         if self.blue.program.heads is not None:
-            return False
-        spaces, program = self.blue.spaces, self.blue.program
-        if sweep.way == "rows" and spaces.hessian:
-            return spaces.pushes_rows(program)
-        return sweep.way == "rows" or program.pushes == "jvp"
+            return False  # it has no single row
+        if sweep.by == "pullback":
+            return not self.blue.spaces.hessian
+        # It holds all outputs, of which some may have an opaque rule in them that can be pulled through only.
+        outs, ins = range(len(self.blue.spaces.outputs)), range(len(self.blue.spaces.inputs))
+        return self.blue.directions(tuple(outs), tuple(ins)).pushforward == sweep.by == "jvp"
 
     def _kept_residuals(self) -> Any:
         if self._kept is None:
@@ -338,9 +372,10 @@ class Linearized:
         """One pullback ("rows") or pushforward ("columns") of given vectors `(*lead, k, ...)`, leaf by leaf."""
         blue = self.blue
         axis = len(blue.spaces.lead)
+        sweep = blue.sweep(way, block.outs, block.ins, None, None)._replace(by=self.by_for_products(way, block))
 
         def body(consts: Sequence, leaves: Sequence, vectors: list) -> list:
-            apply = applied(blue.point(consts, leaves), blue.spaces, way, block.outs, block.ins)
+            apply = applied(blue.point(consts, leaves), blue.spaces, way, sweep.by, block.outs, block.ins)
             return jax.vmap(apply, in_axes=axis, out_axes=axis)(vectors)
 
         for _ in self.batch:
@@ -349,7 +384,7 @@ class Linearized:
         self.reads += 1
         if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
             return body(self.consts, self.leaves, vectors)
-        kind = self._kind("product " + way, (blue.sweep(way, block.outs, block.ins, None, None),), self._const_axes())
+        kind = self._kind("product", (sweep,), self._const_axes())
         return call(blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
 
     def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
@@ -367,48 +402,49 @@ class Linearized:
         return call(*args, self.consts, self.leaves, arrays)
 
 
-def either_way(origin: Linearized, blocks: Sequence[Block], attempt: Callable[[], tuple[str, Callable]]) -> Any:
-    """Work by the direction that an attempt names, and by the other one where f has not got it.
+def by_what_exists(origin: Linearized, blocks: Sequence[Block], work: Callable[[], Any]) -> Any:
+    """Do work that is planned for the directions that f is known to have.
 
-    Args:
-      attempt: gives "pullbacks" or "pushforwards", as it sees fit now, and what to run.
+    A program is taken to have both until JAX says otherwise. Then both are learned, once, and the work is planned
+    again. Any other error is raised as it is, and so is what JAX says where nothing new was learned by it.
     """
-    program = origin.blue.program
-    before, first_error = (program.pulls, program.pushes), None
-    while True:
-        by, work = attempt()
-        try:
-            return work()
-        except Exception as error:
-            first_error = first_error or _no_way(error, origin.blue, by)
-            if not _another_way(error, blocks, program, by):
-                program.pulls, program.pushes = before  # it was something else
-                raise first_error from (None if first_error is error else error)
+    before = [origin.directions(b) for b in blocks]
+    try:
+        return work()
+    except Exception as error:
+        if said_by_jax(error) is None or [origin.learn(b) for b in blocks] == before:
+            raise
+    return work()
 
 
-def _another_way(error: Exception, blocks: Sequence[Block], program: Program, by: str) -> bool:
-    # Note that f has no such direction, and whether there is something else to try. JAX says so by a TypeError (no
-    # pushforward through `custom_vjp`), a ValueError (no pullback through a `while_loop`) or a NotImplementedError
-    # while the kernel is traced, before anything is computed.
-    if isinstance(error, ReadError) or not isinstance(error, (TypeError, ValueError, NotImplementedError)):
-        return False
-    if by == "pushforwards" and program.pushes == "jvp":
-        program.pushes = "transposed pullback"
-        return True
-    if by == "pushforwards":
-        program.pushes = None
-        return program.pulls and all(b.ways.rows for b in blocks)
-    program.pulls = False
-    return program.pushes is not None and all(b.ways.columns for b in blocks)
+def check_linear(origin: Linearized, block: Block) -> None:
+    """Before nonzeros or a pattern are read, which a pullback that is not linear has not got.
+
+    Raises:
+      ValueError: f has such a one.
+    """
+    if not origin.directions(block).linear:
+        raise ValueError(
+            f"{origin.blue.name}: expected an f with a linear pullback for nonzeros or a pattern, got a custom_vjp "
+            "whose pullback is not linear in its cotangent, as far as its program shows. Read J[...], or set "
+            'sparsity="dense".'
+        )
 
 
-def _no_way(error: Exception, blueprint: Blueprint, by: str) -> Exception:
-    # What to raise where f has neither direction, or not the one that `mode` demands.
-    if isinstance(error, ReadError) or blueprint.mode not in ("fwd", "rev"):
-        return error
-    if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
-        return error
-    return type(error)(
-        f"{blueprint.name}(mode={blueprint.mode!r}): expected an f with {by}, got one for which JAX says: {error} "
-        "Set mode='auto' to use whichever direction f has."
+def refused(origin: Linearized, block: Block) -> Exception:
+    """What to raise where f has no direction that could give anything of a block."""
+    blue, known = origin.blue, origin.directions(block)
+    call = f"{blue.name}(mode={blue.mode!r})"
+    if not known.linear:
+        return ValueError(
+            f"{call}: expected an f with pushforwards, got one with a custom_vjp whose pullback is not linear in its "
+            "cotangent (as seen in its program), which has rows only. Set mode='auto' or mode='rev'."
+        )
+    said = known.missing[0]
+    if blue.mode not in ("fwd", "rev") or not (known.pullback or known.pushforward):
+        return said.kind(said.says)
+    by = "pullbacks" if blue.mode == "rev" else "pushforwards"
+    return said.kind(
+        f"{call}: expected an f with {by}, got one for which JAX says: {said.says} Set mode='auto' to use whichever "
+        "direction f has."
     )

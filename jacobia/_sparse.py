@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._blueprint import Blueprint
+from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, eval_context
+from jacobia._directions import Directions
 from jacobia._linearize import Point
 from jacobia._pattern import Pattern, made_of
-from jacobia._reading import Linearized
+from jacobia._reading import Linearized, by_what_exists, check_linear, refused
 from jacobia._walking import Programs, Room, narrowest
 from jacobia.program.accumulate import Entries, Walked
 from jacobia.program.fingerprint import Identity
@@ -62,8 +63,10 @@ class Found:
 class Walk:
     """A walked linear program of a blueprint, and what has been found of its blocks."""
 
-    def __init__(self, blue: Blueprint, point: Point, known: Sequence[bool], leaves_known: bool, room: Room):
-        programs = Programs(blue, point)
+    def __init__(
+        self, blue: Blueprint, point: Point, has: Directions, known: Sequence[bool], leaves_known: bool, room: Room
+    ):
+        programs = Programs(blue, point, has)
 
         def walked(transposed: bool) -> Walked | None:
             linear = programs.transposed if transposed else programs.pushed
@@ -150,12 +153,13 @@ def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> Wal
 
 
 def _walk_of(origin: Linearized, local: bool) -> Walk:
+    check_linear(origin, _every(origin.blue))
     blue, point = origin.blue, origin.point
     if origin.batch:  # of one of the views that vmap has stacked
         point = _first(origin)
     concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
     if local or blue.program.jaxpr is None:
-        return Walk(blue, point, concrete, local, _room(origin))
+        return _walked(origin, point, concrete, local)
     walks = blue.program.forms.setdefault(
         ("walks", blue.positions, blue.spaces, blue.memory_limit, tuple(concrete)), []
     )
@@ -165,8 +169,26 @@ def _walk_of(origin: Linearized, local: bool) -> Walk:
     if len(walks) >= _WALKS:
         concrete = [k and not jnp.issubdtype(c.dtype, jnp.inexact) for k, c in zip(concrete, point.consts, strict=True)]
         del walks[0]
-    walks.append(Walk(blue, point, concrete, False, _room(origin)))
+    walks.append(_walked(origin, point, concrete, False))
     return walks[-1]
+
+
+def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool) -> Walk:
+    every = _every(origin.blue)
+
+    def work() -> Walk:
+        has = origin.directions(every)
+        if not (has.pullback or has.pushforward):
+            raise refused(origin, every)
+        return Walk(origin.blue, point, has, known, leaves_known, _room(origin))
+
+    return by_what_exists(origin, [every], work)
+
+
+def _every(blue: Blueprint) -> Block:
+    # All outputs and all inputs: they are walked together.
+    outs, ins = range(len(blue.spaces.outputs)), range(len(blue.spaces.inputs))
+    return blue.blocks[0]._replace(outs=tuple(outs), ins=tuple(ins))
 
 
 def _room(origin: Linearized) -> Room:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jacobia._linearize import Point, inputs_of, pullback, pushforward, second
+from jacobia._compat import sharded_like
+from jacobia._linearize import Point, inputs_of, pullback, pushforward, second, transposed_pullback
 from jacobia._space import Batch, Space
 from jacobia._trace import Program
 from jacobia.program.seed import Element, products_met, through
@@ -25,7 +26,8 @@ _LOOP = 64
 class Sweep(NamedTuple):
     """Seeds of the leaves `seeded` (one flat basis), answered for the leaves `read`."""
 
-    way: str  # "rows" (seeds on outputs, pullback) or "columns" (seeds on inputs, pushforward)
+    way: str  # "rows" (seeds on outputs) or "columns" (seeds on inputs)
+    by: str  # "pullback", "jvp" or "transposed pullback"; rows of a Hessian are pushforwards too
     seeded: tuple[int, ...]
     read: tuple[int, ...]
     width: int | None  # how many seed numbers are passed; None: all seeds, none passed
@@ -149,9 +151,10 @@ class Spaces(NamedTuple):
     def lead(self) -> tuple[int, ...]:
         return () if self.batch is None else (self.batch.size,)
 
-    def pushes_rows(self, program: Program) -> bool:
-        """Whether a row is a pushforward through the gradient of a scalar f, or of one entry of f."""
-        return self.hessian and not self.by_pullback and program.pushes == "jvp"
+    @property
+    def pushes_rows(self) -> bool:
+        """Whether a row may be a pushforward through the gradient of a scalar f, or of one entry of f."""
+        return self.hessian and not self.by_pullback
 
     def seeds(self, basis: Space, index: Any) -> list[jax.Array]:
         """Element `index` of a basis, for all samples."""
@@ -175,7 +178,7 @@ def _as_pullback(spaces: Spaces, push: Callable, outs: tuple, ins: tuple) -> Cal
     return apply
 
 
-def applied(point: Point, spaces: Spaces, way: str, outs: tuple, ins: tuple) -> Callable[[list], list]:
+def applied(point: Point, spaces: Spaces, way: str, by: str, outs: tuple, ins: tuple) -> Callable[[list], list]:
     """What maps cotangents of `outs` to those of `ins` ("rows"), or tangents of `ins` to those of `outs` ("columns").
 
     A Hessian is symmetric: its rows are Hessian-vector products, forward over reverse, where f allows it. "second" is
@@ -184,8 +187,8 @@ def applied(point: Point, spaces: Spaces, way: str, outs: tuple, ins: tuple) -> 
     if way == "second":
         return second(point, outs, ins)
     if way == "columns":
-        return pushforward(point, outs, ins)
-    if spaces.pushes_rows(point.program):
+        return (pushforward if by == "jvp" else transposed_pullback)(point, outs, ins)
+    if by == "jvp":
         return _as_pullback(spaces, pushforward(point, *_mirrored(spaces, outs, ins)), outs, ins)
     return pullback(point, outs, ins)
 
@@ -223,7 +226,7 @@ def _row_of_head(point: Point, spaces: Spaces, sweep: Sweep) -> tuple[Callable, 
         head = heads.zeros()
         head[o] = heads.pick([o]).basis(index // max(1, own.size))[0]
         seed = own.basis(index % max(1, own.size))
-        if point.program.pushes == "jvp" and not spaces.by_pullback:
+        if sweep.by == "jvp":
             return pushforward(point, read, (i,), head)(seed)
         return pullback(point, sweep.seeded, sweep.read, head)(seed)
 
@@ -240,7 +243,9 @@ def sweeps_at(point: Point, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequ
         else:
             if sweep.way == "rows":
                 side, outs, ins = spaces.outputs, sweep.seeded, sweep.read
-            answer, basis = _seeding(spaces, applied(point, spaces, sweep.way, outs, ins), side.pick(sweep.seeded))
+            answer, basis = _seeding(
+                spaces, applied(point, spaces, sweep.way, sweep.by, outs, ins), side.pick(sweep.seeded)
+            )
         out.append(run_sweep(sweep, answer, basis, numbers, spaces.lead))
     return out
 
@@ -251,7 +256,7 @@ def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Seq
     for sweep, numbers in zip(sweeps, ids, strict=True):
         rows = sweep.way == "rows"
         outs, ins = (sweep.seeded, sweep.read) if rows else (sweep.read, sweep.seeded)
-        pushed = rows and spaces.hessian  # kept for those with pushforwards only
+        pushed = rows and sweep.by == "jvp"
         if pushed:
             outs, ins = _mirrored(spaces, outs, ins)
 
@@ -275,16 +280,17 @@ def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Seq
 
 
 def applied_program(
-    program: Program, positions: tuple[int, ...], spaces: Spaces, way: str, outs: tuple, ins: tuple
+    program: Program, positions: tuple[int, ...], spaces: Spaces, way: str, by: str, outs: tuple, ins: tuple
 ) -> Any:
     """The program of constants, leaves and seeds (samples in front) that `applied` is."""
     skip = len(program.jaxpr.invars) - program.num_leaves
+    own = program.num_leaves - (0 if program.heads is None else len(program.heads))  # cotangents lie behind the leaves
     side = spaces.outputs.pick(outs) if way == "rows" else spaces.inputs.pick(ins)
     seeds = [jax.ShapeDtypeStruct(spaces.lead + s, d) for s, d in zip(side.shapes, side.dtypes, strict=True)]
 
     def derivative(args: list, seeds: list) -> list:
-        point = Point(program, positions, args[:skip], args[skip:], spaces.batch)
-        return applied(point, spaces, way, outs, ins)(seeds)
+        point = Point(program, positions, args[:skip], args[skip : skip + own], spaces.batch)
+        return applied(point, spaces, way, by, outs, ins)(seeds)
 
     return jax.make_jaxpr(derivative)(inputs_of(program), seeds)
 
@@ -323,7 +329,10 @@ def sweep_in_blocks(cut: Callable, point: Point, spaces: Spaces, sweep: Sweep, i
         own = {k: point.leaves[k] for k in axes}
         if block < size:
             own = {k: jax.lax.dynamic_slice_in_dim(a, start, block, axes[k]) for k, a in own.items()}
-        return jax.vmap(one, in_axes=(0, axes))(start + jax.lax.iota(jnp.int32, block), own)
+        numbers = start + jax.lax.iota(jnp.int32, block)
+        for k, axis in axes.items():
+            numbers = sharded_like(numbers, own[k], axis)
+        return jax.vmap(one, in_axes=(0, axes))(numbers, own)
 
     if block >= size:
         return some(0)

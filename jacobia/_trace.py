@@ -4,6 +4,7 @@ Functions that compute the same share one `Program`. Knows nothing of derivative
 """
 
 import re
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jacobia._blame import looks_at_values, name_of, reason
 from jacobia._compat import config_values, eval_jaxpr, opened, trace_state
 from jacobia._space import Space
 from jacobia.program.fingerprint import fingerprint
-from jacobia.program.walk import nested_consts, run_hoisted
+from jacobia.program.walk import needed, nested_consts, run_hoisted
 
 with jax.ensure_compile_time_eval():
     _NO_TRACE = trace_state()
@@ -50,7 +51,7 @@ class Program:
     """
 
     __slots__ = (
-        "__weakref__", "_run", "forms", "heads", "jaxpr", "num_leaves", "num_y", "opaque", "pulls", "pushes",
+        "__weakref__", "_run", "directions", "forms", "heads", "jaxpr", "lock", "num_leaves", "num_y", "opaque",
         "settings",
     )  # fmt: skip
 
@@ -60,15 +61,23 @@ class Program:
         self.opaque = opaque
         self.heads: Space | None = None  # of the gradient of a vector-valued f: cotangents, behind its leaves
         self.forms: dict = {}  # what kernels had to trace to know how to make themselves
-        # Until a rule of f proves otherwise it has both directions. Where a pushforward is missing, the
-        # pullback is linear too, and is transposed; where that fails as well, columns come from rows.
-        self.pulls = True
-        self.pushes: str | None = "jvp"
+        self.directions: dict = {}  # what has been learned of them, by what is differentiated
+        self.lock = threading.Lock()  # of what has been learned
         self.settings = settings()
 
     def __call__(self, consts: Sequence, leaves: Sequence) -> tuple[list, list]:
         out = self._run(consts, leaves)
         return out[: self.num_y], out[self.num_y :]
+
+    def part(self, consts: Sequence, leaves: Sequence, outs: tuple[int, ...]) -> list:
+        """Some leaves of y alone: the rest of f may hold rules that have not got the direction that these have."""
+        if self.jaxpr is None:
+            y, _ = self(consts, leaves)
+            return [y[i] for i in outs]
+        name = "part", outs
+        if name not in self.forms:
+            self.forms[name] = needed(self.jaxpr, outs)
+        return eval_jaxpr(self.forms[name], (), *consts, *leaves)
 
 
 _programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictionary()

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 
 from jacobia._blueprint import Blueprint
+from jacobia._directions import Directions
 from jacobia._errors import MaterializationError
 from jacobia._linearize import LinearProgram, Point, pushed_program, transposed_program
 from jacobia._plan import byte_limit, readable
 from jacobia.program.accumulate import Entries, Walked
 from jacobia.program.room import MOST, Extent, TooWide, within
-from jacobia.program.walk import holds
 
 # An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
 # it is exact more often (a loop knows its counter), and it takes a second at most to find out that it is too wide.
@@ -91,27 +91,20 @@ class Room:
 class Programs:
     """Both directions of a linear program, each made when it is asked for; None: f has not got it."""
 
-    def __init__(self, blue: Blueprint, point: Point):
-        self._blue, self._point = blue, point
+    def __init__(self, blue: Blueprint, point: Point, known: Directions):
+        self._blue, self._point, self._known = blue, point, known
 
     @cached_property
     def pushed(self) -> LinearProgram | None:
-        try:
-            linear = pushed_program(self._point)
-        except TypeError:  # a `custom_vjp`, which only a pullback goes through
-            return None
-        return None if holds(linear.jaxpr, "custom_lin") else linear
+        return pushed_program(self._point) if self._known.pushforward == "jvp" else None
 
     @cached_property
     def transposed(self) -> LinearProgram | None:
+        if not self._known.pullback:
+            return None
         y, lead = self._blue.spaces.outputs, self._blue.spaces.lead
         seeds = [jax.ShapeDtypeStruct(lead + s, d) for s, d in zip(y.shapes, y.dtypes, strict=True)]
-        try:
-            return transposed_program(self._point, seeds)
-        except (TypeError, ValueError, NotImplementedError):  # such as a `while`, which only a pushforward goes through
-            if self.pushed is None:
-                raise
-            return None
+        return transposed_program(self._point, seeds)
 
 
 def narrowest(walked: Callable[[bool], Walked | None], room: Room) -> tuple[Walked, bool]:

@@ -64,6 +64,8 @@ def _may_pay(origin: Linearized, index: int) -> bool:
         return False
     if blue.program.heads is not None or origin.lead or jnp.issubdtype(blue.blocks[index].dtype, jnp.complexfloating):
         return False
+    if not origin.directions(blue.blocks[index]).linear:
+        return False
     nbytes = 2 * math.prod(blue.counts[index]) * blue.blocks[index].dtype.itemsize
     limit = origin.limit(nbytes)
     if limit is not None and nbytes > limit:

@@ -192,9 +192,13 @@ def test_the_same_view_twice_and_views_of_two_calls():
 # Directions
 
 
-def flags(J):
-    program = J._origin.blue.program
-    return program.pulls, program.pushes
+def has(J):
+    known = J._origin.directions(J._layout.block)
+    return known.pullback, known.pushforward
+
+
+def learned(J):
+    return len(J._origin.blue.program.directions)
 
 
 @jax.custom_vjp
@@ -223,9 +227,9 @@ def loop(x):
 
 def test_a_missing_pushforward_is_found_out_once():
     J = jacobian(lambda x: pull_only(x)[:2])(X)
-    assert flags(J) == (True, "jvp")
+    assert learned(J) == 0
     close(J[:, 1], np.diag(np.cos(X))[:2, 1])
-    assert flags(J) == (True, "transposed pullback")
+    assert has(J) == (True, "transposed pullback") and learned(J) == 1
     close(J[:, 2], np.diag(np.cos(X))[:2, 2])
     close(J[...], np.diag(np.cos(X))[:2])
     assert J.stats.pullbacks == 0
@@ -240,21 +244,17 @@ def test_a_column_without_a_pushforward_is_one_transposed_pullback():
 def test_a_missing_pullback_is_found_out_once():
     J = jacobian(loop)(X)
     close(J[1], np.asarray(jax.jacfwd(loop)(X))[1])
-    assert flags(J) == (False, "jvp")
+    assert has(J) == (False, "jvp") and learned(J) == 1
     close(J[...], jax.jacfwd(loop)(X))
 
 
 @pytest.mark.parametrize("key", [0, (slice(None), 0), ..., (0, 0)], ids=str)
-def test_where_both_directions_fail_the_first_error_is_raised_and_flags_are_restored(key):
+def test_an_error_in_a_rule_of_f_is_raised_as_it_is_and_says_nothing_about_directions(key):
     J = jacobian(lambda x: broken(x) * 2)(X)
     for _ in range(2):
-        with pytest.raises((ValueError, TypeError)) as error:
+        with pytest.raises(ValueError, match="this rule is broken"):
             J[key]
-        assert flags(J) == (True, "jvp")
-        if key == 0:
-            assert "this rule is broken" in str(error.value)  # the pullback was first
-        else:
-            assert "custom_vjp" in str(error.value)
+        assert learned(J) == 0
     assert J.stats.kernel_calls == 0 and J.stats.rows_computed == 0
 
 
@@ -270,7 +270,7 @@ def test_an_error_of_another_kind_is_let_through_at_once():
     J = jacobian(f)(X)
     with pytest.raises(Exception, match="out of order"):
         np.asarray(J[0])
-    assert flags(J) == (True, "jvp")
+    assert learned(J) == 0
 
 
 @pytest.mark.parametrize(("f", "mode", "word"), [(pull_only, "fwd", "pushforwards"), (loop, "rev", "pullbacks")])
@@ -281,7 +281,7 @@ def test_a_mode_without_its_direction_says_so(f, mode, word):
         return
     with pytest.raises((TypeError, ValueError), match=f"mode='{mode}'.*expected an f with {word}"):
         J[...]
-    assert flags(J) == (True, "jvp")
+    assert has(J) == (False, "jvp")
 
 
 # Plans agree with what is done

@@ -24,6 +24,16 @@ def run(jaxpr: Any, consts: list, args: list, rule: Callable[[Any, list], list])
     return [read(atom) for atom in jaxpr.outvars]
 
 
+def needed(jaxpr: Any, outs: tuple[int, ...]) -> Any:
+    """The part of a program that some of its outputs need; its inputs are the same."""
+    kept, wanted = [], {v for i in outs if not isinstance(v := jaxpr.outvars[i], Literal)}
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not wanted.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            wanted.update(a for a in eqn.invars if not isinstance(a, Literal))
+    return jaxpr.replace(eqns=kept[::-1], outvars=[jaxpr.outvars[i] for i in outs])
+
+
 def subprograms(eqn: Any) -> Iterator[Any]:
     """The programs among the parameters of one equation (branches and bodies)."""
     for value in eqn.params.values():
