@@ -18,13 +18,13 @@ from jacobia import _plan
 from jacobia._blueprint import Block, Blueprint
 from jacobia._coloring import Coloring, lower_bound
 from jacobia._compat import Tracer, eval_context
-from jacobia._confirm import confirm
-from jacobia._fulfil import possible, store_of
+from jacobia._confirm import confirm, lacks_entry
+from jacobia._fulfil import Want, compute_each, possible, store_of
 from jacobia._kernels import Kind
 from jacobia._linearize import Point
 from jacobia._partition import coloring
 from jacobia._pattern import Pattern
-from jacobia._reading import Linearized, by_what_exists, check_linear
+from jacobia._reading import Linearized, by_what_exists
 from jacobia._recovery import read_back, recovery
 from jacobia._space import Space
 from jacobia._sparse import found
@@ -140,7 +140,7 @@ def compressed(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:
       ValueError: f has not got a direction that the coloring takes, or the pattern lacks a nonzero.
     """
     given, data = by_what_exists(origin, [origin.blue.blocks[index]], lambda: _computed(origin, index))
-    if origin.remembers:
+    if origin.remembers and origin.directions(origin.blue.blocks[index]).linear:
         ways = list(dict.fromkeys(_way(origin.blue, side) for side in _seeds(given)))
         if not ways:  # nothing was run
             origin.learn(origin.blue.blocks[index])
@@ -156,12 +156,24 @@ def _seeds(given: Coloring) -> dict[str, int]:
 
 
 def _computed(origin: Linearized, index: int) -> tuple[Coloring, jax.Array]:
-    check_linear(origin, origin.blue.blocks[index])
     own, ways = coloring_of(origin, index), _ways(origin, index)
     for side in _seeds(own.coloring):
         if not getattr(ways, _way(origin.blue, side)):
             raise _refused(origin, index, side)
+    if not origin.directions(origin.blue.blocks[index]).linear:
+        return own.coloring, _by_rows(origin, index, own.coloring.pattern)
     return own.coloring, _run(origin, index, own)
+
+
+def _by_rows(origin: Linearized, index: int, pattern: Pattern) -> jax.Array:
+    # A pullback that is not linear gives no sum of rows for a sum of seeds: rows are read one by one.
+    matrix = compute_each(origin, [Want(index, None, None)])[0].array.reshape(*origin.lead, *pattern.shape)
+    if origin.remembers:
+        rest = np.array(matrix)
+        rest[..., pattern.rows, pattern.cols] = 0
+        for *_, i, j in np.argwhere(rest != 0)[:1]:
+            raise ValueError(lacks_entry(origin, i, j, f"row {i} has it"))
+    return matrix[..., pattern.rows, pattern.cols]
 
 
 def _run(origin: Linearized, index: int, own: Colored) -> jax.Array:

@@ -98,16 +98,21 @@ def _compare(products: _Products, coloring: Coloring, data: np.ndarray) -> None:
         raise ValueError(_told(products, coloring, vectors, places, noise))
 
 
+def lacks_entry(origin: Linearized, i: int, j: int, why: str) -> str:
+    """What to say of a pattern without a nonzero."""
+    return (
+        f"{origin.blue.name}(sparsity=...): expected a pattern with every nonzero of J, got one without entry "
+        f"({i}, {j}): {why}. Add the entry, or take sparsity='auto' or 'dense'."
+    )
+
+
 def _told(products: _Products, coloring: Coloring, vectors: np.ndarray, places: np.ndarray, noise: float) -> str:
     call, by_rows = f"{products.origin.blue.name}(sparsity=...)", products.way == "rows"
     for sample, _, line in places[:_LINES]:
         across = _missing(products, coloring.pattern, vectors, sample, line, noise)
         if across is not None:
             i, j = (across, line) if by_rows else (line, across)
-            return (
-                f"{call}: expected a pattern with every nonzero of J, got one without entry ({i}, {j}): row "
-                f"{i} differs from a product with J. Add the entry, or take sparsity='auto' or 'dense'."
-            )
+            return lacks_entry(products.origin, i, j, f"row {i} differs from a product with J")
     line = f"{'column' if by_rows else 'row'} {places[0][2]}"
     also = ", or J is not symmetric" if coloring.partition == "symmetric" else ""
     return (

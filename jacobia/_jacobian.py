@@ -570,7 +570,7 @@ class Jacobian(ArrayLike):
     # Products
 
     def mv(self, v: Any) -> jax.Array:
-        """`J @ v` without the matrix: one pushforward.
+        """`J @ v` without the matrix: one pushforward. With it, where f has no linear pushforward.
 
         Args:
           v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`. For `J.T` a cotangent, of the reversed shape.
@@ -583,7 +583,7 @@ class Jacobian(ArrayLike):
         return self._product(mv, v, "columns")
 
     def vm(self, u: Any) -> jax.Array:
-        """`u @ J` without the matrix: one pullback.
+        """`u @ J` without the matrix: one pullback. With it, where f has no linear pullback.
 
         Args:
           u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`. For `J.T` a tangent, of the reversed shape.

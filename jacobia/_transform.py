@@ -160,7 +160,8 @@ def hessian(
       ravel: one view of shape `(N, N)`, or `(B, N, N)` with `batch_axis`, over all differentiated inputs.
       strict: raise where the gradient with respect to one input does not depend on another one.
       mode: "auto" and "fwd" (forward over reverse), or "rev" (reverse over reverse). Where `f` does not allow the
-        first, as with a `custom_vjp` whose rules call it again, "auto" takes the second.
+        first, as with a `custom_vjp` whose rules call it again, "auto" takes the second. Where `f` has no pullback, as
+        with a `while_loop`, "auto" and "fwd" are forward over forward: a column costs N pushforwards.
       sparsity: as in `jacobian`, with a pattern of shape (N, N) for a scalar `f`, and (M N, N) for M outputs. Of a
         scalar `f`, a symmetric pattern may be colored so that entry (i, j) is read where (j, i) is; rows and columns
         are Hessian-vector products both.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jacobia import Pattern, hessian, jacobian, materialize, sparsity_pattern
+from jacobia import Pattern, coloring, hessian, jacobian, materialize, sparsity_pattern
 from jacobia.program.linear import FREE, LINEAR, OTHER, ZERO, outputs_of
 
 A = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)) * 2, jnp.float32)
@@ -185,16 +185,25 @@ def test_what_such_a_function_has_not():
     for mode in ("waist", "accumulate"):
         with pytest.raises(ValueError, match=f"mode='{mode}'"):
             jacobian(clipped, mode=mode)(X)[...]
-    everything = Pattern.from_dense(np.ones((5, 4), bool))
     reads = (
         lambda: jacobian(clipped)(X).nonzeros(),
         lambda: jacobian(clipped)(X).pattern,
-        lambda: jacobian(clipped, sparsity=everything)(X).nonzeros(),
         lambda: sparsity_pattern(clipped, X),
     )
     for read in reads:
         with pytest.raises(ValueError, match='expected an f with a linear pullback.*sparsity="dense"'):
             read()
+
+
+def test_entries_of_a_pattern_that_was_given_are_those_of_rows():
+    pattern = np.ones((5, 4), bool)
+    J = jacobian(clipped, sparsity=Pattern.from_dense(pattern))(X)
+    close(J.to_scipy().toarray(), ROWS)
+    pattern[2, 3] = False
+    with pytest.raises(ValueError, match=r"without entry \(2, 3\)"):
+        jacobian(clipped, sparsity=Pattern.from_dense(pattern))(X).nonzeros()
+    with pytest.raises(ValueError, match=r"takes pullbacks alone"):
+        jacobian(clipped, sparsity=coloring(Pattern.from_dense(pattern), "columns"))(X).nonzeros()
 
 
 def test_a_rule_that_is_linear_keeps_everything():
