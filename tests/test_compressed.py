@@ -434,7 +434,7 @@ def test_a_bare_callback_has_neither():
     for own in (Pattern.from_dense(np.eye(5)), given(np.eye(5), "rows"), given(np.eye(5), "columns")):
         J = jacobian(f, sparsity=own)(X)
         for _ in range(2):
-            with pytest.raises(ValueError, match="JAX says: Pure callbacks.*Give f a derivative rule"):
+            with pytest.raises(ValueError, match="Pure callbacks do not support JVP"):
                 J.nonzeros()
         assert J.pattern == Pattern.from_dense(np.eye(5))
 
