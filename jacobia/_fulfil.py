@@ -407,7 +407,7 @@ def possible(origin: Linearized, block: Block) -> _plan.Ways:
     if blue.symmetric:
         columns = rows
     if not known.linear:  # whatever the dtypes, and as JAX gives them
-        ways = _plan.Ways(blue.mode != "fwd", False)
+        ways = _plan.Ways(blue.mode != "fwd" and block.only != "columns", False)
     else:
         ways = _plan.Ways(block.ways.rows and rows, block.ways.columns and columns)
     if not any(ways):

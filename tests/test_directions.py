@@ -369,7 +369,7 @@ def test_rules_that_cannot_be_transposed_have_rows_only():
 def test_a_number_taken_out_of_a_traced_array_ends_in_one_error():
     f = lambda x: jnp.sum(x**2) * float(x[0])  # noqa: E731
     for read in HESSIAN_READS:
-        with pytest.raises(jax.errors.ConcretizationTypeError):
+        with pytest.raises(TypeError, match="float"):
             read(hessian(f, jit=False)(X))
 
 

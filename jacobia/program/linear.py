@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, inner_consts, scan_split
-from jacobia.program.label_moves import MOVES
+from jacobia.program.moves import MOVES
 from jacobia.program.walk import run, subprograms
 
 
