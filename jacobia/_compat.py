@@ -1,9 +1,10 @@
-"""Every JAX name that moved between the supported versions; nothing else.
+"""Every JAX name that moved between the supported versions, or that may not stay; nothing else.
 
 Public JAX only: `jax.core` and `jax.extend.core` are where JAX exports what readers of programs need.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.core import Tracer, eval_context, eval_jaxpr
 from jax.extend import linear_util
 from jax.extend.core import Literal, get_opaque_trace_state
 from jax.extend.core.primitives import convert_element_type_p
+from jax.interpreters import batching
 
 __all__ = [
     "Literal",
@@ -22,8 +24,10 @@ __all__ = [
     "eval_jaxpr",
     "inner_consts",
     "is_jaxpr",
+    "is_mapped",
     "jit_disabled",
     "opened",
+    "register_vmappable",
     "rule_of_jax",
     "scan_split",
     "settings_token",
@@ -132,3 +136,23 @@ def jit_disabled() -> bool:
 def config_values() -> dict[str, Any]:
     """Every configuration flag as this thread sees it now, context managers included."""
     return {name: getattr(jax.config, name, None) for name in jax.config.values}
+
+
+def register_vmappable(kind: type, into: Callable, out_of: Callable) -> None:
+    """Say how `vmap` takes a value of a type apart and puts it together, as JAX's sparse arrays do.
+
+    Where a version of JAX does not ask, `vmap` flattens the value as a tree, and copies what it does not map.
+    """
+    register = getattr(batching, "register_vmappable", None)
+    if register is not None:
+        register(kind, int, int, into, out_of, None)
+
+
+def is_mapped(cont: Callable, size: int, array: Any) -> bool:
+    """Whether the `vmap` that has asked `out_of` maps an array; one of another `vmap` around it may."""
+    if not isinstance(array, Tracer):
+        return False
+    try:
+        return cont(size, array, None) is not array
+    except Exception:  # "mapped, and out_axes is None": the types of these errors are not public
+        return True

@@ -16,13 +16,10 @@ from jacobia._reading import Linearized
 from jacobia._store import Patches
 from jacobia._sweeps import Sweep
 
-# A quarter of the samples or fewer are worth a kernel of their own.
-_SHARE = 4
-
 
 def few(origin: Linearized, want: Want, samples: Any) -> bool:
     """Whether to read some samples by themselves."""
-    if samples is None or _width(origin, samples) * _SHARE > math.prod(origin.lead):
+    if samples is None or not _plan.worth_apart(_width(origin, samples), math.prod(origin.lead)):
         return False
     store = origin.stores.get(want.block)
     if store is not None:  # lines that are known for all samples
@@ -30,7 +27,7 @@ def few(origin: Linearized, want: Want, samples: Any) -> bool:
         if known or not store.columns.missing(_numbers(want.columns, store.columns.count)).size:
             return False
     plan = _plan_for(origin, want, samples)
-    return origin.cuts(plan.sweep(origin, plan.numbers, len(samples)))
+    return origin.cuts(plan.sweep(origin, plan.numbers, len(samples)), samples)
 
 
 def plan_few(origin: Linearized, want: Want, samples: Any) -> Plan:

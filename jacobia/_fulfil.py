@@ -614,7 +614,7 @@ def _sweeps(
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
         sweep = sized(origin, way, outs, ins, numbers)
-        if sweep.padded and way == "rows" and sweep.width == 1 and not origin.lead:
+        if sweep.padded and way == "rows" and sweep.width == 1:
             sweep = sweep._replace(single=True)
         sweeps.append(sweep)
         ids.append(padded(numbers, sweep))

@@ -473,13 +473,14 @@ class Jacobian(ArrayLike):
     def _is_answer(self, done: Done, want: Want, ids: dict, choice: Pick) -> bool:
         # The kernel's own array, where it ran these rows and no others, in this order.
         return (
-            self._layout.rowwise
+            self._layout.natural
             and done.block == self._index
             and done.way == "rows"
             and done.numbers is not None
             and want.columns is None
             and done.array.shape == choice.shape
-            and np.array_equal(ids["rows"], done.numbers)
+            and (not self._layout.lead or self._samples(choice) is None)
+            and np.array_equal(np.ravel(ids["rows"]), done.numbers)
         )
 
     def _want(self, choice: Pick) -> Want:

@@ -22,6 +22,9 @@ _WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
 # What of a working set stays in the cache next to a core.
 _CACHE = 1 << 21
 
+# A quarter of the samples or fewer are worth a kernel of their own.
+_APART = 4
+
 # So few seeds that it hardly matters how many.
 _FEW = 64
 
@@ -122,6 +125,11 @@ def padded_width(count: int, most: int) -> int:
     while width < count:
         width *= 4
     return min(width, most)
+
+
+def worth_apart(samples: int, most: int) -> bool:
+    """Whether so many of the samples are better evaluated by themselves than with all others."""
+    return samples * _APART <= most
 
 
 def chunk(num_seeds: int, per_seed: int, result: int, chunk_size: Any, limit: int | None) -> int | None:

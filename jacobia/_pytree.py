@@ -1,8 +1,9 @@
 """Views as pytrees, so that they go into and out of `jit`, `vmap` and `scan`.
 
 The leaves are the point and a guard. Mapping over them would move the point, not the matrix: a typed PRNG key among
-them makes arithmetic and ravelling raise. Its shape `(1,)` tells how the view has been batched since, for `vmap` and
-`scan` put axes in front of every leaf. What a view remembers is no leaf.
+them makes arithmetic and ravelling raise. Its shape, `(1,)` behind the axes of stacked points, tells what `scan` has
+put in front of every leaf since, or taken away; what `vmap` has, each `Carried` knows. What a view
+remembers is no leaf.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from jacobia._compressed import is_traced
 from jacobia._hessian import Hessian
 from jacobia._jacobian import Jacobian, Layout, view
 from jacobia._reading import Linearized
+from jacobia._stacked import Axes, Carried, Guard, Stack, Stacks, with_axes
 from jacobia.program.fingerprint import Identity
 
 
@@ -43,34 +45,56 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
         isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)
     )
     held = tuple(None if leaf else Identity(c) for c, leaf in zip(origin.consts, is_leaf, strict=True))
-    consts = (c for c, leaf in zip(origin.consts, is_leaf, strict=True) if leaf)
+    axes = [stack.axes for stack in origin.stacks]
+    consts = [Carried(c, tuple(a.consts[k] for a in axes)) for k, c in enumerate(origin.consts) if is_leaf[k]]
+    leaves = [Carried(x, tuple(a.leaves[k] for a in axes)) for k, x in enumerate(origin.leaves)]
     form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.turn, held)
-    return (*consts, *origin.leaves, origin.guard()), form
+    return (*consts, *leaves, Guard(origin.guard, origin.batch)), form
 
 
-def _unflatten(form: _Form, leaves: Sequence) -> Jacobian:
-    *moving, guard = leaves
-    blue = form.blue
-    own = [s for s, h in zip(blue.const_shapes, form.held, strict=True) if h is None]
-    batch = _batch(moving, guard, own + list(blue.leaf_shapes))
-    rest = iter([copied(a) if isinstance(a, np.ndarray) else a for a in moving])  # vmap lets NumPy arrays through
-    consts = [next(rest) if h is None else h.held for h in form.held]
-    origin = Linearized.anywhere(blue, consts, list(rest), batch, guard)
+def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
+    *moving, guard = parts
+    blue, rest = form.blue, iter([p if isinstance(p, Carried) else Carried(p, ()) for p in moving])
+    consts = [next(rest) if h is None else Carried(h.held, ()) for h in form.held]
+    leaves = list(rest)
+    stacks, key = _stacks(blue, form.held, consts, leaves, guard), guard.array if isinstance(guard, Guard) else None
+    own = [_own(c.array) for c in consts], [_own(x.array) for x in leaves]
+    origin = Linearized.anywhere(blue, *own, stacks, key)
     origin.const_leaves = tuple(h is None for h in form.held)  # what has been a leaf stays one, traced or not
     return view(form.kind, origin, form.block, Layout(blue.blocks[form.block], origin.lead, form.matrix, form.turn))
 
 
-def _batch(leaves: Sequence, guard: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    if not all(hasattr(a, "shape") for a in (*leaves, guard)):
+def _own(array: Any) -> Any:
+    return copied(array) if isinstance(array, np.ndarray) else array  # vmap lets NumPy arrays through
+
+
+def _stacks(
+    blue: Blueprint, held: Sequence, consts: Sequence[Carried], leaves: Sequence[Carried], guard: Any
+) -> Stacks:
+    if not all(hasattr(a, "shape") for a in (guard, *(p.array for p in (*consts, *leaves)))):
         return ()  # JAX puts other things in the places of leaves while it looks at a tree
-    batch, expected = guard.shape[:-1], guard.shape[-1:]
-    if expected != (1,) or any(a.shape != batch + s for a, s in zip(leaves, shapes, strict=True)):
-        got = [tuple(a.shape) for a in leaves]
+    sizes = guard.shape[:-1]
+
+    def aligned(part: Carried, held: bool) -> tuple[int | None, ...]:
+        # scan has put axes in front of all leaves, or has taken them away
+        new = len(sizes) - len(part.axes)
+        return (None,) * len(sizes) if held else (0,) * new + part.axes if new >= 0 else part.axes[-new:]
+
+    of_consts = [aligned(c, h is not None) for c, h in zip(consts, held, strict=True)]
+    of_leaves = [aligned(x, False) for x in leaves]
+    expected = [
+        with_axes(axes, sizes, own)
+        for axes, own in zip((*of_consts, *of_leaves), (*blue.const_shapes, *blue.leaf_shapes), strict=True)
+    ]
+    got = [tuple(p.array.shape) for p in (*consts, *leaves)]
+    if guard.shape[-1:] != (1,) or got != expected:
         raise ValueError(
-            f"J (as a pytree): expected leaves of shapes {list(shapes)} behind common batch axes, got {got}. A view "
-            "leaves vmap with out_axes=0 only, and its leaves are the point, not the matrix: map over J[...]."
+            f"J (as a pytree): expected leaves of shapes {expected}, got {got}. They are the point, not the matrix, "
+            "and what all samples share is among them once: map over J[...], or by jax.vmap."
         )
-    return batch
+    return tuple(
+        Stack(n, Axes(tuple(a[k] for a in of_consts), tuple(a[k] for a in of_leaves))) for k, n in enumerate(sizes)
+    )
 
 
 jax.tree_util.register_pytree_node(Jacobian, _flatten, _unflatten)

@@ -3,6 +3,7 @@
 All views of a call share one `Linearized`. Knows nothing of keys or of what is remembered.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -14,10 +15,10 @@ import jax.numpy as jnp
 from jacobia._blueprint import Block, Blueprint
 from jacobia._compat import Tracer, jit_disabled, trace_state, varying
 from jacobia._directions import Directions, has_second, said_by_jax
-from jacobia._guard import new_guard
 from jacobia._kernels import Kind, ReadError, call, keep, residual_bytes
 from jacobia._linearize import Point, linearize, value
-from jacobia._plan import byte_limit
+from jacobia._plan import byte_limit, worth_apart
+from jacobia._stacked import Chosen, Stacks, at_chosen, at_each, choose, count
 from jacobia._sweeps import (
     Image,
     Sweep,
@@ -35,13 +36,14 @@ class Linearized:
     """f linearized at one point. Shared by all views of a call; its leaves may be traced, or batched."""
 
     # Until something else is said, an attribute has the value it has here: views are made often.
-    batch: tuple[int, ...] = ()  # axes in front of every leaf, as vmap or scan stack them
+    stacks: Stacks = ()  # axes that vmap or scan has put in front, and which arrays have them
+    batch: tuple[int, ...] = ()  # their sizes
     const_leaves: tuple[bool, ...] = ()  # which constants are leaves of a view as a pytree, where that is settled
     source: Any = None  # how to make this call again, for pickle
+    guard: Any = None  # the key among the leaves of the tree that the view has come from
     traced: bool = False  # whether any array is a tracer
     special: bool = False  # traced or batched
     reads = 0
-    _guard: Any = None
     _kept: Any = None
     _kept_in: Any = None
     _value: Any = None
@@ -55,18 +57,15 @@ class Linearized:
 
     @staticmethod
     def anywhere(
-        blue: Blueprint, consts: Sequence, leaves: Sequence, batch: tuple = (), guard: Any = None
+        blue: Blueprint, consts: Sequence, leaves: Sequence, stacks: Stacks = (), guard: Any = None
     ) -> "Linearized":
         """At leaves that may be traced or batched."""
         self = Linearized(blue, consts, leaves)
-        self.batch, self._guard = batch, guard
+        self.stacks, self.guard = stacks, guard
+        self.batch = tuple(s.size for s in stacks)
         self.traced = any(isinstance(a, Tracer) for a in (*leaves, *consts))
-        self.special = self.traced or bool(batch)
+        self.special = self.traced or bool(stacks)
         return self
-
-    def guard(self) -> Any:
-        """A leaf that makes arithmetic on the leaves of a view raise, and tells how they are batched."""
-        return new_guard() if self._guard is None else self._guard
 
     @property
     def remembers(self) -> bool:
@@ -128,7 +127,7 @@ class Linearized:
 
     def again(self) -> "Linearized":
         """The same point with nothing remembered."""
-        fresh = Linearized.anywhere(self.blue, self.consts, self.leaves, self.batch, self._guard)
+        fresh = Linearized.anywhere(self.blue, self.consts, self.leaves, self.stacks, self.guard)
         fresh.source, fresh.const_leaves = self.source, self.const_leaves
         return fresh
 
@@ -189,14 +188,14 @@ class Linearized:
         if self._keeps(sweeps, self.reads):
             kept = self._kept_residuals()
             spaces, tree = blue.spaces, kept.tree
-            kind = self._kind("kept", sweeps, ())
+            kind = self._kind("kept", sweeps)
             body = lambda residuals, ids: sweeps_of(jax.tree_util.tree_unflatten(tree, residuals), spaces, sweeps, ids)  # noqa: E731
             return call(blue.program, blue.positions, kind, body, kept.residuals, list(ids))
         return call(blue.program, blue.positions, *self.fused(sweeps, images), self.consts, self.leaves, tuple(ids))
 
     def fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> tuple[Kind, Callable]:
         """The kernel that linearizes and runs sweeps at once: its name and its body."""
-        return self._kind("fused", sweeps, self._const_axes(), images), self._fused(sweeps, images)
+        return self._kind("fused", sweeps, images), self._fused(sweeps, images)
 
     def run_fused(self, kind: Kind, body: Callable, ids: Sequence) -> list[list[Any]]:
         """Run a kernel that `fused` has named."""
@@ -207,11 +206,12 @@ class Linearized:
 
     # Few samples of a batch: the same at a point cut down to them
 
-    def cuts(self, sweep: Sweep) -> bool:
+    def cuts(self, sweep: Sweep, samples: Any) -> bool:
         """Whether a sweep can be run for some samples alone: f evaluates the samples one by one, and so can we."""
-        if self.batch:
-            return self.blue.spaces.batch is None
-        return self._cut(sweep) is not None
+        if not self.batch:
+            return self._cut(sweep) is not None
+        chosen = choose(self.stacks, samples) if self.blue.spaces.batch is None else None
+        return chosen is not None and worth_apart(count(chosen), math.prod(self.batch))
 
     def _cut(self, sweep: Sweep) -> Cut | None:
         # The program of one sample. One without its derivative rules must not be differentiated again.
@@ -228,44 +228,37 @@ class Linearized:
         """Run a sweep for some samples, whose axis is the first of every answer."""
         self.check_alive()
         self.reads += 1
-        body = self._cut_body(sweep)
+        body, chosen = self._cut_body(sweep), choose(self.stacks, samples) if self.batch else samples
         if not self.compiles or isinstance(samples, Tracer):
-            return body(self.consts, self.leaves, ids, samples)
-        name = ("cut", sweep, len(samples), len(self.batch), self._const_axes())
+            return body(self.consts, self.leaves, ids, chosen)
+        name = ("cut", sweep, tuple(map(len, jax.tree_util.tree_leaves(chosen))), self.stacks)
         if name not in self.blue.kinds:
             self.blue.kinds[name] = Kind("cut", self.blue.positions, self.blue.spaces, *name[1:])
         args = self.blue.program, self.blue.positions, self.blue.kinds[name], body, self.consts, self.leaves
-        return call(*args, ids, samples)
+        return call(*args, ids, chosen)
 
     def _cut_body(self, sweep: Sweep) -> Callable:
-        blue, depth, axes = self.blue, len(self.batch), self._const_axes()
+        blue, stacks = self.blue, self.stacks
 
         def of_samples(consts: Sequence, leaves: Sequence, ids: Any, samples: Any) -> list:
             made = blue.cut(sweep)
             assert made is not None
             return sweep_of_samples(made, blue.point(consts, leaves), blue.spaces, sweep, ids, samples)
 
-        def of_views(consts: Sequence, leaves: Sequence, ids: Any, samples: Any) -> list:
-            def some(a: Any) -> Any:
-                return a.reshape((-1,) + a.shape[depth:])[samples]
+        def of_views(consts: Sequence, leaves: Sequence, ids: Any, chosen: Chosen) -> list:
+            def one(consts: Sequence, leaves: Sequence) -> list:
+                return sweeps_at(blue.point(consts, leaves), blue.spaces, (sweep,), (ids,))[0]
 
-            own = [c if k is None else some(c) for c, k in zip(consts, axes, strict=True)]
-            run = lambda cs, xs: sweeps_at(blue.point(cs, xs), blue.spaces, (sweep,), (ids,))[0]  # noqa: E731
-            return jax.vmap(run, in_axes=(list(axes), 0))(own, [some(a) for a in leaves])
+            return at_chosen(one, stacks, blue.const_shapes, blue.leaf_shapes)(consts, leaves, chosen)
 
-        return of_views if depth else of_samples
+        return of_views if stacks else of_samples
 
-    def _kind(self, what: str, sweeps: tuple[Sweep, ...], axes: tuple, images: tuple[Image, ...] = ()) -> Kind:
-        name = (what, sweeps, len(self.batch), axes, images)
+    def _kind(self, what: str, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> Kind:
+        name = (what, sweeps, self.stacks, images)
         kinds = self.blue.kinds
         if name not in kinds:
             kinds[name] = Kind(what, self.blue.positions, self.blue.spaces, *name[1:])
         return kinds[name]
-
-    def _const_axes(self) -> tuple:
-        if not self.batch:
-            return ()
-        return tuple(None if jnp.shape(c) == s else 0 for c, s in zip(self.consts, self.blue.const_shapes, strict=True))
 
     def _fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> Callable:
         blue = self.blue
@@ -281,10 +274,7 @@ class Linearized:
                 out = [sweep_in_blocks(c, point, spaces, s, i) for c, s, i in zip(cuts, sweeps, ids, strict=True) if c]
             return [*out, [i.of(out[i.sweep][i.place]) for i in images]] if images else out
 
-        axes = list(self._const_axes())
-        for _ in self.batch:
-            body = jax.vmap(body, in_axes=(axes, 0, None))
-        return body
+        return at_each(body, self.stacks, None)
 
     # The linear program, kept from the second read on (or from the first, where Python runs f)
 
@@ -355,16 +345,14 @@ class Linearized:
         def body(consts: Sequence, leaves: Sequence) -> Any:
             return of_point(blue.point(consts, leaves))
 
-        for _ in self.batch:
-            body = jax.vmap(body, in_axes=(list(self._const_axes()), 0))
-        return body
+        return at_each(body, self.stacks)
 
     def _compiled_value(self) -> tuple[list, list]:
         if not self.batch and self._value is None and self._residuals_fit():
             kept = self._kept_residuals()
             return kept.y, kept.aux
-        kind = self._kind("value", (), self._const_axes())
-        return call(self.blue.program, self.blue.positions, kind, self._batched(value), self.consts, self.leaves)
+        body = self._batched(value)
+        return call(self.blue.program, self.blue.positions, self._kind("value", ()), body, self.consts, self.leaves)
 
     # Products
 
@@ -378,24 +366,22 @@ class Linearized:
             apply = applied(blue.point(consts, leaves), blue.spaces, way, sweep.by, block.outs, block.ins)
             return jax.vmap(apply, in_axes=axis, out_axes=axis)(vectors)
 
-        for _ in self.batch:
-            body = jax.vmap(body, in_axes=(list(self._const_axes()), 0, 0))
+        body = at_each(body, self.stacks, 0)
         self.check_alive()
         self.reads += 1
         if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
             return body(self.consts, self.leaves, vectors)
-        kind = self._kind("product", (sweep,), self._const_axes())
+        kind = self._kind("product", (sweep,))
         return call(blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
 
     def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
         """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name."""
         self.check_alive()
         self.reads += 1
-        for _ in self.batch:
-            body = jax.vmap(body, in_axes=(list(self._const_axes()), 0, None))
+        body = at_each(body, self.stacks, None)
         if not self.compiles:
             return body(self.consts, self.leaves, arrays)
-        kind = (*name, len(self.batch), self._const_axes())
+        kind = (*name, self.stacks)
         if kind not in self.blue.kinds:
             self.blue.kinds[kind] = Kind(*kind)
         args = self.blue.program, self.blue.positions, self.blue.kinds[kind], body
