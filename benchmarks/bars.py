@@ -117,6 +117,44 @@ def per_sample(quick: bool) -> list[Result]:
     return [slower(f"{what}, against {base}", times, "jacobia", base)]
 
 
+def shared_weights(quick: bool) -> list[Result]:
+    """A row of all samples where the weights are shared by them, by every spelling."""
+    sizes, count = (64, 384, 384, 8), 500
+    w = jax.tree.map(jnp.asarray, mlp_parameters(sizes))
+    rng = np.random.default_rng(7)
+    points = [jnp.asarray(rng.normal(size=(count, sizes[0])), jnp.float32) for _ in range(8)]
+    f = lambda w, x: forward(jnp, w, x)  # noqa: E731
+    axes = (None, 0)
+    mapped = jax.vmap(jacobian(f, 1), in_axes=axes)
+    compiled = jax.jit(mapped)
+    of_batch = lambda w, X: jax.vmap(f, in_axes=axes)(w, X)  # noqa: E731
+    batched = jacobian(of_batch, 1, batch_axis=0)
+    field = lambda w: lambda X: jax.vmap(jacobian(lambda x: f(w, x)))(X)[:, 1]  # noqa: E731
+    by_argument = jax.jit(lambda w, X: jax.vmap(jacobian(f, 1), in_axes=axes)(w, X)[:, 1])
+    by_closure = jax.jit(lambda w, X: field(w)(X))
+    by_batch = jax.jit(lambda w, X: jacobian(of_batch, 1, batch_axis=0)(w, X)[:, 1])
+    grad = jax.jit(jax.vmap(jax.grad(lambda w, x: f(w, x)[1], 1), in_axes=axes))
+    contenders = {
+        "vmap(jacobian(f, 1), in_axes=(None, 0))(w, X)[:, 1]": lambda X: mapped(w, X)[:, 1],
+        "the same, the view made in jit": lambda X: compiled(w, X)[:, 1],
+        "the same, all in jit": lambda X: by_argument(w, X),
+        "w closed over, all in jit": lambda X: by_closure(w, X),
+        "batch_axis=0": lambda X: batched(w, X)[:, 1],
+        "batch_axis=0, all in jit": lambda X: by_batch(w, X),
+        "vmap(grad)": lambda X: grad(w, X),
+    }
+    expected = contenders["vmap(grad)"](points[0])
+    for call in contenders.values():
+        np.testing.assert_allclose(call(points[0]), expected, rtol=1e-3, atol=1e-5)
+    times = rounds(contenders, points, quick)
+    what = "a row of 500 samples that share the weights of an MLP 64→384→384→8"
+    return [
+        slower(f"{what}, {name}, against jitted vmap(grad)", times, name, "vmap(grad)", 1.2)
+        for name in contenders
+        if name != "vmap(grad)"
+    ]
+
+
 def remembered(quick: bool) -> list[Result]:
     """What is known already, against one jitted identity call."""
     results = []
@@ -351,6 +389,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     "rows": some_rows,
     **{f"all-{name}": partial(everything, name) for name in WORKLOADS},
     "per-sample": per_sample,
+    "shared-weights": shared_weights,
     "remembered": remembered,
     "fresh-lambdas": fresh_lambdas,
     "row-sets-cleared": partial(row_sets, "one view, cleared before each"),
