@@ -3,7 +3,7 @@
 import pytest
 from fuzz import check as checks
 from fuzz.check import Failure, check, minimal
-from fuzz.programs import OPERATIONS, TABLE, Program, Step, generate
+from fuzz.programs import OPERATIONS, Program, Step, generate
 
 import jacobia
 
@@ -28,13 +28,9 @@ def test_nothing_is_known_to_be_wrong():
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_one_operation(name):
     """After a product, by which its operand depends on neighbours."""
-    program = Program(hash_of(name), ((6,),), (Step("multiply", 0, 0, 0), Step(name, 0, 1, 5)))
-    result = check(program)
-    assert not result.failures, shown(program, result.failures)
-
-
-def hash_of(name):
-    return sorted(TABLE).index(name)
+    program = Program(0, ((6,),), (Step("multiply", 0, 0, 0), Step(name, 0, 1, 5)))
+    result = check(program, more=0)
+    assert result.compared > 2 and not result.failures, shown(program, result.failures)
 
 
 def test_a_wrong_number_is_seen_and_made_small(monkeypatch):

@@ -15,7 +15,7 @@ from jacobia import BatchMixingError, hessian, jacobian, sparsity_pattern
 
 from .batched import MIXING
 from .programs import Program, function, inputs, options, smaller
-from .readings import READS, TRACED, WAYS, Block, Read, nonzeros, of_key, views_of
+from .readings import READS, TRACED, WAYS, Block, Read, nonzeros, of_key, pattern, views_of
 from .rules import NOT_LINEAR, REVERSE_ONLY
 from .truth import Skip, Truth, truth
 
@@ -89,19 +89,22 @@ def within(seconds: int) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def check(program: Program, seconds: int = SECONDS) -> Result:
-    """Read the program in its sessions. What JAX can't differentiate must raise, what hangs is a failure."""
+def check(program: Program, more: int = 1, seconds: int = SECONDS) -> Result:
+    """Read the program in the usual session and in some more.
+
+    What JAX can't differentiate must raise, and what hangs is a failure.
+    """
     with jax.enable_x64(True) if program.dtype == "float64" else nullcontext():
         try:
             with within(seconds):
-                return checked(program)
+                return checked(program, more)
         except Skip as reason:
             return Result([], 0, skipped=str(reason))
         except Hang as hang:
             return sorted_out(program, [Failure("hang", "", "", str(hang))], 0)
 
 
-def checked(program: Program) -> Result:
+def checked(program: Program, more: int) -> Result:
     true = truth(program)
     if true.blocks is None:
         try:
@@ -110,7 +113,7 @@ def checked(program: Program) -> Result:
             raise Skip(f"invalid: {type(error).__name__}: {error}") from error
         return refused(program, true)
     failures, compared = [], 0
-    for session in sessions(program, true):
+    for session in sessions(program, true, more):
         found, count = run(program, session, true)
         failures += found
         compared += count
@@ -154,21 +157,21 @@ def refused(program: Program, true: Truth) -> Result:
     return Result([], 3)
 
 
-def sessions(program: Program, true: Truth) -> list[Session]:
+def sessions(program: Program, true: Truth, more: int) -> list[Session]:
     rng = np.random.default_rng((14, program.seed))
     out = [Session("fresh each", {}, usual_reads(rng, arranged(program, true, {}, "")))]
-    for _ in range(1):
-        way = str(rng.choice([*WAYS, "plain", "plain", "vmapped", "lazy=False"]))
-        more = drawn_options(rng, program, true, way)
-        blocks = arranged(program, true, more, way)
+    for _ in range(more):
+        way = str(rng.choice([*WAYS, "plain", "plain", "vmapped", "vmapped", "lazy=False"]))
+        chosen = drawn_options(rng, program, true, way)
+        blocks = arranged(program, true, chosen, way)
         reads: list[Read] = []
         for _ in range(rng.integers(1, 4)):
             k = int(rng.integers(len(blocks)))
-            make = nonzeros if more.get("sparsity") and rng.random() < 0.5 else READS[rng.integers(len(READS))]
+            make = nonzeros if chosen.get("sparsity") and rng.random() < 0.5 else READS[rng.integers(len(READS))]
             read = make(rng, k, blocks[k])
             if (read.traced or way not in TRACED) and not (".vm(" in read.name and has_not_linear(program)):
                 reads.append(read)
-        out.append(Session(way, more, reads))
+        out.append(Session(way, chosen, reads))
     return out
 
 
@@ -177,11 +180,11 @@ def usual_reads(rng: np.random.Generator, blocks: list) -> list[Read]:
     k = int(rng.integers(len(blocks)))
     block = blocks[k]
     if 0 in block.shape:
-        return [of_key(k, ...), nonzeros(rng, k, block)]
+        return [of_key(k, ...), nonzeros(rng, k, block), pattern(rng, k, block)]
     places = tuple(int(rng.integers(n)) for n in block.shape)
     keys: list[Any] = [places[: block.lead + block.rows], (..., *places[block.lead + block.rows :])]
     keys += [slice(1, 2)] * (block.lead > 0)
-    return [*(of_key(k, key) for key in keys), nonzeros(rng, k, block)]
+    return [*(of_key(k, key) for key in keys), nonzeros(rng, k, block), pattern(rng, k, block)]
 
 
 def has_not_linear(program: Program) -> bool:
