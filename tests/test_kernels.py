@@ -114,7 +114,7 @@ def two(p, q):
 def two_point():
     args = (np.float32([0.3, -1]), np.float32([1, 2, -0.5]))
     call = take_apart("jacobian", args, {}, (), ())
-    known = trace("jacobian", two, call, False, True)
+    known = trace("jacobian", two, call, (0,), False, True)
     spaces = Spaces(
         Space(((2, 3), (2,)), (jnp.float32,) * 2, ("a", "b")), Space(SHAPES, (jnp.float32,) * 2, ("p", "q"))
     )
@@ -310,7 +310,7 @@ def test_other_products_of_an_opaque_program():
 
 def point_of(f, *args):
     call = take_apart("jacobian", args, {}, (), ())
-    known = trace("jacobian", f, call, False, True)
+    known = trace("jacobian", f, call, (0,), False, True)
     return Point(known.program, tuple(range(len(args))), known.consts, call.leaves)
 
 

@@ -50,7 +50,7 @@ FUNCTIONS = [two_to_two, rules, nested]
 
 def traced(f, *args, has_aux=True, jit=True):
     call = take_apart("jacobian", args, {}, (), ())
-    return trace("jacobian", f, call, has_aux, jit), call
+    return trace("jacobian", f, call, (0,), has_aux, jit), call
 
 
 def point_of(f, *args, jit=True):

@@ -293,7 +293,7 @@ def test_functions_of_tangents_outside_jit():
 def test_program_of_a_point(jit):
     table = jnp.asarray(WEIGHTS[20, 20])
     call = take_apart("jacobian", (X,), {}, (), ())
-    known = trace("jacobian", lambda x: AUTOENCODER(jnp.sin(table) @ x), call, False, jit)
+    known = trace("jacobian", lambda x: AUTOENCODER(jnp.sin(table) @ x), call, (0,), False, jit)
     linear = pushed_program(Point(known.program, (0,), known.consts, call.leaves))
     found = waist(linear.jaxpr, linear.num_tangents)
     assert found is not None and found.size == 3
