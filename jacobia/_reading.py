@@ -314,6 +314,7 @@ class Linearized:
         # Residuals belong to the trace they were made in: another one makes its own.
         state = trace_state()
         if self._kept_in is None or self._kept_in[0] != state:
+            self.check_alive()
             y, aux, lin = linearize(self.point)
             self._kept_in = (state, lin, y, aux)
         return self._kept_in[1]
