@@ -29,6 +29,7 @@ class _Form(NamedTuple):
     block: int  # its number
     matrix: bool
     turn: str
+    depth: int  # how many axes of stacked points it had
     held: tuple[Any, ...]  # concrete arrays that f closes over, by identity; None where it is a leaf
 
 
@@ -48,7 +49,7 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
     axes = [stack.axes for stack in origin.stacks]
     consts = [Carried(c, tuple(a.consts[k] for a in axes)) for k, c in enumerate(origin.consts) if is_leaf[k]]
     leaves = [Carried(x, tuple(a.leaves[k] for a in axes)) for k, x in enumerate(origin.leaves)]
-    form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.turn, held)
+    form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.turn, len(axes), held)
     return (*consts, *leaves, Guard(origin.guard, origin.batch)), form
 
 
@@ -61,7 +62,15 @@ def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
     own = [_own(c.array) for c in consts], [_own(x.array) for x in leaves]
     origin = Linearized.anywhere(blue, *own, stacks, key)
     origin.const_leaves = tuple(h is None for h in form.held)  # what has been a leaf stays one, traced or not
-    return view(form.kind, origin, form.block, Layout(blue.blocks[form.block], origin.lead, form.matrix, form.turn))
+    block, turn = blue.blocks[form.block], form.turn
+    if turn == "T" and len(stacks) > form.depth:  # of each view the transpose: new axes are in front, not behind
+        turn = "mT"
+        if form.depth or blue.spaces.lead or not (form.matrix or len(block.row_shape) == len(block.column_shape) == 1):
+            raise ValueError(
+                "J.T (out of vmap or scan): expected the transpose of a matrix, whose samples then lie in front, got "
+                f"that of a view of shape {(*block.row_shape, *block.column_shape)}. Return J, and transpose J[...] outside."
+            )
+    return view(form.kind, origin, form.block, Layout(block, origin.lead, form.matrix, turn))
 
 
 def _own(array: Any) -> Any:

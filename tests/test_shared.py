@@ -460,6 +460,20 @@ def test_vmap_over_a_view_with_a_batch_axis_raises():
         jax.vmap(lambda view: view[1])(J)
 
 
+def test_transposes_have_their_samples_in_front():
+    expected = np.swapaxes(JACOBIANS, 1, 2)
+    for turned in (lambda J: J.T, lambda J: J.matrix.T, lambda J: J.mT):
+        J = jax.vmap(lambda w, x, turned=turned: turned(jacobian(model, 1)(w, x)), in_axes=(None, 0))(WEIGHTS, X)
+        assert J.shape == expected.shape
+        assert_close(J[:, 1], expected[:, 1])
+        assert_close(J[2], expected[2])
+        assert_close(jax.vmap(lambda view: view[1])(J), expected[:, 1])
+    _, J = jax.lax.scan(lambda c, x: (c, jacobian(model, 1)(WEIGHTS, x).T), 0.0, X)
+    assert_close(J[...], expected)
+    with pytest.raises(ValueError, match="J.T"):
+        jax.vmap(lambda x: jacobian(lambda x: jnp.outer(x, x))(x).T)(X)
+
+
 # Trees, other arguments, other programs
 
 
