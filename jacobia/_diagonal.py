@@ -112,7 +112,7 @@ def _compute(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.
     blue, block = origin.blue, origin.blue.blocks[index]
     if numbers is None and _count(origin, index) < max(math.prod(block.row_shape), math.prod(block.column_shape)):
         numbers = np.arange(_count(origin, index))  # not square
-    if blue.mode == "rev" or blue.mirrors[index] != index or not origin.has_second(block):
+    if blue.primal is None or blue.mode == "rev" or blue.mirrors[index] != index or not origin.has_second(block):
         return _swept(origin, index, numbers)
     return _second(origin, index, numbers)
 

@@ -1311,6 +1311,23 @@ def test_the_diagonal_of_a_jacobian_of_two_axes():
     assert_close(J.matrix.diagonal(), np.diagonal(expected.reshape(6, 6)))
 
 
+@pytest.mark.parametrize("argnums", [(0, 1), (1, 0), (0, 1, 2), (0,), 1], ids=str)
+@pytest.mark.parametrize("num_outputs", [1, 2])
+def test_the_diagonals_of_several_blocks(argnums, num_outputs):
+    def f(x, y, z):
+        return (jnp.sin(x) * y[::-1] * z, x * y)[:num_outputs]
+
+    args = (X, X + 1, X - 1)
+    expected = jax.tree.leaves(jax.jit(jax.jacfwd(f, argnums))(*args))
+    fresh, after_a_row = (views(jacobian(f, argnums)(*args)) for _ in range(2))
+    traced = jax.jit(lambda *args: [J.diagonal() for J in views(jacobian(f, argnums)(*args))])(*args)
+    for J, K, inside, block in zip(fresh, after_a_row, traced, expected, strict=True):
+        assert_close(J.diagonal(), np.diagonal(block))
+        K[1]
+        assert_close(K.diagonal(), np.diagonal(block))
+        assert_close(inside, np.diagonal(block))
+
+
 def test_the_diagonal_of_a_transpose_of_two_axes():
     # J.T is an array of shape (3, 2, 3, 2), and so its diagonal is one of (3, 2).
     T, expected = jacobian(jacobian_of_matrix)(Z).T, central_differences(jacobian_of_matrix, Z)
