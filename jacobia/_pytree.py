@@ -68,7 +68,8 @@ def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
         if form.depth or blue.spaces.lead or not (form.matrix or len(block.row_shape) == len(block.column_shape) == 1):
             raise ValueError(
                 "J.T (out of vmap or scan): expected the transpose of a matrix, whose samples then lie in front, got "
-                f"that of a view of shape {(*block.row_shape, *block.column_shape)}. Return J, and transpose J[...] outside."
+                f"that of a view of shape {(*block.row_shape, *block.column_shape)}. Return J, and transpose J[...] "
+                "outside."
             )
     return view(form.kind, origin, form.block, Layout(block, origin.lead, form.matrix, turn))
 
