@@ -345,17 +345,7 @@ class Blueprint:
 
     @cached_property
     def recipes(self) -> dict:
-        """How fresh views were read the last time, by the index of the block and the number of rows."""
-        return {}
-
-    @cached_property
-    def counts_read(self) -> set[tuple[int, int]]:
-        """How many rows fresh views were read for, by the index of the block."""
-        return set()
-
-    @cached_property
-    def row_sweeps(self) -> dict:
-        """How one row was read the last time, by the index of the block: sweeps, and what gives a row."""
+        """How lines were computed the last time, by the index of the block, the way and the width of the kernel."""
         return {}
 
     @cached_property

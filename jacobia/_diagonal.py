@@ -13,10 +13,11 @@ import numpy as np
 
 from jacobia import _plan
 from jacobia._blueprint import Block
-from jacobia._fulfil import Want, array_module, as_array, compute_each, known_cube, padded, possible, sized, store_of
+from jacobia._fulfil import Want, compute_each, padded, possible, sized, store_of
 from jacobia._reading import Linearized, by_what_exists
 from jacobia._store import Store
 from jacobia._sweeps import Sweep
+from jacobia._take import array_module, as_array, known_cube
 
 # So few directions are taken one by one inside a trace.
 _FEW = 8
@@ -90,7 +91,7 @@ def _assembled(origin: Linearized, index: int, store: Store) -> Any:
             out = _put(xp, out, numbers, cube[:, places[0], places[1]])
     if missing.size:
         out = _put(xp, out, missing, xp.asarray(_compute(origin, index, missing)).reshape(out.shape[0], -1))
-    return as_array(xp, out, store)
+    return as_array(xp, out, store.arrays()[0])
 
 
 def _put(xp: Any, out: Any, numbers: np.ndarray, values: Any) -> Any:

@@ -11,7 +11,18 @@ import jax
 import numpy as np
 
 from jacobia import _plan
-from jacobia._fulfil import Plan, Want, choose_way, mirrored, padded, request, sized, store_of
+from jacobia._fulfil import (
+    Plan,
+    Recipe,
+    Want,
+    choose_way,
+    mirrored,
+    padded,
+    request,
+    sized,
+    store_of,
+    worth_remembering,
+)
 from jacobia._reading import Linearized
 from jacobia._store import Patches
 from jacobia._sweeps import Sweep
@@ -19,7 +30,7 @@ from jacobia._sweeps import Sweep
 
 def few(origin: Linearized, want: Want, samples: Any) -> bool:
     """Whether to read some samples by themselves."""
-    if samples is None or not _plan.worth_apart(_width(origin, samples), math.prod(origin.lead)):
+    if samples is None or not are_few(origin, samples):
         return False
     store = origin.stores.get(want.block)
     if store is not None:  # lines that are known for all samples
@@ -28,6 +39,11 @@ def few(origin: Linearized, want: Want, samples: Any) -> bool:
             return False
     plan = _plan_for(origin, want, samples)
     return origin.cuts(plan.sweep(origin, plan.numbers, len(samples)), samples)
+
+
+def are_few(origin: Linearized, samples: Any) -> bool:
+    """Whether some samples are a small part of all."""
+    return _plan.worth_apart(width_of(origin, samples), math.prod(origin.lead))
 
 
 def plan_few(origin: Linearized, want: Want, samples: Any) -> Plan:
@@ -59,13 +75,15 @@ def read_few(origin: Linearized, want: Want, samples: np.ndarray) -> tuple[np.nd
     patches = store.patches.setdefault(plan.way, Patches())
     absent, lines = patches.missing(samples, numbers)
     if absent.size:
-        wide = np.full(_width(origin, absent), absent[0], np.int32)
+        wide = np.full(width_of(origin, absent), absent[0], np.int32)
         wide[: absent.size] = absent
         part = lines if lines.size < plan.most else None
         sweep = plan.sweep(origin, part, wide.size)
         array = origin.run_cut(sweep, padded(part, sweep), wide)[0]
         plan.note(origin, sweep, part)
         patches.put(absent, lines, array)
+        if absent.size == samples.size and lines.size == numbers.size:
+            _remember_way(origin, plan, sweep, wide, array)
     lined = (samples.size, *(numbers.size if k < 0 else k for k in plan.flat))
     cube = np.zeros(lined, origin.blue.blocks[plan.todo.block].dtype)
     by_line = cube if plan.way == "rows" else cube.swapaxes(1, 2)
@@ -73,6 +91,16 @@ def read_few(origin: Linearized, want: Want, samples: np.ndarray) -> tuple[np.nd
         piece = np.asarray(array).reshape(array.shape[0], *plan.flat)
         by_line[there] = (piece if plan.way == "rows" else piece.swapaxes(1, 2))[here]
     return _oriented(plan, cube), plan.holds(samples, numbers)
+
+
+def _remember_way(origin: Linearized, plan: "_Plan", sweep: Sweep, samples: np.ndarray, lines: Any) -> None:
+    if origin.batch or not worth_remembering(origin, lines.nbytes):
+        return
+    count, width = plan.most if sweep.width is None else sweep.width, len(samples)
+    origin.blue.recipes[plan.want.block, plan.asked_way, sweep.width, width] = Recipe(
+        plan.asked_way, sweep.width, count, plan.todo.block, plan.way, plan.turned, plan.by(origin), (sweep,), 0,
+        tuple(lines.shape), width, origin.cut_kernel(sweep, samples),
+    )  # fmt: skip
 
 
 class _Plan(NamedTuple):
@@ -102,8 +130,10 @@ class _Plan(NamedTuple):
     def note(self, origin: Linearized, sweep: Sweep, numbers: Any) -> None:
         lines = self.most if numbers is None else len(numbers)
         run = lines if sweep.width is None else sweep.width
-        by = origin.by(self.way, origin.blue.blocks[self.todo.block])
-        store_of(origin, self.want.block).count(self.asked_way, by, lines, lines, run)
+        store_of(origin, self.want.block).count(self.asked_way, self.by(origin), lines, lines, run)
+
+    def by(self, origin: Linearized) -> str:
+        return origin.by(self.way, origin.blue.blocks[self.todo.block])
 
 
 def _plan_for(origin: Linearized, want: Want, samples: Any) -> _Plan:
@@ -136,5 +166,6 @@ def _numbers(numbers: Any, count: int) -> np.ndarray:
     return np.arange(count) if numbers is None else numbers
 
 
-def _width(origin: Linearized, samples: Any) -> int:
+def width_of(origin: Linearized, samples: Any) -> int:
+    """How many samples the kernel for some of them takes."""
     return _plan.padded_width(len(samples), math.prod(origin.lead))

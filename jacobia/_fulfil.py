@@ -4,8 +4,9 @@ Between the view, which knows what a key asks for, and the kernels, which know h
 """
 
 import math
-from collections.abc import Sequence, Set
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +15,15 @@ import numpy as np
 
 from jacobia import _plan
 from jacobia._blueprint import Block, Blueprint
-from jacobia._compat import Tracer, eval_context
+from jacobia._compat import Tracer
 from jacobia._cross import Cross, cross
 from jacobia._display import counted
 from jacobia._errors import MaterializationError
 from jacobia._fitting import fitting
-from jacobia._indexing import along, places
 from jacobia._plan import Plan
 from jacobia._reading import Linearized, by_what_exists, refused
 from jacobia._recall import recall
-from jacobia._store import Lines, Store, aligned
+from jacobia._store import Lines, Store
 from jacobia._sweeps import Image, Sweep
 from jacobia._way import Whole
 from jacobia._whole import whole
@@ -124,28 +124,13 @@ def crossing(origin: Linearized, want: Want, rows: np.ndarray, columns: np.ndarr
     return found if len(found.rows) + len(found.columns) < alone else None
 
 
-def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Known entries at pairs of places, each from a row or a column."""
-    store = store_of(origin, index)
-    out = np.zeros(rows.shape, origin.blue.blocks[index].dtype)
-    by_row = ~np.isin(rows, store.rows.missing(np.unique(rows)))
-    for way, here in (("rows", by_row), ("columns", ~by_row)):
-        if here.any():
-            numbers = np.unique((rows if way == "rows" else columns)[here])
-            want = Want(index, numbers, None) if way == "rows" else Want(index, None, numbers)
-            cube, held = known_cube(np, origin, index, want)
-            at = places(rows[here], held["rows"]), places(columns[here], held["columns"])
-            out[here] = cube[(0, *at)]
-    return out
-
-
 def fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
     """Compute all of some blocks, in one kernel call, and remember it."""
     recipe = origin.blue.recipes.get(frozenset(indices)) if not (origin.stores or origin.special) else None
     if recipe is None:
         fulfil(origin, [Want(k, None, None) for k in indices])
         return
-    out = origin.run_fused(recipe.kind, recipe.body, recipe.ids)
+    out = origin.run_fused(recipe.kind, recipe.body, recipe.ids, ())
     for block, sweep, place, asked, way, by, lines in recipe.answers:
         store_of(origin, block).full = out[sweep][place]
         store_of(origin, asked).count(way, by, lines, lines, lines)
@@ -276,10 +261,10 @@ def _run(
     for want, way, answer, result in zip(missing, ways, answers, done, strict=True):
         _count(origin, want, way, sweeps[answer.sweep], result)
     if len(done) == 1 and not any(isinstance(i, Tracer) for i in ids):
-        _remember_way(origin, missing[0].block, ways[0], done[0], sweeps)
+        _remember_way(origin, missing[0], ways[0], done[0], sweeps, answers[0].place)
     made = [Done(block, "rows", None, full) for block, full in zip(images, out[-1], strict=False)]
     need = 2 * sum(_nbytes(origin, w.block) for w in missing)
-    if len(done) > 1 and all(i is None for i in ids) and _worth_remembering(origin, need):
+    if len(done) > 1 and all(i is None for i in ids) and worth_remembering(origin, need):
         parts = [
             (d.block, a.sweep, a.place, w.block, way, _by(origin, d), _most(origin.blue.blocks[w.block], way))
             for d, a, w, way in zip(done, answers, missing, ways, strict=True)
@@ -480,13 +465,23 @@ def _key(numbers: Any) -> Any:
     return id(numbers) if isinstance(numbers, Tracer) else numbers.tobytes()
 
 
-class _Recipe(NamedTuple):
-    # How a fresh view was read the last time: the next one of its kind need not think again.
-    way: str
+@dataclass
+class Recipe:
+    """How lines of a block were computed, for a block of which they are not known: there is nothing to weigh again."""
+
+    way: str  # "rows" or "columns", as they are asked for
+    width: int | None  # of the kernel; None: all lines
+    count: int  # how many seeds it runs
+    block: int  # whose store gets the lines: the mirror image, where a column was a row there
+    lines: str  # "rows" or "columns" over there
+    turned: bool
     by: str
-    lines: int
-    kind: Any  # of its kernel
-    body: Any
+    sweeps: tuple[Sweep, ...]
+    place: int  # of the lines among what the kernel gives
+    shape: tuple[int, ...]  # of the lines
+    samples: int | None  # how many run by themselves; None: all
+    plain: tuple[Any, Callable]  # the kernel that gives the lines alone: its name and its body
+    takes: dict = field(default_factory=dict)  # kernels that give the result of a key as well, by the kind of the key
 
 
 class _Together(NamedTuple):
@@ -503,92 +498,29 @@ def _nbytes(origin: Linearized, index: int) -> int:
     return block.dtype.itemsize * math.prod(origin.lead + block.row_shape + block.column_shape)
 
 
-def _worth_remembering(origin: Linearized, need: int) -> bool:
-    # Only what is read often and is small.
+def worth_remembering(origin: Linearized, need: int) -> bool:
+    """Whether a way is remembered: only what is small."""
     return origin.compiles and not origin.batch and origin.limit(need) is None
 
 
-def _remember_way(origin: Linearized, index: int, way: str, done: Done, sweeps: tuple[Sweep, ...]) -> None:
-    # All of a block, or as many rows as a kernel is wide.
-    block, width, by = origin.blue.blocks[index], sweeps[0].width, _by(origin, done)
-    if done.block != index:
+def _remember_way(origin: Linearized, want: Want, way: str, done: Done, sweeps: tuple[Sweep, ...], place: int) -> None:
+    (sweep,), index = sweeps, want.block
+    block = origin.blue.blocks[index]
+    every = done.numbers is None
+    if every and done.block != index:
         return
-    if done.numbers is None or width is None:
-        if _worth_remembering(origin, 2 * _nbytes(origin, index)):
-            origin.blue.recipes[index, None] = _Recipe(way, by, _most(block, way), *origin.fused(sweeps))
-    elif done.way == "rows":
-        one = sweeps[0].single and origin.blue.memory_limit is None  # nothing to divide, however long it is
-        if _worth_remembering(origin, 0 if one else width * origin.blue.per_seed):
-            origin.blue.recipes[index, width] = _Recipe("rows", by, width, *origin.fused(sweeps))
-            if sweeps[0].single:
-                origin.blue.row_sweeps[index] = sweeps, by
-
-
-@lru_cache(maxsize=256)
-def _on_device(numbers: range, width: int) -> Any:
-    # Row numbers as the kernel takes them: the same rows are read at one point after the other.
-    with eval_context():
-        return jax.device_put(_padded(np.arange(numbers.start, numbers.stop, numbers.step), width))
-
-
-def at_once(origin: Linearized, index: int, numbers: range | None) -> Any:
-    """Some rows or (None) all of a block of which nothing is known yet, read as in the view before it.
-
-    Returns:
-      `(R, *x.shape)`, without the first axis for one row, or `y.shape + x.shape` for all; None where there was no such
-      view.
-    """
-    if index in origin.stores or origin.special:
-        return None
-    width = 0 if numbers is None else _plan.padded_width(len(numbers), origin.blue.counts[index][0])
-    recipe = origin.blue.recipes.get((index, width or None))
-    if recipe is None:
-        return None
-    with origin.lock:
-        if index in origin.stores:
-            return None  # another thread was faster
-        ids = None if numbers is None else _on_device(numbers, width)
-        ((lines,),) = origin.run_fused(recipe.kind, recipe.body, (ids,))
-        if isinstance(lines, Tracer):  # read under a trace: what is computed there is not remembered
-            return lines if numbers is None or width == 1 else lines[: len(numbers)]
-        store = store_of(origin, index)
-        if numbers is None:
-            store.full = lines
-            store.count(recipe.way, recipe.by, recipe.lines, recipe.lines, recipe.lines)
-            return lines
-        store.rows.put(np.arange(numbers.start, numbers.stop, numbers.step), lines)
-        store.count(recipe.way, recipe.by, len(numbers), len(numbers), width)
-        if len(numbers) == width:
-            return lines
-        if not _on_host(lines) or _read_before(origin, index, len(numbers)):
-            return _first_of(lines, len(numbers))
-        return as_array(np, np.asarray(lines)[: len(numbers)], store)
-
-
-def _read_before(origin: Linearized, index: int, count: int) -> bool:
-    # Compiling a slice takes as long as a hundred copies, so only what is read again is sliced.
-    known = (index, count) in origin.blue.counts_read
-    origin.blue.counts_read.add((index, count))
-    return known
-
-
-@partial(jax.jit, static_argnums=1)
-def _first_of(lines: jax.Array, count: int) -> jax.Array:
-    return lines[:count]
-
-
-def one_more(origin: Linearized, index: int, k: int) -> Any:
-    """A row that is not known, in a view that knows others, by the kernel of the one before it; None: by `fulfil`."""
-    known, store = origin.blue.row_sweeps.get(index), store_of(origin, index)
-    if known is None or not origin.compiles or store.nonzeros is not None:
-        return None
-    if store.columns.pieces and store.columns is not store.rows:
-        return None  # they may hold all of it
-    sweeps, by = known
-    ((line,),) = origin.run(sweeps, [_on_device(range(k, k + 1), 1)])
-    store.rows.put(np.array([k]), line)
-    store.count("rows", by, 1, 1, 1)
-    return line
+    one = sweep.single and origin.blue.memory_limit is None  # nothing to divide, however long it is
+    width = None if every else sweep.width
+    count = _most(block, way) if width is None else width
+    need = 2 * _nbytes(origin, index) if every else 0 if one else count * origin.blue.per_seed
+    if not worth_remembering(origin, need):
+        return
+    name = index, "all" if request(want) == "all" else way, width
+    turned = done.turned and not every
+    shape = tuple(done.array.shape)
+    recipe = Recipe(way, width, count, done.block, done.way, turned, _by(origin, done), sweeps, place, shape, None,
+                    origin.fused(sweeps))  # fmt: skip
+    origin.blue.recipes[name] = recipe
 
 
 class _Answer(NamedTuple):
@@ -614,7 +546,7 @@ def _sweeps(
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
         sweep = sized(origin, way, outs, ins, numbers)
-        if sweep.padded and way == "rows" and sweep.width == 1:
+        if sweep.padded and sweep.width == 1:
             sweep = sweep._replace(single=True)
         sweeps.append(sweep)
         ids.append(padded(numbers, sweep))
@@ -633,11 +565,12 @@ def padded(numbers: Any, sweep: Sweep) -> Any:
     """Numbers of seeds as the kernel of a sweep takes them."""
     if numbers is None or sweep.width is None:
         return None
-    return _padded(numbers, sweep.width) if sweep.padded else jnp.asarray(numbers, jnp.int32)
+    return padded_to(numbers, sweep.width) if sweep.padded else jnp.asarray(numbers, jnp.int32)
 
 
-def _padded(numbers: np.ndarray, width: int) -> np.ndarray:
-    out = np.full(width, -1, np.int32)
+def padded_to(numbers: np.ndarray, width: int, padding: int = -1) -> np.ndarray:
+    """Numbers of seeds, or of samples, with others behind them that do not count."""
+    out = np.full(width, padding, np.int32)
     out[: numbers.size] = numbers
     return out
 
@@ -690,71 +623,3 @@ def sized(
     if limit is None:
         blue.small_sweeps[name] = sweep
     return sweep
-
-
-# Taking: from what is known to one array
-
-
-def complete(origin: Linearized, index: int) -> Any:
-    """The whole block, put together from its lines if need be."""
-    store, block = store_of(origin, index), origin.blue.blocks[index]
-    if store.whole() is None:
-        xp = array_module(store)
-        cube, _ = known_cube(xp, origin, index, Want(index, None, None))
-        store.set_whole(as_array(xp, cube.reshape(origin.lead + block.row_shape + block.column_shape), store))
-    return store.full
-
-
-def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any, dict[str, Any]]:
-    """Known lines that cover a want, with axes (samples, rows, columns).
-
-    Returns:
-      the array, and for rows and columns the numbers it holds, None for all.
-    """
-    store, block = store_of(origin, index), origin.blue.blocks[index]
-    b, m, n = math.prod(origin.lead), math.prod(block.row_shape), math.prod(block.column_shape)
-    full = store.whole()
-    if full is not None:
-        return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
-    way = "columns" if store.rows.num_missing(want.rows) else "rows"
-    lines, numbers, count = (store.rows, want.rows, m) if way == "rows" else (store.columns, want.columns, n)
-    turned = way == "columns" and store.mirror is not None  # they are rows over there
-    axis, shape = (1, (b, -1, m if turned else n)) if way == "rows" or turned else (2, (b, m, -1))
-    numbers = np.arange(count) if numbers is None else numbers
-    pieces = [(xp.asarray(array).reshape(shape), inside, here) for array, inside, here in lines.take(numbers)]
-    if len(pieces) == 1:
-        cube = along(xp, pieces[0][0], pieces[0][1], axis)
-    elif xp is np:
-        cube = aligned((b, len(numbers), shape[2]) if axis == 1 else (b, m, len(numbers)), pieces[0][0].dtype)
-        for array, inside, here in pieces:
-            cube[(slice(None),) * axis + (here,)] = along(np, array, inside, axis)
-    else:
-        back = np.argsort(np.concatenate([here for _, _, here in pieces]), kind="stable")
-        parts = [xp.take(array, inside, axis=axis) for array, inside, _ in pieces]
-        cube = xp.take(xp.concatenate(parts, axis=axis), back, axis=axis)
-    cube = xp.swapaxes(cube, 1, 2) if turned else cube
-    return cube, {"rows": None, "columns": None} | {way: numbers}
-
-
-def array_module(store: Store) -> Any:
-    """NumPy for arrays in this machine's memory: it takes lines without compiling; else jax.numpy."""
-    return np if all(_on_host(a) for a in store.arrays()) else jnp
-
-
-def _on_host(array: Any) -> bool:
-    devices = array.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
-
-
-def as_array(xp: Any, out: Any, store: Store) -> Any:
-    """The result as a `jax.Array` on the device of what is remembered."""
-    if xp is jnp:
-        return out
-    like = store.arrays()[0]  # device_put compiles nothing, where jnp.asarray does for every new shape
-    root = out
-    while isinstance(root.base, np.ndarray):
-        root = root.base
-    if root.base is not None:  # it would be what is remembered; device_put would copy it in another thread
-        out, source = aligned(out.shape, out.dtype), out
-        out[...] = source
-    return jax.device_put(out, next(iter(like.devices())) if like.committed else None)

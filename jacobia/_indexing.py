@@ -44,8 +44,17 @@ class Pick(NamedTuple):
     shape: tuple[int, ...]  # of the result
 
 
-def shape_of(parts: Sequence[Part]) -> tuple[int, ...]:
-    return sum((p.shape for p in parts), ())
+class Axes:
+    """The parts of a view side by side: all its axes."""
+
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = tuple(parts)
+        self.shape: tuple[int, ...] = sum((p.shape for p in parts), ())
+
+    @cached_property
+    def probe(self) -> np.ndarray:
+        """An array of elements without bytes, which has the same say about a key as an array of this shape."""
+        return np.broadcast_to(np.zeros((), np.dtype([])), self.shape)
 
 
 def is_all(key: Any, ndim: int) -> bool:
@@ -56,37 +65,31 @@ def is_all(key: Any, ndim: int) -> bool:
     return full and sum(dots) <= 1 and len(keys) - sum(dots) <= ndim
 
 
-def pick(key: Any, parts: Sequence[Part]) -> Pick:
+def pick(key: Any, axes: Axes) -> Pick:
     """Read a key as NumPy would.
 
     Raises:
       IndexError: what NumPy would raise for this key on an array of this shape.
     """
-    shape = shape_of(parts)
-    items = [_item(k) for k in (key if isinstance(key, tuple) else (key,))]
+    items = [_item(k) for k in key] if isinstance(key, tuple) else [_item(key)]
     if any(isinstance(k, Tracer) for k in items):
-        return _traced(items, parts, shape)
-    try:  # an array of elements without bytes has the same say about a key as the real one
-        out_shape = np.broadcast_to(np.zeros((), np.dtype([])), shape)[tuple(items)].shape
+        return _traced(items, axes)
+    try:
+        out_shape = axes.probe[tuple(items)].shape
     except IndexError as error:
         raise IndexError(
-            f"J[{_show(key)}]: expected a key for shape {shape}, got one for which NumPy says: {error}. "
+            f"J[{_show(key)}]: expected a key for shape {axes.shape}, got one for which NumPy says: {error}. "
             "A view is indexed as an array of its shape."
         ) from None
-    entries = _per_axis(items, len(shape))
-    if _separable(entries, parts):
-        split = _by_part(entries, parts)
-        return Pick(
-            tuple(_sub(p, own) for p, own in split),
-            tuple(_is_whole(own) for _, own in split),
-            True,
-            out_shape,
-        )
-    ids = _points(entries, parts)
-    return Pick(tuple(np.broadcast_to(i, out_shape) for i in ids), (False,) * len(parts), False, out_shape)
+    entries = _per_axis(items, len(axes.shape))
+    split = _by_part(entries, axes.parts)
+    if _separable(entries, split):
+        return Pick(tuple(_sub(p, own) for p, own in split), tuple(_is_whole(own) for _, own in split), True, out_shape)
+    ids = _points(entries, axes)
+    return Pick(tuple(np.broadcast_to(i, out_shape) for i in ids), (False,) * len(axes.parts), False, out_shape)
 
 
-def _points(entries: list, parts: Sequence[Part]) -> list:
+def _points(entries: list, axes: Axes) -> list:
     # Any key at all, point by point: the flat number in each part at each place of the result, in a shape that
     # broadcasts to that of the result. NumPy's rule: integers and arrays are one group, whose axes stand where the
     # group stands, or in front where it is apart.
@@ -97,7 +100,7 @@ def _points(entries: list, parts: Sequence[Part]) -> list:
     ndim = group + sum(not (a or k is Ellipsis) for k, a in zip(entries, advanced, strict=True))
     axis = group if apart else 0
     end = group  # of the axes of the group in the result
-    sizes, coordinates = iter(shape_of(parts)), []
+    sizes, coordinates = iter(axes.shape), []
     for n, (k, a) in enumerate(zip(entries, advanced, strict=True)):
         if n == first and not apart:
             axis = end = axis + group
@@ -107,7 +110,7 @@ def _points(entries: list, parts: Sequence[Part]) -> list:
             coordinates.append(along.reshape(along.shape + (1,) * (ndim - (end if a else axis + 1))))
         axis += not (a or k is Ellipsis)
     places = iter(coordinates)
-    return [_flat_numbers(part, [next(places) for _ in part.shape]) for part in parts]
+    return [_flat_numbers(part, [next(places) for _ in part.shape]) for part in axes.parts]
 
 
 def _flat_numbers(part: Part, coordinates: list) -> Any:
@@ -115,7 +118,15 @@ def _flat_numbers(part: Part, coordinates: list) -> Any:
     return xp.asarray(part.numbers)[tuple(coordinates)]
 
 
+def concrete(key: Any) -> tuple | None:
+    """A key as NumPy takes it; None: a part of it is traced."""
+    items = tuple(map(_item, key)) if isinstance(key, tuple) else (_item(key),)
+    return None if any(isinstance(k, Tracer) for k in items) else items
+
+
 def _item(k: Any) -> Any:
+    if type(k) is int or type(k) is slice:
+        return k
     if k is None or k is Ellipsis or isinstance(k, (slice, Tracer)):
         return k
     if isinstance(k, (bool, np.bool_)):
@@ -153,7 +164,7 @@ def _per_axis(items: list, ndim: int) -> list:
     flat: list = []
     for k in items:
         if isinstance(k, np.ndarray) and k.dtype == bool and k.ndim:
-            flat += list(np.nonzero(k))
+            flat += np.unravel_index(np.flatnonzero(k), k.shape)  # for several axes faster than np.nonzero
         else:
             flat.append(k)
     taken = sum(k is not None and k is not Ellipsis and not _is_flag(k) for k in flat)
@@ -188,15 +199,13 @@ def _by_part(entries: list, parts: Sequence[Part]) -> list[tuple[Part, list]]:
     return out
 
 
-def _separable(entries: list, parts: Sequence[Part]) -> bool:
+def _separable(entries: list, split: list[tuple[Part, list]]) -> bool:
     # Whether indexing each part alone and taking the outer product gives what NumPy gives.
-    if any(map(_is_flag, entries)):
-        return False
     if not any(map(_is_array, entries)):
         return True
-    owners = [
-        n for n, (_, own) in enumerate(_by_part(entries, parts)) if any(_is_array(k) or isinstance(k, int) for k in own)
-    ]
+    if any(map(_is_flag, entries)):
+        return False
+    owners = [n for n, (_, own) in enumerate(split) if any(_is_array(k) or isinstance(k, int) for k in own)]
     if len(owners) > 1:
         return False
     if owners[0] == 0:
@@ -216,29 +225,110 @@ def _sub(part: Part, own: list) -> np.ndarray | None:
     return part.numbers[tuple(own)]
 
 
-def _traced(items: list, parts: Sequence[Part], shape: tuple[int, ...]) -> Pick:
+def _traced(items: list, axes: Axes) -> Pick:
     # Traced integers: numbers are looked up with jnp, which wraps negatives and clamps.
     for k in items:
         if isinstance(k, Tracer) and not np.issubdtype(k.dtype, np.integer):
             raise IndexError(f"J[...]: expected a traced integer index, got {k.dtype}. Masks must be concrete.")
     # With zeros in place of what is traced the key has the same form; scalars stay scalars.
     forms = [(np.zeros(k.shape, int) if k.ndim else 0) if isinstance(k, Tracer) else k for k in items]
-    form = pick(tuple(forms), parts)
-    entries = _per_axis(items, len(shape))
+    form = pick(tuple(forms), axes)
+    entries = _per_axis(items, len(axes.shape))
     if not form.outer:
-        return Pick(tuple(_points(entries, parts)), form.whole, False, form.shape)
+        return Pick(tuple(_points(entries, axes)), form.whole, False, form.shape)
     ids = []
-    for n, (part, own) in enumerate(_by_part(entries, parts)):
+    for n, (part, own) in enumerate(_by_part(entries, axes.parts)):
         traced = any(isinstance(k, Tracer) for k in own)
         ids.append(jnp.asarray(part.numbers)[tuple(own)] if traced else form.ids[n])
     return Pick(tuple(ids), form.whole, True, form.shape)
 
 
-def wanted(ids: Any, whole: bool) -> Any:
-    """The different numbers asked for, sorted (traced ones as they are); None: all."""
-    if ids is None or whole:
+class Asked(NamedTuple):
+    """What a key asks for, by role ("batch", "rows", "columns"): different numbers, and where the result has them."""
+
+    choice: Pick
+    ids: dict[str, Any]  # as in the choice
+    numbers: dict[str, Any]  # different ones, sorted (traced ones as they are); None: all
+    places: dict[str, Any]  # among `numbers`, shaped as in the key; None: each once, in order
+
+    def among(self, held: dict[str, Any]) -> dict[str, Any]:
+        """Places in an array that holds, by role, the numbers asked for, or (None) all there are."""
+        whole = {r for r, n in self.numbers.items() if n is None}
+        return {r: self.places[r] if r in whole or held.get(r) is not None else self.ids[r] for r in ROLES}
+
+
+def asked(key: Any, axes: Axes) -> Asked:
+    """The different numbers in a key.
+
+    Raises:
+      IndexError: what NumPy would raise for this key on an array of this shape.
+    """
+    found = _by_axis(key if type(key) is tuple else (key,), axes)
+    if found is not None:
+        return found
+    choice = pick(key, axes)
+    ids, numbers, places = {}, {}, {}
+    for part, own, whole in zip(axes.parts, choice.ids, choice.whole, strict=True):
+        role = part.role
+        ids[role] = own
+        numbers[role], places[role] = (None, own) if own is None or whole else _distinct(own, choice.outer)
+        if numbers[role] is not None and not isinstance(own, jax.Array) and numbers[role].size == part.size:
+            numbers[role], places[role] = None, None if places[role] is None else own
+    return Asked(choice, ids, numbers, places)
+
+
+def _by_axis(items: tuple, axes: Axes) -> Asked | None:
+    # Integers and slices of parts that have one axis each: what `pick` and `_distinct` find, in a third of the time.
+    at, shape = 0, ()
+    ids, numbers, places = {}, {}, {}
+    for part in axes.parts:
+        role, size = part.role, part.size
+        own = many = order = None
+        if part.shape:
+            if len(part.shape) > 1:
+                return None
+            item = items[at] if at < len(items) else _EVERYTHING
+            at += 1
+            if type(item) is int:
+                if not -size <= item < size:
+                    return None
+                if size > 1:
+                    item %= size
+                    many = part.numbers[item : item + 1]
+                    own = many.reshape(())
+            elif type(item) is slice:
+                if item != _EVERYTHING:
+                    try:
+                        own = part.numbers[item]
+                    except TypeError:
+                        return None
+                    forward = own.size < 2 or own[1] > own[0]
+                    many = own if forward else own[::-1]
+                    if many.size == size:
+                        many, own = None, None if forward else own
+                    if not forward:
+                        order = own if many is None else part.numbers[: many.size][::-1]
+                shape += (len(range(size)[item]),)
+            else:
+                return None
+        ids[role], numbers[role], places[role] = own, many, order
+    if at < len(items):
         return None
-    return ids.reshape(-1) if isinstance(ids, jax.Array) else np.unique(ids)
+    every = tuple(own is None for own in ids.values())
+    return Asked(Pick(tuple(ids.values()), every, True, shape), ids, numbers, places)
+
+
+_EVERYTHING = slice(None)
+
+
+def _distinct(ids: Any, outer: bool) -> tuple[Any, Any]:
+    flat = ids.reshape(-1)
+    if isinstance(ids, jax.Array):
+        return flat, jnp.arange(ids.size).reshape(ids.shape)
+    if flat.size == 1 or (flat[1:] > flat[:-1]).all():
+        return flat, None if outer else np.arange(flat.size).reshape(ids.shape)
+    numbers, inverse = np.unique(flat, return_inverse=True)
+    return numbers, inverse.reshape(ids.shape)
 
 
 def places(ids: Any, numbers: Any) -> Any:
@@ -251,8 +341,10 @@ def places(ids: Any, numbers: Any) -> Any:
 
 
 def along(xp: Any, block: Any, numbers: np.ndarray, axis: int) -> Any:
-    """Lines of an array along an axis: a view of it, where NumPy has one."""
-    lines = evenly(numbers) if xp is np else None
+    """Lines of an array along an axis: a slice, where known numbers are one."""
+    lines = evenly(numbers) if isinstance(numbers, np.ndarray) else None
+    if lines is None and xp is not np:
+        return xp.take(block, numbers, axis=axis, mode="clip")  # they are in range: nothing is to be filled in
     return xp.take(block, numbers, axis=axis) if lines is None else block[(slice(None),) * axis + (lines,)]
 
 
@@ -268,7 +360,9 @@ def evenly(numbers: np.ndarray) -> slice | None:
     return slice(first, None if stop < 0 else stop, step)
 
 
-def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], choice: Pick) -> Any:
+def gather(
+    xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], outer: bool, shape: tuple[int, ...]
+) -> Any:
     """Put the result of a key together.
 
     Args:
@@ -276,11 +370,12 @@ def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], choic
       block: axes (batch, rows, columns), holding at least what is asked for.
       ids: for each role, places in that axis of `block` (shaped as in the key), or None for all.
       order: the roles in the order of the parts of the view.
-      choice: the key.
+      outer: whether the outer product of `ids` is asked for; otherwise point by point.
+      shape: of the result.
     """
-    if not choice.outer:
-        zero = np.zeros(choice.shape, int)
-        return block[tuple(zero if ids.get(r) is None else ids[r] for r in ROLES)].reshape(choice.shape)
+    if not outer:
+        zero = np.zeros(shape, int)
+        return block[tuple(zero if ids.get(r) is None else ids[r] for r in ROLES)].reshape(shape)
     axes = [ROLES.index(r) for r in order]
     if xp is np:  # first, since it is a view: what is taken then lies as it is asked for
         block, roles = np.transpose(block, axes), order
@@ -289,7 +384,7 @@ def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], choic
     for axis, role in enumerate(roles):
         if ids.get(role) is not None:
             block = along(xp, block, ids[role].reshape(-1), axis)
-    return (block if xp is np else xp.transpose(block, axes)).reshape(choice.shape)
+    return (block if xp is np else xp.transpose(block, axes)).reshape(shape)
 
 
 def gathered(sizes: dict[str, int], ids: dict[str, Any], order: Sequence[str], choice: Pick) -> int:

@@ -6,6 +6,7 @@ run a kernel, put and take.
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -28,21 +29,15 @@ from jacobia._few import compute_few, few, read_few
 from jacobia._fulfil import (
     Done,
     Want,
-    array_module,
-    as_array,
-    at_once,
-    complete,
     compute_each,
     crossing,
-    entries_of,
     fulfil,
     fulfil_all,
-    known_cube,
-    one_more,
     plan,
     store_of,
 )
-from jacobia._indexing import ROLES, Part, Pick, gather, is_all, pick, places, shape_of, wanted
+from jacobia._indexing import ROLES, Asked, Axes, Part, asked, concrete, gather, is_all, pick
+from jacobia._memo import again
 from jacobia._pattern import Pattern
 from jacobia._peak import peak_of_cross, peak_of_lines, peak_of_samples, peak_of_whole
 from jacobia._plan import Plan
@@ -50,6 +45,7 @@ from jacobia._products import checked, has_products, mv, vm
 from jacobia._reading import Linearized, by_what_exists
 from jacobia._sparse import nonzeros
 from jacobia._store import Stats
+from jacobia._take import array_module, as_array, complete, entries_of, known_cube, on_host
 
 # A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
 _row_of = jax.jit(lambda rows, k: rows[k])
@@ -69,9 +65,10 @@ class Layout:
         if matrix:
             shapes[1:] = [(math.prod(s),) for s in shapes[1:]]
         batch, rows, columns = (Part(r, s, turn == "T") for r, s in zip(ROLES, shapes, strict=True))
-        self.parts = {"": [batch, rows, columns], "T": [columns, rows, batch], "mT": [batch, columns, rows]}[turn]
-        self.order = tuple(p.role for p in self.parts)
-        self.shape = shape_of(self.parts)
+        turns = {"": [batch, rows, columns], "T": [columns, rows, batch], "mT": [batch, columns, rows]}
+        self.axes = Axes(turns[turn])
+        self.order = tuple(p.role for p in self.axes.parts)
+        self.shape = self.axes.shape
         self._straight = sum(shapes, ())  # the shape, not transposed
         self.unfolded = self._straight == lead + block.row_shape + block.column_shape  # no axes are merged
         self.natural = not turn and self.unfolded
@@ -85,12 +82,17 @@ class Layout:
         """Whether columns stand in front of rows."""
         return bool(self.turn)
 
-    def arrange(self, full: jax.Array) -> jax.Array:
-        """The whole block, from its natural axes to those of the view."""
+    @cached_property
+    def everything(self) -> Asked:
+        """What `J[...]` asks for."""
+        return asked(..., self.axes)
+
+    def arrange(self, full: Any) -> Any:
+        """The whole block, of NumPy or JAX, from its natural axes to those of the view."""
         if self.natural:
             return full
         full = full.reshape(self._straight)
-        return jnp.swapaxes(full, -1, -2) if self.turn == "mT" else jnp.transpose(full) if self.turn else full
+        return full.swapaxes(-1, -2) if self.turn == "mT" else full.transpose() if self.turn else full
 
 
 class Jacobian(ArrayLike):
@@ -134,7 +136,7 @@ class Jacobian(ArrayLike):
         layout = self._layout
         if layout.flat:
             return self.T
-        if layout.turn == "T" or [len(p.shape) for p in layout.parts[1:]] != [1, 1]:
+        if layout.turn == "T" or [len(p.shape) for p in layout.axes.parts[1:]] != [1, 1]:
             return super().mT  # pyright: ignore[reportReturnType]
         return self._arranged(layout.matrix, "" if layout.turn else "mT")
 
@@ -334,10 +336,10 @@ class Jacobian(ArrayLike):
         Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
         """
         origin, layout = self._origin, self._layout
-        choice = pick(key, layout.parts)
-        want, samples = self._want(choice), self._samples(choice)
-
-        across = self._across(choice, want)
+        what = self._asked(key)
+        choice, samples = what.choice, what.numbers["batch"]
+        want = self._want(what)
+        across = self._across(what, want)
 
         def memory() -> int:
             if not origin.compiles:
@@ -349,13 +351,12 @@ class Jacobian(ArrayLike):
                 if is_all(key, self.ndim):
                     copies = 0 if layout.natural else layout.transposed + (not layout.unfolded)
                     return peak_of_whole(origin, self._index, copies)
-                ids = dict(zip(layout.order, choice.ids, strict=True))
                 if layout.lead and few(origin, want, samples):
                     fresh = view(type(self), origin.again(), self._index, layout)
                     return peak_of_samples(origin, want, samples, choice, lambda: fresh[key])
                 if across is not None:
                     return peak_of_cross(origin, self._index, across, math.prod(choice.shape))
-                return peak_of_lines(origin, want, ids, layout.order, choice, layout.rowwise)
+                return peak_of_lines(origin, want, what.ids, layout.order, choice, layout.rowwise)
 
         return by_what_exists(
             origin, [layout.block], lambda: explain(origin, repr(self), want, samples, choice.shape, across, memory)
@@ -367,126 +368,101 @@ class Jacobian(ArrayLike):
         return _weakly(self._item(key)) if self._layout.weak else self._item(key)
 
     def _item(self, key: Any) -> jax.Array:
-        if key is Ellipsis:
+        if key is Ellipsis or is_all(key, len(self._layout.shape)):
             return self._whole()
-        layout = self._layout
-        if layout.rowwise:  # what is read most, without the whole machinery
-            out = self._some_rows(key)
-            if out is not None:
-                return out
-        if is_all(key, len(layout.shape)):
-            return self._whole()
-        return self._read(pick(key, layout.parts))
-
-    def _some_rows(self, key: Any) -> jax.Array | None:
-        origin, index, m = self._origin, self._index, self._layout.shape[0]
-        if type(key) is int and -m <= key < m:
-            return self._row(key + m if key < 0 else key)
-        if type(key) is slice and index not in origin.stores:
-            numbers = range(m)[key]
-            if numbers.step > 0 and 1 < len(numbers) < m:
-                return at_once(origin, index, numbers)
-        return None
-
-    def _row(self, k: int) -> jax.Array | None:
-        origin, index = self._origin, self._index
         full = self._known()
-        if full is not None:
-            return _row_of(full, k)
-        if not origin.remembers:
-            return None
-        with origin.lock:
-            first = at_once(origin, index, range(k, k + 1))
-            if first is not None:
-                return first
-            rows = store_of(origin, index).rows
-            known = rows.line(k)
-            if known is None:
-                more = one_more(origin, index, k)
-                if more is None:
-                    done = fulfil(origin, [Want(index, np.array([k]), None)])
-                    if len(done) == 1 and done[0].block == index and done[0].way == "rows":
-                        more = done[0].array if done[0].numbers is not None else None
-                if more is not None:  # looking it up would number all rows first
-                    self._shrink()
-                    return self._one_row(more, 0)
-                known = rows.line(k)
-            self._shrink()
-            return None if known is None else self._one_row(*known)  # None: it was done by columns, or by all of it
+        if full is not None and self._origin.remembers and self._layout.block.only is None:
+            items = concrete(key)
+            if items is not None:
+                return self._part_of(full, key, items)
+        return self._read(self._asked(key))
 
-    def _one_row(self, array: Any, place: int) -> jax.Array:
-        return _row_of(array, place) if array.ndim == self.ndim else array
+    def _asked(self, key: Any) -> Asked:
+        return asked(key, self._layout.axes)
 
-    def _read(self, choice: Pick) -> jax.Array:
+    def _part_of(self, full: jax.Array, key: Any, items: tuple) -> jax.Array:
+        # Of a matrix that is known, a key means what NumPy says.
+        layout = self._layout
+        if layout.natural and not layout.lead and len(items) == 1 and type(items[0]) is int:
+            k, m = items[0], layout.shape[0]
+            if -m <= k < m:
+                return _row_of(full, k + m if k < 0 else k)
+        xp: Any = np if on_host(full) else jnp
+        try:
+            out = layout.arrange(xp.asarray(full))[items]
+        except IndexError:
+            pick(key, layout.axes)  # which raises the same with more words
+            raise
+        return as_array(xp, np.asarray(out) if xp is np else out, full)
+
+    def _read(self, what: Asked) -> jax.Array:
+        choice = what.choice
         if 0 in choice.shape:
             return self._origin.empty(choice.shape, self.dtype)
         origin, index, layout = self._origin, self._index, self._layout
-        order = layout.order
-        ids, want = dict(zip(order, choice.ids, strict=True)), self._want(choice)
+        order, want = layout.order, self._want(what)
         self._check_result(choice.shape)
         inline = not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids)
-        if layout.lead:
-            out = by_what_exists(origin, [layout.block], lambda: self._read_few(choice, ids, want, inline))
-            if out is not None:
-                return out
         if inline:
             # Part of a trace: what is indexed and nothing else, and nothing is remembered.
-            return self._finish_inline(choice, compute_each(origin, [want])[0] if self._known() is None else None)
+            out = self._few_samples(what, want, inline) if layout.lead else None
+            if out is None:
+                out = self._inline(what, compute_each(origin, [want])[0] if self._known() is None else None)
+            return out
         with origin.lock:
-            across = self._across(choice, want)
-            if across is not None:
-                fulfil(origin, [Want(index, across.rows, None)] if len(across.rows) else [])
-                fulfil(origin, [Want(index, None, across.columns)] if len(across.columns) else [])
-                out = origin.placed(entries_of(origin, index, ids["rows"], ids["columns"]))
-                self._shrink()
-                return out
-            done = fulfil(origin, [want])
-            if done and self._is_answer(done[0], want, ids, choice):
-                out = done[0].array
-            else:
-                store = store_of(origin, index)
-                xp = array_module(store)
-                cube, numbers = known_cube(xp, origin, index, want)
-                found = {role: places(i, numbers.get(role)) for role, i in ids.items()}
-                out = as_array(xp, gather(xp, cube, found, order, choice), store)
+            out = again(origin, index, order, not layout.transposed, what) if origin.compiles else None
+            if out is None and layout.lead:
+                out = self._few_samples(what, want, inline)
+            if out is None:
+                out = self._fulfilled(what, want)
             self._shrink()
         return out
 
-    def _read_few(self, choice: Pick, ids: dict, want: Want, inline: bool) -> jax.Array | None:
+    def _fulfilled(self, what: Asked, want: Want) -> jax.Array:
+        origin, index, order, choice = self._origin, self._index, self._layout.order, what.choice
+        across = self._across(what, want)
+        if across is not None:
+            fulfil(origin, [Want(index, across.rows, None)] if len(across.rows) else [])
+            fulfil(origin, [Want(index, None, across.columns)] if len(across.columns) else [])
+            return origin.placed(entries_of(origin, index, what.ids["rows"], what.ids["columns"]))
+        done = fulfil(origin, [want])
+        if done and self._is_answer(done[0], what):
+            return done[0].array
+        store = store_of(origin, index)
+        xp = array_module(store)
+        cube, held = known_cube(xp, origin, index, want)
+        out = gather(xp, cube, what.among(held), order, choice.outer, choice.shape)
+        return as_array(xp, out, store.arrays()[0])
+
+    def _few_samples(self, what: Asked, want: Want, inline: bool) -> jax.Array | None:
         # Some samples of a batch, evaluated by themselves, where that is worth it.
-        origin, order, samples = self._origin, self._layout.order, self._samples(choice)
-        if not few(origin, want, samples):
-            return None
-        if inline:
-            cube, numbers = compute_few(origin, want, samples)
-            found = {r: places(i, numbers[r]) for r, i in ids.items()}
-            return gather(
-                jnp, cube, {r: None if i is None else jnp.asarray(i) for r, i in found.items()}, order, choice
-            )
-        with origin.lock:
-            cube, numbers = read_few(origin, want, samples)
-            found = {r: places(i, numbers[r]) for r, i in ids.items()}
-            out = origin.placed(gather(np, cube, found, order, choice))
-            self._shrink()
-        return out
+        origin, samples, choice = self._origin, what.numbers["batch"], what.choice
 
-    def _is_answer(self, done: Done, want: Want, ids: dict, choice: Pick) -> bool:
-        # The kernel's own array, where it ran these rows and no others, in this order.
+        def work() -> jax.Array | None:
+            if not few(origin, want, samples):
+                return None
+            xp: Any = jnp if inline else np
+            cube, held = compute_few(origin, want, samples) if inline else read_few(origin, want, samples)
+            out = gather(xp, cube, what.among(held), self._layout.order, choice.outer, choice.shape)
+            return out if inline else origin.placed(out)
+
+        return by_what_exists(origin, [self._layout.block], work)
+
+    def _is_answer(self, done: Done, what: Asked) -> bool:
+        # The kernel's own array, where it ran these lines and no others, in this order.
         return (
-            self._layout.natural
+            not self._layout.transposed
             and done.block == self._index
-            and done.way == "rows"
+            and not done.turned
             and done.numbers is not None
-            and want.columns is None
-            and done.array.shape == choice.shape
-            and (not self._layout.lead or self._samples(choice) is None)
-            and np.array_equal(np.ravel(ids["rows"]), done.numbers)
+            and done.array.shape == what.choice.shape
+            and what.choice.outer
+            and all(places is None for places in what.places.values())
+            and what.numbers["columns" if done.way == "rows" else "rows"] is None
         )
 
-    def _want(self, choice: Pick) -> Want:
-        ids = dict(zip(self._layout.order, choice.ids, strict=True))
-        whole = dict(zip(self._layout.order, choice.whole, strict=True))
-        want = Want(self._index, wanted(ids["rows"], whole["rows"]), wanted(ids["columns"], whole["columns"]))
+    def _want(self, what: Asked) -> Want:
+        want = Want(self._index, what.numbers["rows"], what.numbers["columns"])
         rows, columns = self._origin.blue.counts[self._index]
         if want.rows is None and want.columns is not None and rows > 1:
             self._check_defined("columns", "J[...][:, k]")
@@ -506,33 +482,32 @@ class Jacobian(ArrayLike):
                 "is small enough, or differentiate with respect to real and imaginary parts."
             )
 
-    def _across(self, choice: Pick, want: Want) -> Cross | None:
+    def _across(self, what: Asked, want: Want) -> Cross | None:
         # Entries at pairs of places, as of a mask: rows and columns may be fewer than either.
-        if choice.outer or not self._origin.remembers:
+        if what.choice.outer or not self._origin.remembers:
             return None
-        ids = dict(zip(self._layout.order, choice.ids, strict=True))
-        return crossing(self._origin, want, ids["rows"].reshape(-1), ids["columns"].reshape(-1))
+        return crossing(self._origin, want, what.ids["rows"].reshape(-1), what.ids["columns"].reshape(-1))
 
-    def _samples(self, choice: Pick) -> Any:
-        k = self._layout.order.index("batch")
-        return wanted(choice.ids[k], choice.whole[k])
-
-    def _finish_inline(self, choice: Pick, done: Done | None) -> jax.Array:
+    def _inline(self, what: Asked, done: Done | None) -> jax.Array:
         layout = self._layout
         shape = [math.prod(s) for s in (layout.lead, layout.block.row_shape, layout.block.column_shape)]
-        numbers: dict[str, Any] = {}
+        held: dict[str, Any] = {}
         if done is not None and done.numbers is not None:
-            numbers = {done.way: done.numbers}
+            held = {done.way: done.numbers}
             shape[ROLES.index(done.way)] = len(done.numbers)
         known = self._known() if done is None else done.array
-        found = {r: places(i, numbers.get(r)) for r, i in zip(layout.order, choice.ids, strict=True)}
-        found = {r: None if i is None else jnp.asarray(i) for r, i in found.items()}
-        out = gather(jnp, known.reshape(shape), found, layout.order, choice)
+        choice = what.choice
+        out = gather(jnp, known.reshape(shape), what.among(held), layout.order, choice.outer, choice.shape)
         return weakly_typed(out) if layout.weak else out
 
     def _whole(self) -> jax.Array:
         origin, layout, index = self._origin, self._layout, self._index
-        full = self._known() if origin.stores else at_once(origin, index, None)
+        full = self._known()
+        if full is None and origin.compiles:
+            with origin.lock:
+                out = again(origin, index, layout.order, not layout.transposed, layout.everything)
+            if out is not None:
+                return out
         if full is None:
             full = self._computed_whole()
         return full if layout.natural else layout.arrange(full)
@@ -738,12 +713,12 @@ def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
         with origin.lock:
             fulfil_all(origin, [J._index for J in views])
             return {id(J): J[...] for J in views}
-    choices = [pick(key, J._layout.parts) for J in views]
-    wants = [J._want(choice) for J, choice in zip(views, choices, strict=True)]
-    todo = [k for k, c in enumerate(choices) if 0 not in c.shape and views[k]._known() is None]
-    if origin.remembers and not any(isinstance(i, Tracer) for c in choices for i in c.ids):
+    whats = [J._asked(key) for J in views]
+    wants = [J._want(what) for J, what in zip(views, whats, strict=True)]
+    todo = [k for k, what in enumerate(whats) if 0 not in what.choice.shape and views[k]._known() is None]
+    if origin.remembers and not any(isinstance(i, Tracer) for what in whats for i in what.choice.ids):
         with origin.lock:
             fulfil(origin, [wants[k] for k in todo])
             return {id(J): J[key] for J in views}
     done = dict(zip(todo, compute_each(origin, [wants[k] for k in todo]) if todo else (), strict=True))
-    return {id(J): J._finish_inline(choices[k], done[k]) if k in done else J[key] for k, J in enumerate(views)}
+    return {id(J): J._inline(whats[k], done[k]) if k in done else J[key] for k, J in enumerate(views)}

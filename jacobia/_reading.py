@@ -167,11 +167,21 @@ class Linearized:
 
     # Running sweeps
 
-    def run(self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...] = ()) -> list[list[Any]]:
+    def run(
+        self,
+        sweeps: tuple[Sweep, ...],
+        ids: Sequence,
+        images: tuple[Image, ...] = (),
+        take: Any = None,
+        places: tuple = (),
+    ) -> list:
         """Run sweeps: compiled for arrays, inline under a trace, by Python for jit=False.
 
+        Args:
+          take: hashable; `take.of(lines, places)` is wanted too, of the lines `take.place` of the first sweep.
+
         Returns:
-          For each sweep its answers; behind them, where there are any, the images.
+          For each sweep its answers; behind them, where there are any, the images, and what was taken.
         """
         self.check_alive()
         self.reads += 1
@@ -180,29 +190,38 @@ class Linearized:
             shared = (self.reads > 1 or not self.blue.jit) and not self.batch and not any(map(varying, self.leaves))
             if shared and all(map(self._pushes, sweeps)):
                 return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
-            return self._fused(sweeps)(self.consts, self.leaves, ids)
-        return self._compiled(sweeps, ids, images)
+            return self._fused(sweeps)(self.consts, self.leaves, ids, ())
+        return self._compiled(sweeps, ids, images, take, places)
 
-    def _compiled(self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]) -> list[list[Any]]:
+    def _compiled(
+        self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...], take: Any, places: tuple
+    ) -> list:
         blue = self.blue
         if self._keeps(sweeps, self.reads):
             kept = self._kept_residuals()
             spaces, tree = blue.spaces, kept.tree
-            kind = self._kind("kept", sweeps)
-            body = lambda residuals, ids: sweeps_of(jax.tree_util.tree_unflatten(tree, residuals), spaces, sweeps, ids)  # noqa: E731
-            return call(blue.program, blue.positions, kind, body, kept.residuals, list(ids))
-        return call(blue.program, blue.positions, *self.fused(sweeps, images), self.consts, self.leaves, tuple(ids))
+            kind = self._kind("kept", sweeps, (), take)
 
-    def fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> tuple[Kind, Callable]:
+            def body(residuals: list, ids: Sequence, places: tuple) -> list:
+                lin = jax.tree_util.tree_unflatten(tree, residuals)
+                return _with_taken(sweeps_of(lin, spaces, sweeps, ids), take, places)
+
+            return call(blue.program, blue.positions, kind, body, kept.residuals, tuple(ids), places)
+        kernel = self.fused(sweeps, images, take)
+        return call(blue.program, blue.positions, *kernel, self.consts, self.leaves, tuple(ids), places)
+
+    def fused(
+        self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None
+    ) -> tuple[Kind, Callable]:
         """The kernel that linearizes and runs sweeps at once: its name and its body."""
-        return self._kind("fused", sweeps, images), self._fused(sweeps, images)
+        return self._kind("fused", sweeps, images, take), self._fused(sweeps, images, take)
 
-    def run_fused(self, kind: Kind, body: Callable, ids: Sequence) -> list[list[Any]]:
+    def run_fused(self, kind: Kind, body: Callable, ids: tuple, places: tuple) -> list:
         """Run a kernel that `fused` has named."""
         self.check_alive()
         self.reads += 1
         program, positions = self.blue.program, self.blue.positions
-        return call(program, positions, kind, body, self.consts, self.leaves, ids)
+        return call(program, positions, kind, body, self.consts, self.leaves, ids, places)
 
     # Few samples of a batch: the same at a point cut down to them
 
@@ -226,16 +245,28 @@ class Linearized:
 
     def run_cut(self, sweep: Sweep, ids: Any, samples: Any) -> list[Any]:
         """Run a sweep for some samples, whose axis is the first of every answer."""
-        self.check_alive()
-        self.reads += 1
-        body, chosen = self._cut_body(sweep), choose(self.stacks, samples) if self.batch else samples
+        chosen = self.chosen(samples)
         if not self.compiles or isinstance(samples, Tracer):
-            return body(self.consts, self.leaves, ids, chosen)
-        name = ("cut", sweep, tuple(map(len, jax.tree_util.tree_leaves(chosen))), self.stacks)
+            self.check_alive()
+            self.reads += 1
+            return self._cut_body(sweep)(self.consts, self.leaves, ids, chosen)
+        return self.run_fused(*self.cut_kernel(sweep, chosen), (ids, chosen), ())[0]
+
+    def chosen(self, samples: Any) -> Any:
+        """Numbers of samples as the kernel for some of them takes them."""
+        return choose(self.stacks, samples) if self.batch else samples
+
+    def cut_kernel(self, sweep: Sweep, chosen: Any, take: Any = None) -> tuple[Kind, Callable]:
+        """The kernel for as many samples: its name, and its body, which takes the numbers of seeds and of samples."""
+        name = ("cut", sweep, tuple(map(len, jax.tree_util.tree_leaves(chosen))), self.stacks, take)
         if name not in self.blue.kinds:
             self.blue.kinds[name] = Kind("cut", self.blue.positions, self.blue.spaces, *name[1:])
-        args = self.blue.program, self.blue.positions, self.blue.kinds[name], body, self.consts, self.leaves
-        return call(*args, ids, chosen)
+        run = self._cut_body(sweep)
+
+        def body(consts: Sequence, leaves: Sequence, ids: Sequence, places: tuple) -> list:
+            return _with_taken([run(consts, leaves, *ids)], take, places)
+
+        return self.blue.kinds[name], body
 
     def _cut_body(self, sweep: Sweep) -> Callable:
         blue, stacks = self.blue, self.stacks
@@ -253,14 +284,16 @@ class Linearized:
 
         return of_views if stacks else of_samples
 
-    def _kind(self, what: str, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> Kind:
-        name = (what, sweeps, self.stacks, images)
+    def _kind(
+        self, what: str, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None
+    ) -> Kind:
+        name = (what, sweeps, self.stacks, images, take)
         kinds = self.blue.kinds
         if name not in kinds:
             kinds[name] = Kind(what, self.blue.positions, self.blue.spaces, *name[1:])
         return kinds[name]
 
-    def _fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = ()) -> Callable:
+    def _fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None) -> Callable:
         blue = self.blue
         second = sweeps[0].way == "second"
         at, spaces = (blue.primal_point, blue.primal_spaces) if second else (blue.point, blue.spaces)
@@ -274,7 +307,8 @@ class Linearized:
                 out = [sweep_in_blocks(c, point, spaces, s, i) for c, s, i in zip(cuts, sweeps, ids, strict=True) if c]
             return [*out, [i.of(out[i.sweep][i.place]) for i in images]] if images else out
 
-        return at_each(body, self.stacks, None)
+        run = at_each(body, self.stacks, None)
+        return lambda consts, leaves, ids, places: _with_taken(run(consts, leaves, ids), take, places)
 
     # The linear program, kept from the second read on (or from the first, where Python runs f)
 
@@ -283,11 +317,11 @@ class Linearized:
         return self._keeps(sweeps, self.reads + 1)
 
     def _keeps(self, sweeps: tuple[Sweep, ...], reads: int) -> bool:
+        if self._kept is None and reads < 2:
+            return False
         if self.batch or any(s.width is None or s.width > 64 or not self._pushes(s) for s in sweeps):
             return False
-        if self._kept is not None:
-            return True
-        return reads >= 2 and self._residuals_fit()
+        return self._kept is not None or self._residuals_fit()
 
     def _residuals_fit(self) -> bool:
         need = residual_bytes(self.point)
@@ -387,6 +421,10 @@ class Linearized:
             self.blue.kinds[kind] = Kind(*kind)
         args = self.blue.program, self.blue.positions, self.blue.kinds[kind], body
         return call(*args, self.consts, self.leaves, arrays)
+
+
+def _with_taken(out: list, take: Any, places: tuple) -> list:
+    return out if take is None else [*out, take.of(out[0][take.place], places)]
 
 
 def by_what_exists(origin: Linearized, blocks: Sequence[Block], work: Callable[[], Any]) -> Any:

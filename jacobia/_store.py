@@ -70,6 +70,10 @@ class Lines:
         for key in [k for k, piece in self.pieces.items() if piece.array.is_deleted()]:
             self._drop(key)
 
+    def lacks(self, numbers: np.ndarray | None) -> bool:
+        """Whether none of them is known."""
+        return not self.pieces or (numbers is not None and self.missing(numbers).size == numbers.size)
+
     def num_missing(self, numbers: np.ndarray | None) -> int:
         """How many of them."""
         if numbers is None and not self.pieces:
@@ -226,6 +230,12 @@ class Store:
         if mirror is not None and mirror is not self and mirror.full is not None and not mirror.full.is_deleted():
             full = self.full = self._flip(mirror.full)
         return full
+
+    def lacks(self, rows: np.ndarray | None, columns: np.ndarray | None) -> bool:
+        """Whether nothing is known of some rows and some columns; None stands for all."""
+        if self.whole() is not None or self.nonzeros is not None:
+            return False
+        return self.rows.lacks(rows) and self.columns.lacks(columns)
 
     def set_whole(self, full: Any) -> None:
         self.full = full

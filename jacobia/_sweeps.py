@@ -65,7 +65,7 @@ def run_sweep(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: tupl
     if sweep.flat and not sweep.diagonal:
         out = [_as_matrix(out, rows, lead)]
     if sweep.single:
-        return [a[(slice(None),) * len(lead) + (0,)] for a in out]
+        return [a[(slice(None),) * len(lead) + (0,)] if rows else a[..., 0] for a in out]
     if sweep.width is None and not sweep.flat:
         (seed_shape,), k = basis.shapes, len(lead)
         return [a.reshape(lead + seed_shape + a.shape[k + 1 :] if rows else a.shape[:-1] + seed_shape) for a in out]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia._indexing import Part, gather, is_all, pick, places, shape_of, wanted
+from jacobia._indexing import Axes, Part, asked, gather, is_all, pick
 
 ROLES = ("batch", "rows", "columns")
 
@@ -19,28 +19,26 @@ class Layout:
     def __init__(self, batch, rows, columns, reverse=False):
         shapes = [batch, rows, columns]
         parts = [Part(role, shape, reverse) for role, shape in zip(ROLES, shapes, strict=True)]
-        self.parts = parts[::-1] if reverse else parts
-        self.order = tuple(p.role for p in self.parts)
+        self.axes = Axes(parts[::-1] if reverse else parts)
+        self.order = tuple(p.role for p in self.axes.parts)
         self.cube = np.arange(np.prod([p.size for p in parts], dtype=int)).reshape([p.size for p in parts])
         self.array = self.cube.reshape(batch + rows + columns)
         self.array = self.array.T if reverse else self.array
 
     def __str__(self):
-        return "x".join(map(str, self.array.shape)) + ("T" if self.parts[0].reverse else "") + f"-{self.order[0]}"
+        return "x".join(map(str, self.array.shape)) + ("T" if self.axes.parts[0].reverse else "") + f"-{self.order[0]}"
 
 
-def read(layout, key, xp=np, shuffle=False):
+def read(layout, key, xp=np):
     """What a view does with a key: only the lines that are wanted are at hand, in sorted order."""
-    choice = pick(key, layout.parts)
-    ids = dict(zip(layout.order, choice.ids, strict=True))
-    whole = dict(zip(layout.order, choice.whole, strict=True))
-    cube, found = layout.cube, {"batch": ids["batch"]}
+    what = asked(key, layout.axes)
+    cube, held = layout.cube, {}
     for axis, role in ((1, "rows"), (2, "columns")):
-        numbers = wanted(ids[role], whole[role])
+        numbers = held[role] = what.numbers[role]
         if numbers is not None:
             cube = cube.take(np.asarray(numbers), axis=axis)
-        found[role] = places(ids[role], numbers)
-    return choice, gather(xp, xp.asarray(cube), found, layout.order, choice)
+    choice = what.choice
+    return choice, gather(xp, xp.asarray(cube), what.among(held), layout.order, choice.outer, choice.shape)
 
 
 LAYOUTS = [
@@ -118,7 +116,7 @@ def test_every_key_on_every_layout_as_numpy(layout):
             expected = layout.array[key]
         except IndexError:
             with pytest.raises(IndexError):
-                pick(key, layout.parts)
+                pick(key, layout.axes)
             refused += 1
             continue
         choice, got = read(layout, key)
@@ -173,7 +171,7 @@ def test_random_keys_as_numpy(layout):
             expected = layout.array[key]
         except IndexError:
             with pytest.raises(IndexError):
-                pick(key, layout.parts)
+                pick(key, layout.axes)
             continue
         choice, got = read(layout, key)
         assert choice.shape == expected.shape and np.array_equal(got, expected), key
@@ -182,21 +180,39 @@ def test_random_keys_as_numpy(layout):
 
 
 def test_what_is_wanted_is_sorted_and_different():
-    choice = pick([3, 0, 3, -1], Layout((), (5,), (4,)).parts)
-    assert choice.outer and choice.shape == (4, 4)
-    assert wanted(choice.ids[1], choice.whole[1]).tolist() == [0, 3, 4]
-    assert wanted(choice.ids[2], choice.whole[2]) is None
-    assert places(choice.ids[1], np.array([0, 3, 4])).tolist() == [1, 0, 1, 2]
-    assert places(None, np.array([0])) is None and places(choice.ids[1], None) is choice.ids[1]
+    what = asked([3, 0, 3, -1], Layout((), (5,), (4,)).axes)
+    assert what.choice.outer and what.choice.shape == (4, 4)
+    assert what.numbers["rows"].tolist() == [0, 3, 4] and what.places["rows"].tolist() == [1, 0, 1, 2]
+    assert what.numbers["columns"] is None and what.places["columns"] is None
+    back = asked(slice(None, None, -1), Layout((), (5,), (4,)).axes)
+    assert back.numbers["rows"] is None and back.places["rows"].tolist() == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.array.ndim], ids=str)
+def test_integers_and_slices_are_taken_apart_as_any_other_key(layout):
+    # As index arrays they go the general way.
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        key, ramps = [], []
+        for size in layout.array.shape[: rng.integers(1, layout.array.ndim + 1)]:
+            start, stop = rng.integers(-size - 1, size + 2, 2).tolist()
+            key.append(slice(start, stop, rng.choice([-2, -1, 1, 2]).item()))
+            ramps.append(np.arange(size)[key[-1]])
+        simple, general = asked(tuple(key), layout.axes), asked(np.ix_(*ramps), layout.axes)
+        assert simple.choice.shape == general.choice.shape
+        if 0 not in simple.choice.shape:
+            for role in ROLES:
+                a, b = simple.numbers[role], general.numbers[role]
+                assert (a is None and b is None) or np.array_equal(a, b), (key, role)
 
 
 def test_a_slice_wants_only_what_it_names():
-    matrix = Layout((), (5,), (4,)).parts
+    matrix = Layout((), (5,), (4,)).axes
     assert pick((slice(1, 3), slice(None)), matrix).whole == (True, False, True)
     assert pick((slice(None), 2), matrix).whole == (True, True, False)
     assert pick((slice(0, 5), slice(0, 4)), matrix).ids[1].tolist() == [0, 1, 2, 3, 4]
     # A transpose of two axes is asked for in another order, but for all of it.
-    turned = Layout((), (3, 2), (4,), reverse=True).parts
+    turned = Layout((), (3, 2), (4,), reverse=True).axes
     assert pick(slice(None), turned).whole == (True, True, True)
 
 
@@ -228,12 +244,12 @@ def test_is_all(key, ndim, expected):
 )
 def test_a_key_that_numpy_refuses_names_itself(key):
     with pytest.raises(IndexError, match=r"^J\[.*expected"):
-        pick(key, Layout((), (5,), (4,)).parts)
+        pick(key, Layout((), (5,), (4,)).axes)
 
 
 def test_a_long_key_is_cut_in_the_message():
     with pytest.raises(IndexError) as error:
-        pick(np.full(1000, 7), Layout((), (5,), (4,)).parts)
+        pick(np.full(1000, 7), Layout((), (5,), (4,)).axes)
     assert len(str(error.value)) < 300
 
 
@@ -241,7 +257,7 @@ def test_parts_of_a_transpose_count_from_the_natural_order():
     part = Part("rows", (3, 2), reverse=True)
     assert part.shape == (2, 3) and part.size == 6
     assert part.numbers.tolist() == [[0, 2, 4], [1, 3, 5]]
-    assert shape_of([part, Part("columns", (4,))]) == (2, 3, 4)
+    assert Axes([part, Part("columns", (4,))]).shape == (2, 3, 4)
 
 
 TRACED = [
@@ -261,9 +277,9 @@ TRACED = [
 def test_traced_integers_wrap_and_clamp_as_jnp(layout):
     def read_all(i):
         for key in (make(i) for make in TRACED):
-            choice = pick(key, layout.parts)
+            choice = pick(key, layout.axes)
             found = {r: None if k is None else jnp.asarray(k) for r, k in zip(layout.order, choice.ids, strict=True)}
-            yield gather(jnp, jnp.asarray(layout.cube), found, layout.order, choice)
+            yield gather(jnp, jnp.asarray(layout.cube), found, layout.order, choice.outer, choice.shape)
 
     got = jax.jit(lambda i: list(read_all(i)))
     expected = jax.jit(lambda i: [jnp.asarray(layout.array)[make(i)] for make in TRACED])
@@ -273,9 +289,9 @@ def test_traced_integers_wrap_and_clamp_as_jnp(layout):
 
 
 def test_traced_masks_raise():
-    parts = Layout((), (5,), (4,)).parts
+    axes = Layout((), (5,), (4,)).axes
     with pytest.raises(IndexError, match="Masks must be concrete"):
-        jax.eval_shape(lambda mask: pick(mask, parts).ids, np.ones(5, bool))
+        jax.eval_shape(lambda mask: pick(mask, axes).ids, np.ones(5, bool))
 
 
 TRACED_APART = [
@@ -306,9 +322,9 @@ def test_traced_integers_on_several_sides_are_those_of_numpy(layout):
             continue
 
         def read(a, b, make=make):
-            choice = pick(make(a, b), layout.parts)
+            choice = pick(make(a, b), layout.axes)
             found = {r: None if k is None else jnp.asarray(k) for r, k in zip(layout.order, choice.ids, strict=True)}
-            return gather(jnp, jnp.asarray(layout.cube), found, layout.order, choice)
+            return gather(jnp, jnp.asarray(layout.cube), found, layout.order, choice.outer, choice.shape)
 
         got = jax.jit(read)(a, b)
         assert got.shape == expected.shape and np.array_equal(got, expected), make(a, b)
@@ -316,7 +332,7 @@ def test_traced_integers_on_several_sides_are_those_of_numpy(layout):
 
 def test_traced_places_are_no_more_than_asked_for():
     # (2, 3), one of the other axis in between: two rows, not six.
-    choice = jax.eval_shape(lambda i: pick((i, slice(None), i), Layout((), (5,), (3, 4)).parts).ids, np.arange(2))
+    choice = jax.eval_shape(lambda i: pick((i, slice(None), i), Layout((), (5,), (3, 4)).axes).ids, np.arange(2))
     assert [k.size for k in choice] == [1, 2, 6]
 
 

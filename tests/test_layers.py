@@ -14,8 +14,8 @@ ROOMS = """
 _errors _compat _guard _display _cross _files _pattern _lattices _greedy _coloring _partition _recovery _space program
 _state _arguments _blame _trace _linearize _sweeps _directions _plan _stacked _kernels _blueprint _reading _walking
 _sparse _way _accumulated _through_waist _whole _export _store _recall _indexing _products _explain _array _fitting
-_fulfil _few _considered _peak _diagonal _confirm _compressed _jacobian _hessian _pytree _options _entry _transform
-_sparsity testing _demo _command __init__ __main__
+_fulfil _take _few _memo _considered _peak _diagonal _confirm _compressed _jacobian _hessian _pytree _options _entry
+_transform _sparsity testing _demo _command __init__ __main__
 """.split()
 ALLOWED_ANYWHERE = {"jax", "jaxlib", "numpy", "jacobia"} | set(sys.stdlib_module_names)
 FILES = sorted(PACKAGE.rglob("*.py"))
