@@ -96,4 +96,4 @@ def as_array(xp: Any, out: Any, like: jax.Array) -> Any:
     if root.base is not None:  # it would be what is remembered; device_put would copy it in another thread
         out, source = aligned(out.shape, out.dtype), out
         out[...] = source
-    return jax.device_put(out, like.sharding if like.committed else None)
+    return jax.device_put(out, next(iter(like.devices())) if like.committed else None)
