@@ -81,24 +81,23 @@ def _assembled(origin: Linearized, index: int, store: Store) -> Any:
         return _compute(origin, index, None)
     xp = array_module(store)
     known = np.setdiff1d(np.arange(n), missing)
-    out = xp.zeros((math.prod(origin.lead), n), origin.blue.blocks[index].dtype)
     by_rows = known if store.whole() is not None else np.setdiff1d(known, store.rows.missing(known))
+    parts = []
     for way, numbers in (("rows", by_rows), ("columns", np.setdiff1d(known, by_rows))):
         if numbers.size:
             want = Want(index, numbers, None) if way == "rows" else Want(index, None, numbers)
             cube, held = known_cube(xp, origin, index, want)
             places = [np.arange(len(numbers)) if held.get(w) is not None else numbers for w in ("rows", "columns")]
-            out = _put(xp, out, numbers, cube[:, places[0], places[1]])
+            parts.append((numbers, cube[:, places[0], places[1]]))
     if missing.size:
-        out = _put(xp, out, missing, xp.asarray(_compute(origin, index, missing)).reshape(out.shape[0], -1))
+        found = xp.asarray(_compute(origin, index, missing))
+        parts.append((missing, found.reshape(math.prod(origin.lead), -1)))
+    if len(parts) == 1:
+        out = parts[0][1]
+    else:
+        order = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
+        out = xp.take(xp.concatenate([values for _, values in parts], axis=1), order, axis=1)
     return as_array(xp, out, store.arrays()[0])
-
-
-def _put(xp: Any, out: Any, numbers: np.ndarray, values: Any) -> Any:
-    if xp is jnp:
-        return out.at[:, numbers].set(values)
-    out[:, numbers] = values
-    return out
 
 
 def _of_heads(origin: Linearized, index: int, full: jax.Array) -> jax.Array:

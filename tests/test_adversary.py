@@ -378,7 +378,6 @@ def test_static_tuples_that_python_calls_equal(one, other):
 # Devices
 
 
-@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=2")
 @pytest.mark.parametrize("f", [with_rule, with_jit, without], ids=lambda f: f.__name__)
 def test_results_live_on_the_device_of_the_inputs(f):
     x = jax.device_put(X, jax.devices()[1])
@@ -389,13 +388,11 @@ def test_results_live_on_the_device_of_the_inputs(f):
     assert jacobian(f)(x).value.devices() == jacobian(f)(x).mv(X).devices() == x.devices()
 
 
-@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=2")
 def test_an_empty_result_lives_on_the_device_of_the_inputs():
     x = jax.device_put(X, jax.devices()[1])
     assert jacobian(without)(x)[0:0].devices() == x.devices()
 
 
-@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=2")
 @pytest.mark.parametrize("f", [with_jit, without], ids=lambda f: f.__name__)
 def test_sharded_inputs(f):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("d",))
