@@ -3,10 +3,12 @@
 Blocks are in the order of `jax.tree.leaves` of a tree of views: outputs, then inputs (then inputs again).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.interpreters import partial_eval
 
 from .programs import Program, function, inputs, is_float
 
@@ -42,7 +44,23 @@ def differentiated(program: Program) -> tuple[int, ...]:
 
 
 def truth(program: Program, count: int = 2) -> Truth:
-    f, numbers = function(program), differentiated(program)
+    """By what f does; or, where JAX has no direction of that, by what its outputs need of it."""
+    found = truth_of(function(program), program, count)
+    return found if found.blocks or found.mixes else truth_of(without_dead(function(program)), program, count)
+
+
+def without_dead(f: Callable) -> Callable:
+    def g(*xs: Any) -> Any:
+        closed, y = jax.make_jaxpr(f, return_shape=True)(*xs)
+        jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+        out = jax.core.eval_jaxpr(jaxpr, closed.consts, *jax.tree.leaves(xs))
+        return jax.tree.unflatten(jax.tree.structure(y), out)
+
+    return g
+
+
+def truth_of(f: Callable, program: Program, count: int) -> Truth:
+    numbers = differentiated(program)
     args = [inputs(program, k) for k in range(count)]
 
     def leaves(args: tuple) -> list:
