@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import math
 import sys
 import types
@@ -325,7 +326,7 @@ def test_a_module_that_refuses_assignment_by_a_method_of_its_own(monkeypatch):
         (functools.partial(jnp.sum, axis=[0]), True),
         (functools.partial(jnp.sum, axis=(0,), dtype=np.float32), False),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value)),
 )
 def test_which_callables_carry_state(f, expected):
     assert carries_state(f) is expected
