@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import re
 import math
+import re
 import sys
 import types
 
