@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._indexing import Axes, Part, concrete, shape_of
+
 
 def _unary(op: Callable) -> Callable:
     return lambda self: op(self[...])
@@ -279,7 +281,11 @@ class Derived(ArrayLike):
         return self._dtype
 
     def __getitem__(self, key: Any) -> jax.Array:
-        return self._read(key)
+        items = concrete(key)
+        if items is None:  # traced indices wrap and clamp, as jnp has them
+            return self._read(key)
+        shape_of(items, Axes([Part("rows", self.shape)]))  # jnp would clamp an index that is out of range
+        return self._read(items)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"

@@ -25,7 +25,11 @@ def _known(pattern: Pattern) -> tuple[Any, Any, Any]:
 def _indices(pattern: Pattern) -> tuple[Any, Any, Any]:
     # (row, column) pairs, columns, row pointers.
     if not isinstance(pattern.rows, Tracer):
-        return _known(pattern)
+        known = _known(pattern)
+        if any(a.is_deleted() for a in known):  # with an array that was handed out
+            _known.cache_clear()
+            known = _known(pattern)
+        return known
     starts = jnp.searchsorted(pattern.rows, jnp.arange(pattern.shape[0] + 1, dtype=pattern.rows.dtype))
     return jnp.stack([pattern.rows, pattern.cols], axis=1), pattern.cols, starts.astype(jnp.int32)
 

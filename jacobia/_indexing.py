@@ -74,19 +74,28 @@ def pick(key: Any, axes: Axes) -> Pick:
     items = [_item(k) for k in key] if isinstance(key, tuple) else [_item(key)]
     if any(isinstance(k, Tracer) for k in items):
         return _traced(items, axes)
-    try:
-        out_shape = axes.probe[tuple(items)].shape
-    except IndexError as error:
-        raise IndexError(
-            f"J[{_show(key)}]: expected a key for shape {axes.shape}, got one for which NumPy says: {error}. "
-            "A view is indexed as an array of its shape."
-        ) from None
+    out_shape = shape_of(tuple(items), axes)
     entries = _per_axis(items, len(axes.shape))
     split = _by_part(entries, axes.parts)
     if _separable(entries, split):
         return Pick(tuple(_sub(p, own) for p, own in split), tuple(_is_whole(own) for _, own in split), True, out_shape)
     ids = _points(entries, axes)
     return Pick(tuple(np.broadcast_to(i, out_shape) for i in ids), (False,) * len(axes.parts), False, out_shape)
+
+
+def shape_of(items: tuple, axes: Axes) -> tuple[int, ...]:
+    """The shape that a concrete key gives.
+
+    Raises:
+      IndexError: what NumPy would raise for this key on an array of this shape.
+    """
+    try:
+        return axes.probe[items].shape
+    except IndexError as error:
+        raise IndexError(
+            f"J[{_show(items)}]: expected a key for shape {axes.shape}, got one for which NumPy says: {error}. "
+            "A view is indexed as an array of its shape."
+        ) from None
 
 
 def _points(entries: list, axes: Axes) -> list:
@@ -131,11 +140,11 @@ def _item(k: Any) -> Any:
         return k
     if isinstance(k, (bool, np.bool_)):
         return np.asarray(k)
-    if isinstance(k, (list, range, np.ndarray, jax.Array)):
+    if isinstance(k, (list, tuple, range, np.ndarray, jax.Array)):
         a = np.asarray(k)
         if a.ndim == 0 and a.dtype.kind != "b":
             return _index(a)
-        return a.astype(int) if a.size == 0 and isinstance(k, (list, range)) else a  # NumPy reads [] as integers
+        return a.astype(int) if a.size == 0 and isinstance(k, (list, tuple, range)) else a  # NumPy reads [] as integers
     return _index(k)
 
 

@@ -607,8 +607,10 @@ class Jacobian(ArrayLike):
             store_of(origin, self._index).count(way, by, 0, count, count)
         return out
 
-    def diagonal(self) -> jax.Array:
+    def diagonal(self, *args: Any, **kwargs: Any) -> jax.Array:
         """The diagonal, without the matrix: each pass keeps one entry for each sample.
+
+        With arguments, those of `numpy.diagonal`, it is that of the whole matrix as an array.
 
         Lines already remembered are used. For a Hessian it is computed forward over forward, where f allows it.
 
@@ -619,6 +621,8 @@ class Jacobian(ArrayLike):
         Raises:
           ValueError: a view that is neither.
         """
+        if args or kwargs:
+            return self[...].diagonal(*args, **kwargs)
         out = diagonal(self._origin, self._index, self._layout.matrix)
         out = _weakly(out) if self._layout.weak else out
         return jnp.transpose(out) if self._layout.turn == "T" and out.ndim > 1 else out

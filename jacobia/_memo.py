@@ -1,7 +1,8 @@
 """A block of which nothing that is asked for is known, read as the reads of its kind before: by one compiled call.
 
 A kernel gives lines of a block, padded to a few widths. What a key makes of the lines is computed by NumPy the first
-time; from the second time on the kernel gives the lines, to be remembered, and the result beside them.
+time; from the second time on the kernel gives the lines, to be remembered, and the result beside them. Knows what the
+last read of a kind has chosen; weighs nothing but the number of lines.
 Shapes: B samples, M by N a block, R lines asked for.
 """
 
@@ -22,13 +23,13 @@ from jacobia._indexing import ROLES, Asked, gather
 from jacobia._reading import Linearized
 from jacobia._store import Patches
 from jacobia._take import as_array, on_host
+from jacobia.program.walk import subprograms
 
 # A kernel that returns the result too is compiled anew for each kind of key. Where a pass takes so long that copying
 # the result by NumPy (some 50 us) does not matter beside it, or where the program is so long that compiling it takes
 # seconds, the kernel for lines alone has to do.
 _CHEAP = 1e6  # elements read or written
 _SHORT = 400  # equations
-
 
 # So many kinds of keys are told apart for one kernel.
 _KINDS = 64
@@ -174,7 +175,11 @@ def _kernel(origin: Linearized, recipe: Recipe, take: Take, ids: tuple) -> tuple
 
 
 def _worth_compiling(origin: Linearized) -> bool:
-    return origin.blue.primal_cost < _CHEAP and len(origin.blue.program.jaxpr.eqns) < _SHORT
+    return origin.blue.primal_cost < _CHEAP and _equations(origin.blue.program.jaxpr) < _SHORT
+
+
+def _equations(jaxpr: Any) -> int:
+    return sum(1 + sum(_equations(getattr(p, "jaxpr", p)) for p in subprograms(eqn)) for eqn in jaxpr.eqns)
 
 
 def _run(

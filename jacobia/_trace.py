@@ -23,9 +23,12 @@ from jacobia.program.walk import needed, nested_consts, run_hoisted
 with jax.ensure_compile_time_eval():
     _NO_TRACE = trace_state()
 
-# Flags that cannot change a result: where and how to run, what to log, what to check.
+# Flags that cannot change a result (where and how to run, what to log, what to check), and those that jax.jit does not
+# notice either: what they change is seen when f is traced, as a program of its own.
 _HARMLESS = re.compile(
-    "debug|log|disable_jit|check|traceback|guard|device|platform|tracing|explain|cache|dump|pprint|profil|execution|folding|backend"
+    "debug|log|disable_jit|check|traceback|guard|device|platform|tracing|explain|cache|dump|pprint|profil|execution|folding"
+    "|backend|prng_impl|custom_prng|mesh_context_manager|shmap_error|remat_pass|bcoo_cusparse|ragged_dot|refs_to_pins"
+    "|runtime_errors|pallas_poison|mosaic_allow|recoverability|preemption|share_binary|export_ignore|jax2tf"
 )
 
 

@@ -644,3 +644,10 @@ def test_a_dropped_view_is_gone_without_a_collection(make, key):
         assert owner() is None
     finally:
         gc.enable()
+
+
+def test_a_setting_that_jit_does_not_notice_is_no_other_setting():
+    f = lambda x: jnp.sin(x) * x[0]  # noqa: E731
+    jacobian(f)(X)[1]
+    with jax.default_prng_impl("rbg"):
+        np.testing.assert_allclose(jacobian(f)(X)[:, 1], jax.jacrev(f)(X)[:, 1], rtol=1e-5)

@@ -861,3 +861,22 @@ def test_a_tree_without_its_views_is_that_of_jacrev():
     J, K = jacobian(network, (0, 1))(PARAMS, x), jax.jacrev(network, (0, 1))(PARAMS, x)
     assert jax.tree.structure(J, is_leaf=is_block) == jax.tree.structure(K)
     assert jax.tree.map(jnp.shape, K) == jax.tree.map(lambda view: view.shape, J, is_leaf=is_block)
+
+
+@pytest.mark.parametrize("key", [9, (0, 0, -9), (slice(None), 9), ([0, 9],), 0.5], ids=str)
+def test_what_is_derived_from_a_view_refuses_what_numpy_refuses(key):
+    with pytest.raises(IndexError, match="expected"):
+        jacobian(lambda x: jnp.outer(x, x))(jnp.arange(3.0)).mT[key]
+
+
+def test_what_is_derived_from_a_view_takes_what_numpy_takes():
+    J = jacobian(lambda x: jnp.outer(x, x))(jnp.arange(3.0))
+    full = np.swapaxes(np.asarray(J), -1, -2)
+    for key in ([0, 1], [], [True, False, True], (0, (1, 2)), -1, ...):
+        np.testing.assert_array_equal(J.mT[key], full[key])
+
+
+def test_diagonals_of_the_array():
+    J = jacobian(lambda x: jnp.sin(x) * x[0])(jnp.arange(1.0, 5.0))
+    np.testing.assert_array_equal(J.diagonal(1), np.asarray(J).diagonal(1))
+    np.testing.assert_array_equal(J.diagonal(offset=-1), np.asarray(J).diagonal(-1))
