@@ -308,8 +308,11 @@ def transposed_program(point: Point, outs: Sequence) -> LinearProgram:
 
 
 def _read_program(point: Point, outs: Sequence | None, linear: Callable) -> LinearProgram:
+    def tangents(leaves: list) -> list:
+        return _all(point._replace(leaves=leaves))[1]
 
-    seeds = _all(point)[1] if outs is None else list(outs)
+    # A point may be one of shapes alone, of which no axis can be moved.
+    seeds = jax.eval_shape(tangents, list(point.leaves)) if outs is None else list(outs)
     if point.program.jaxpr is None:  # Python runs f at these very values, and at no others
         closed = jax.make_jaxpr(linear(point))(seeds)
         return LinearProgram(closed.jaxpr, closed.consts, [], len(seeds))

@@ -973,6 +973,29 @@ def test_vmap_of_a_function_of_a_batch():
     assert_close(H[...], np.stack([HESSIANS, [second(2 * x) for x in X]]))
 
 
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
+def test_nonzeros_of_a_vmapped_view_of_a_batch(axis, mode):
+    stacks = np.stack([X, 2 * X])
+
+    def pairs(x):
+        x = jnp.moveaxis(x, axis, 0)
+        return jnp.moveaxis(jnp.sin(x) * jnp.roll(x, 1, axis=1), 0, axis)
+
+    J = jax.vmap(jacobian(pairs, batch_axis=axis, mode=mode))(np.moveaxis(stacks, 1, 1 + axis % 2))
+    expected = jax.vmap(jax.vmap(jax.jacrev(lambda v: jnp.sin(v) * jnp.roll(v, 1))))(stacks)
+    assert J.shape == expected.shape and J.pattern.nnz == 8
+    assert_close(J.to_bcoo().todense(), expected)
+    assert_close(J.to_bcsr().todense(), expected)
+    assert_close(jax.jit(lambda J: J.to_bcoo().todense())(J), expected)
+    assert_close(J[1, 2], expected[1, 2])
+
+
+def test_nonzeros_of_a_vmapped_view_of_hessians():
+    H = jax.vmap(hessian(energy, batch_axis=0))(np.stack([X, 2 * X]))
+    assert_close(H.to_bcoo().todense(), np.stack([HESSIANS, [second(2 * x) for x in X]]))
+
+
 # Inside and through other transformations
 
 

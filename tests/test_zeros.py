@@ -14,6 +14,7 @@ from jacobia import coloring, hessian, jacobian, sparsity_pattern
 
 X = np.array([0.5, 1.5, -0.7], np.float32)
 MANY = 20  # steps: more than are walked one by one
+WRITES = [lambda at, v: at.add(v), lambda at, v: at.set(v), lambda at, v: at.multiply(v, unique_indices=True)]
 
 
 def padding(x):
@@ -59,6 +60,14 @@ PROGRAMS = {
     "branches of some": lambda x: lax.cond(x[0] > 0, lambda x: (x, jnp.zeros(2)), lambda x: (padding(x), x[:2]), x),
     "an index of the input": lambda x: padding(x)[jnp.int32(x)],
     "a place of the input": lambda x: jnp.zeros(4).at[jnp.int32(x[0])].set(padding(x)[0]),
+    "no elements at places of the input": lambda x: (
+        x.at[jnp.int32(x[:0])].add(x[:0] * 2), jnp.sin(x).at[jnp.int32(x[:0])].set(x[:0]),
+        x[:0][jnp.int32(x[:0])], x[jnp.int32(x[:0])], lax.dynamic_slice(x[:0], (jnp.int32(x[0]),), (0,)),
+        lax.dynamic_update_slice(x, x[:0], (jnp.int32(x[0]),)), jnp.zeros((2, 0)).at[jnp.int32(x[0])].add(x[:0]),
+    ),
+    "writes of nothing at a place of the input": lambda x: [
+        write(x.at[jnp.int32(x[:1])], jnp.concatenate([x[:0], jnp.ones(1)])) for write in WRITES
+    ],
     "steps of x that are zero": lambda x: lax.map(lambda v: 2 * v, jnp.tile(padding(x), (MANY, 1))),
     "a carry that is counted": lambda x: lax.fori_loop(0, x[0].astype(int) + MANY, lambda i, c: 0 * c, x),
 } | {

@@ -53,9 +53,9 @@ def _are_in_order(terms: Sequence[Term]) -> bool:
 def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, int] | None:
     if not slots.size:
         return rows[:0], rows[:0], tape.step(lambda: jnp.zeros(0, slots.dtype))
-    middle = slots.full_cols().reshape(slots.width, -1)[:, slots.size // 2]
+    middle = slots.full_cols().reshape(slots.width, slots.size)[:, slots.size // 2]
     slots = select(tape, slots, np.argsort(middle, kind="stable"), n)
-    cols = np.array(slots.full_cols().reshape(slots.width, -1).T, order="C")
+    cols = np.array(slots.full_cols().reshape(slots.width, slots.size).T, order="C")
     source = None
     alike = slots.constant_along(range(len(slots.shape)))  # one row says it of all
     bad = _unordered(cols[:1] if alike else cols)

@@ -119,7 +119,7 @@ def rows_of(w: Any, t: Parts, source: np.ndarray, shape: tuple[int, ...], dtype:
         out = np.repeat(np.arange(len(source)), count)
         within = np.arange(len(out)) - np.repeat(np.cumsum(count) - count, count)
         element = order[np.repeat(first, count) + within].astype(np.int32)
-        cols = slots.full_cols().reshape(slots.width, -1)[:, element]
+        cols = slots.full_cols().reshape(slots.width, slots.size)[:, element]
         name = w.tape.step(
             lambda v, e: v.reshape(v.shape[0], -1)[:, e], values(w.tape, slots, w.n), w.tape.array(element)
         )

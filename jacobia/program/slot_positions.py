@@ -42,7 +42,7 @@ def _read(w: Any, eqn: Any, ins: Sequence, places: Places) -> list:
     else:
         check_columns(t.width, shape)
         flat = np.broadcast_to(places.flat, places.narrow)
-        cols = t.full_cols().reshape(t.width, -1)[:, flat]
+        cols = t.full_cols().reshape(t.width, t.size)[:, flat]
         cols = tight(cols if places.inside.all() else np.where(places.inside, cols, np.int32(w.n)))
     return [Slots(cols, names[0], shape, dtype)]
 
@@ -112,7 +112,7 @@ def _unknown_write(w: Any, eqn: Any, ins: Sequence, at: int, places: Places) -> 
         t = as_slots(w.tape, ins[at], w.n)
         inside = np.broadcast_to(places.inside, places.narrow).reshape(-1)
         rows = np.broadcast_to(places.flat, places.narrow).reshape(-1)[inside]
-        own = t.full_cols().reshape(t.width, -1)[:, inside]
+        own = t.full_cols().reshape(t.width, t.size)[:, inside]
         written = _collected(np.broadcast_to(rows, own.shape).reshape(-1), own.reshape(-1), shape, places.unknown, w.n)
         found.append(np.broadcast_to(written, (len(written), *shape)))
     (dense,) = blocked(w, eqn, ins, None)

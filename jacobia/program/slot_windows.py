@@ -46,7 +46,7 @@ def _tap(w: Any, t: Slots, place: Sequence[int], count: Sequence[int], strides: 
         inside = inside & (source >= 0).reshape([-1 if k == a else 1 for k in range(rank)])
     check_columns(t.width, count)
     flat = index[np.ix_(*(np.maximum(s, 0) for s in axes))]
-    cols = np.where(inside, t.full_cols().reshape(t.width, -1)[:, flat], np.int32(w.n)).astype(np.int32)
+    cols = np.where(inside, t.full_cols().reshape(t.width, t.size)[:, flat], np.int32(w.n)).astype(np.int32)
     return Slots(cols, w.tape.step(read, values(w.tape, t, w.n)), tuple(count), t.dtype)
 
 
