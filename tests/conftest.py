@@ -2,15 +2,8 @@
 
 import os
 
-# Kernels of tests are small and run a few times: compiling them without optimizing takes two thirds of the time. Two
-# devices, of which all but the tests of several devices use the first.
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        "--xla_force_host_platform_device_count=2",
-    )
-)
+# Two devices, of which all but the tests of several devices use the first.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
