@@ -459,6 +459,7 @@ class Jacobian(ArrayLike):
             and what.choice.outer
             and all(places is None for places in what.places.values())
             and what.numbers["columns" if done.way == "rows" else "rows"] is None
+            and np.array_equal(what.numbers[done.way], done.numbers)  # and not fewer, padded to as many
         )
 
     def _want(self, what: Asked) -> Want:
