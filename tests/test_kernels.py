@@ -203,11 +203,11 @@ def test_the_least_recently_used_kernel_goes_first(limit_of_three):
         close(jacobian(tanh, mode="rev")(X)[:count], DENSE[:count])
         return cache_info().compiles - before
 
-    assert [read(1), read(2), read(3)] == [1, 1, 1]
-    assert read(1) == 0  # used again: 2 is the oldest now
-    assert read(4) == 1 and cache_info().kernels == 3
-    assert [read(1), read(3), read(4)] == [0, 0, 0]
-    assert read(2) == 1 and cache_info().kernels == 3 == cache_info().limit
+    assert [read(2), read(3), read(4)] == [1, 1, 1]
+    assert read(2) == 0  # used again: 3 is the oldest now
+    assert read(8) == 1 and cache_info().kernels == 3
+    assert [read(2), read(4), read(8)] == [0, 0, 0]
+    assert read(3) == 1 and cache_info().kernels == 3 == cache_info().limit
 
 
 def test_views_go_on_where_their_kernel_has_gone(limit_of_three):
