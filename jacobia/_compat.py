@@ -95,11 +95,24 @@ def bind(eqn: Any, *args: Any) -> list:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+def expansion(eqn: Any) -> Callable | None:
+    """What an operation with rules of its own (a `jax.experimental.hijax.HiPrim`) does, by plain operations.
+
+    A function of the operands that gives the list of results; None: the equation is another operation.
+    """
+    if eqn.primitive.name != "call_hi_primitive":
+        return None
+    prim = eqn.params["_prim"]
+    return lambda *args: jax.tree.leaves(prim.expand(*jax.tree.unflatten(prim.in_tree, args)))
+
+
 _HOME = os.path.dirname(jax.__file__) + os.sep
 
 
 def rule_of_jax(eqn: Any) -> bool:
-    """Whether a `custom_jvp_call` is of a function and a rule that JAX brings along, such as `jax.nn.relu`."""
+    """Whether an operation with a derivative rule of its own comes with JAX, such as `jax.nn.relu`."""
+    if "_prim" in eqn.params:
+        return type(eqn.params["_prim"]).__module__.startswith("jax.")
     rule, body = eqn.params.get("jvp_jaxpr_fun"), eqn.params.get("call_jaxpr")
     told = [getattr(part, "debug_info", None) for part in (rule, getattr(body, "jaxpr", body))]
     return all((getattr(t, "func_filename", None) or "").startswith(_HOME) for t in told)

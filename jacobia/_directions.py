@@ -37,14 +37,15 @@ class Directions:
 # Of a `custom_vjp`, a `while_loop`, callbacks and foreign functions, and primitives without a rule.
 _SAYS = re.compile(
     "forward-mode|[Rr]everse-mode|do not support (JVP|transpose)|cannot be differentiated"
-    "|(Differentiation|Transpose) rule|[Dd]erivatives? of|JVP|jvp|can't be transposed"
+    "|support, subclass .* must implement|(Differentiation|Transpose) rule|[Dd]erivatives? of|JVP|jvp"
+    "|can't be transposed"
 )
 _KINDS = (TypeError, ValueError, NotImplementedError, RuntimeError)
 
 # What a pushforward through a `custom_vjp` leaves behind, which nothing can run.
 _LEFT = "custom_lin"
 # A program that holds one of these is looked at before it is used.
-_DOUBTFUL = ("custom_vjp_call", "custom_vjp_call_jaxpr", "while", _LEFT)
+_DOUBTFUL = ("custom_vjp_call", "custom_vjp_call_jaxpr", "call_hi_primitive", "while", _LEFT)
 _NO_JVP = Missing(TypeError, "can't apply forward-mode differentiation (jvp) to a custom_vjp function.")
 
 

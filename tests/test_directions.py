@@ -533,3 +533,70 @@ def test_samples_on_an_explicit_axis():
     rows = jacobian(jax.vmap(jnp.sin), batch_axis=0)(spread)
     close(rows[...], np.stack([np.diag(np.cos(x)) for x in np.asarray(spread)]))
     close(rows.diagonal(), np.cos(spread))
+
+
+# Operations with rules of their own, which JAX has from 0.12 on.
+
+
+def operation(**rules):
+    hijax = pytest.importorskip("jax.experimental.hijax")
+    if not hasattr(hijax, "HiPrim"):
+        pytest.skip("this JAX has no such operations")
+
+    class Own(hijax.HiPrim):
+        def __init__(self, aval):
+            self.in_avals, self.out_aval, self.params = (aval,), aval, {}
+            super().__init__()
+
+        def expand(self, x):
+            return x**3
+
+        def batch(self, axis_data, args, dims):
+            return jax.vmap(self.expand, dims[0])(*args), 0
+
+    for name, rule in rules.items():
+        setattr(Own, name, rule)
+    return lambda x: Own(jax.typeof(x))(x)
+
+
+def test_an_operation_whose_pullback_is_not_linear_has_the_rows_of_jacrev():
+    cube = operation(
+        vjp_fwd=lambda self, nonzero, x: (self.expand(x), None),
+        vjp_bwd_retval=lambda self, _, u: (jnp.clip(u, -1, 1),),
+    )
+
+    def f(x):
+        return A @ cube(x)
+
+    expected = jax.jacrev(f)(X)
+    for key in (0, ..., (slice(None), 1)):
+        close(jacobian(f)(X)[key], expected[key])
+    with pytest.raises(ValueError, match="linear"):
+        jacobian(f)(X).nonzeros()
+
+
+def test_an_operation_with_a_rule_of_its_own_has_the_pattern_of_the_rule():
+    cube = operation(
+        vjp_fwd=lambda self, nonzero, x: (self.expand(x), x),
+        vjp_bwd_retval=lambda self, x, u: (u * 4 * x**2,),  # not that of a cube: 3
+    )
+
+    def f(x):
+        return cube(x[:3] * x[1:])
+
+    data, rows, cols = jacobian(f)(X).nonzeros()
+    assert rows.tolist() == [0, 0, 1, 1, 2, 2] and cols.tolist() == [0, 1, 1, 2, 2, 3]
+    close(data, jax.jacrev(f)(X)[rows, cols])
+    close(jacobian(f)(X)[...], jax.jacrev(f)(X))
+
+
+def test_a_root_by_a_rule_is_read_through():
+    def f(x):
+        def solve(g, u):
+            return lax.fori_loop(0, 40, lambda _, u: u - g(u) / (3 * u**2 + 1), u)
+
+        return lax.custom_root(lambda u: u**3 + u - x * x, x, solve, lambda g, y: y / g(jnp.ones_like(y)))
+
+    data, rows, cols = jacobian(f)(X).nonzeros()
+    assert rows.tolist() == cols.tolist() == [0, 1, 2, 3]
+    close(data, 2 * X / (3 * f(X) ** 2 + 1))

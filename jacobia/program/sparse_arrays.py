@@ -1,7 +1,8 @@
-"""Operations on sparse arrays (`jax.experimental.sparse`), as the programs of plain operations that they are.
+"""Operations that stand for programs, as the programs of plain operations that they are; written out, every reading
+knows what they do.
 
-An operation on a BCOO array reads and writes at its indices; written out, every reading knows what it does.
-Knows no derivatives and no samples.
+An operation on a BCOO array (`jax.experimental.sparse`) reads and writes at its indices. An operation with rules of
+its own (from JAX 0.12 on) says what it does by running plain operations. Knows no derivatives and no samples.
 Shapes: a BCOO array has data (*batch, nse, *dense) and indices (*batch, nse, sparse axes).
 """
 
@@ -13,13 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import sparse
 
+from jacobia._compat import expansion
+
 
 def written_out(eqn: Any) -> Any:
-    """The program of plain operations that an equation on a sparse array is; None: it is another equation."""
-    name = eqn.primitive.name
+    """The program of plain operations that an equation stands for; None: the equation is a plain operation."""
+    name, avals = eqn.primitive.name, tuple(jax.ShapeDtypeStruct(a.aval.shape, a.aval.dtype) for a in eqn.invars)
+    run = expansion(eqn)
+    if run is not None:
+        return jax.make_jaxpr(run)(*avals)
     if not name.startswith(("bcoo_", "bcsr_")):
         return None
-    avals = tuple(jax.ShapeDtypeStruct(a.aval.shape, a.aval.dtype) for a in eqn.invars)
     out = None if eqn.primitive.multiple_results else eqn.outvars[0].aval.dtype
     return _traced(eqn.primitive, tuple(eqn.params.items()), avals, out)
 

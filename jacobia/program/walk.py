@@ -53,7 +53,7 @@ def holds(jaxpr: Any, name: str) -> bool:
 def has_rules(jaxpr: Any) -> bool:
     """Whether a function in a program has a derivative rule that JAX has not brought along, at any depth."""
     return any(
-        (eqn.primitive.name.startswith(("custom_jvp", "custom_vjp")) and not rule_of_jax(eqn))
+        (eqn.primitive.name.startswith(("custom_jvp", "custom_vjp", "call_hi")) and not rule_of_jax(eqn))
         or any(has_rules(getattr(p, "jaxpr", p)) for p in subprograms(eqn))
         for eqn in jaxpr.eqns
     )
