@@ -38,9 +38,9 @@ class Primal(NamedTuple):
 # What a linear program writes is about twice what its primal does.
 _LINEAR = 2
 
-# Where all passes cost less than this many elements read or written, which is about a fifth of a millisecond, different
-# numbers of them are not weighed: reading what they cost takes some ten milliseconds, once.
-_WORTH_WEIGHING = 1e6
+# Where all passes cost less than this many elements read or written, which is some microseconds, they are not weighed:
+# reading what they cost takes some ten milliseconds, once.
+_WORTH_WEIGHING = 1e4
 
 # An element of an answer to seeds that are picked by number, which run in a loop, beside what a pass costs: 1.7 ns in
 # the median (0.2 to 4), of a tridiagonal program, exp, a layer and an MLP, 256 to 1000 of 512 to 2000 seeds.
@@ -185,7 +185,7 @@ class Blueprint:
 
     def relative_cost(self, block: Block, rows: int, columns: int) -> float | None:
         """What so many rows cost, in units of what so many columns cost; None where looking takes longer."""
-        if rows != columns and _LINEAR * min(rows, columns) * self.primal_cost < _WORTH_WEIGHING:
+        if _LINEAR * min(rows, columns) * self.primal_cost < _WORTH_WEIGHING:
             return None
         m, n = math.prod(block.row_shape), math.prod(block.column_shape)
         by_rows = rows * self.pass_cost("rows", block) + self._picking("rows", block, rows, m) * n

@@ -127,6 +127,36 @@ def _flat_numbers(part: Part, coordinates: list) -> Any:
     return xp.asarray(part.numbers)[tuple(coordinates)]
 
 
+# An index array of more bytes is not worth comparing.
+_MOST = 1 << 14
+
+
+def token(key: Any) -> Any:
+    """A hashable value, which only keys that mean the same share; None: this key has none, or is wrong."""
+    if type(key) is not tuple:
+        return _token(key)
+    own = tuple(map(_token, key))
+    return None if None in own else own
+
+
+def _token(k: Any) -> Any:
+    kind = type(k)
+    if kind is int or k is Ellipsis:
+        return k
+    if kind is slice:
+        ends = (k.start, k.stop, k.step)
+        return ("slice", *ends) if all([e is None or type(e) is int for e in ends]) else None
+    if k is None:
+        return "new axis"
+    if isinstance(k, np.integer):
+        return int(k)
+    if isinstance(k, (list, tuple, np.ndarray, jax.Array)):
+        a = np.asarray(k)
+        small = a.dtype.kind in "iub" and a.nbytes <= _MOST
+        return ("array", a.dtype.char, a.shape, a.tobytes()) if small else None
+    return None
+
+
 def concrete(key: Any) -> tuple | None:
     """A key as NumPy takes it; None: a part of it is traced."""
     items = tuple(map(_item, key)) if isinstance(key, tuple) else (_item(key),)
@@ -287,8 +317,14 @@ def asked(key: Any, axes: Axes) -> Asked:
 
 
 def _by_axis(items: tuple, axes: Axes) -> Asked | None:
-    # Integers and slices of parts that have one axis each: what `pick` and `_distinct` find, in a third of the time.
+    # Integers and slices of parts that have one axis each, or slices and one index array: what `pick` and `_distinct`
+    # find, in a third of the time.
     at, shape = 0, ()
+    kinds = [type(k) for k in items]
+    if type(...) in kinds:
+        dots = kinds.index(type(...))
+        items = items[:dots] + (_EVERYTHING,) * (len(axes.shape) - len(items) + 1) + items[dots + 1 :]
+    alone = int not in kinds  # an integer beside an index array is one too
     ids, numbers, places = {}, {}, {}
     for part in axes.parts:
         role, size = part.role, part.size
@@ -318,6 +354,15 @@ def _by_axis(items: tuple, axes: Axes) -> Asked | None:
                     if not forward:
                         order = own if many is None else part.numbers[: many.size][::-1]
                 shape += (len(range(size)[item]),)
+            elif alone and isinstance(item, (list, np.ndarray, jax.Array)) and not isinstance(item, Tracer):
+                own = _lines(item, size)
+                if own is None:
+                    return None
+                alone = False
+                many, order = _distinct(own, True)
+                if many.size == size:
+                    many, order = None, None if order is None else own
+                shape += own.shape
             else:
                 return None
         ids[role], numbers[role], places[role] = own, many, order
@@ -330,14 +375,39 @@ def _by_axis(items: tuple, axes: Axes) -> Asked | None:
 _EVERYTHING = slice(None)
 
 
+def _lines(item: Any, size: int) -> np.ndarray | None:
+    # A vector of integers, or a mask, as numbers from 0; None: it is another array, or empty, or wrong.
+    a = np.asarray(item)
+    if a.ndim != 1 or a.size == 0:
+        return None
+    if a.dtype == bool:
+        found = np.flatnonzero(a) if a.size == size else a
+        return found if found.dtype != bool and found.size else None
+    if a.dtype.kind not in "iu":
+        return None
+    first, last = int(a.min()), int(a.max())
+    if first < -size or last >= size:
+        return None
+    return np.where(a < 0, a + size, a) if first < 0 else a.astype(int)
+
+
 def _distinct(ids: Any, outer: bool) -> tuple[Any, Any]:
     flat = ids.reshape(-1)
     if isinstance(ids, jax.Array):
         return flat, jnp.arange(ids.size).reshape(ids.shape)
     if flat.size == 1 or (flat[1:] > flat[:-1]).all():
         return flat, None if outer else np.arange(flat.size).reshape(ids.shape)
-    numbers, inverse = np.unique(flat, return_inverse=True)
-    return numbers, inverse.reshape(ids.shape)
+    if flat.size > _FEW_NUMBERS:
+        numbers, inverse = np.unique(flat, return_inverse=True)
+        return numbers, inverse.reshape(ids.shape)
+    given = flat.tolist()
+    found = sorted(set(given))
+    place = dict(zip(found, range(len(found)), strict=True))
+    return np.array(found), np.array([place[k] for k in given]).reshape(ids.shape)
+
+
+# So few are sorted faster by Python than by NumPy.
+_FEW_NUMBERS = 64
 
 
 def places(ids: Any, numbers: Any) -> Any:

@@ -36,8 +36,8 @@ from jacobia._fulfil import (
     plan,
     store_of,
 )
-from jacobia._indexing import ROLES, Asked, Axes, Part, asked, concrete, gather, is_all, pick
-from jacobia._memo import again
+from jacobia._indexing import ROLES, Asked, Axes, Part, asked, concrete, gather, is_all, pick, token
+from jacobia._memo import Reads, again
 from jacobia._pattern import Pattern
 from jacobia._peak import peak_of_cross, peak_of_lines, peak_of_samples, peak_of_whole
 from jacobia._plan import Plan
@@ -76,6 +76,15 @@ class Layout:
         # J[i] is one row then, and rows lie behind one another on the first axis.
         self.rowwise = self.natural and not lead and len(block.row_shape) == 1 and block.only != "columns"
         self.weak = block.weak
+        self.reads = Reads()
+        self._others: dict[tuple[bool, str], Layout] = {}  # of the same block
+
+    def arranged(self, matrix: bool, turn: str) -> "Layout":
+        """The same block in another way."""
+        known = self._others.get((matrix, turn))
+        if known is None:
+            known = self._others[matrix, turn] = Layout(self.block, self.lead, matrix, turn)
+        return known
 
     @property
     def transposed(self) -> bool:
@@ -146,8 +155,7 @@ class Jacobian(ArrayLike):
         return self._arranged(True, self._layout.turn)
 
     def _arranged(self, matrix: bool, turn: str) -> "Jacobian":
-        layout = Layout(self._layout.block, self._layout.lead, matrix, turn)
-        return view(type(self), self._origin, self._index, layout)
+        return view(type(self), self._origin, self._index, self._layout.arranged(matrix, turn))
 
     # Where results live: metadata of the input
 
@@ -368,6 +376,12 @@ class Jacobian(ArrayLike):
         return _weakly(self._item(key)) if self._layout.weak else self._item(key)
 
     def _item(self, key: Any) -> jax.Array:
+        origin, index, name = self._origin, self._index, None
+        if index not in origin.stores and not origin.special and origin.compiles:
+            name = token(key)
+            found = None if name is None else self._layout.reads.again(origin, index, name)
+            if found is not None:
+                return found
         if key is Ellipsis or is_all(key, len(self._layout.shape)):
             return self._whole()
         full = self._known()
@@ -375,7 +389,7 @@ class Jacobian(ArrayLike):
             items = concrete(key)
             if items is not None:
                 return self._part_of(full, key, items)
-        return self._read(self._asked(key))
+        return self._read(self._asked(key), name)
 
     def _asked(self, key: Any) -> Asked:
         return asked(key, self._layout.axes)
@@ -395,7 +409,7 @@ class Jacobian(ArrayLike):
             raise
         return as_array(xp, np.asarray(out) if xp is np else out, full)
 
-    def _read(self, what: Asked) -> jax.Array:
+    def _read(self, what: Asked, name: Any) -> jax.Array:
         choice = what.choice
         if 0 in choice.shape:
             return self._origin.empty(choice.shape, self.dtype)
@@ -410,7 +424,8 @@ class Jacobian(ArrayLike):
                 out = self._inline(what, compute_each(origin, [want])[0] if self._known() is None else None)
             return out
         with origin.lock:
-            out = again(origin, index, order, not layout.transposed, what) if origin.compiles else None
+            natural = not layout.transposed
+            out = again(origin, index, name, layout.reads, order, natural, what) if origin.compiles else None
             if out is None and layout.lead:
                 out = self._few_samples(what, want, inline)
             if out is None:
@@ -506,7 +521,8 @@ class Jacobian(ArrayLike):
         full = self._known()
         if full is None and origin.compiles:
             with origin.lock:
-                out = again(origin, index, layout.order, not layout.transposed, layout.everything)
+                natural = not layout.transposed
+                out = again(origin, index, ..., layout.reads, layout.order, natural, layout.everything)
             if out is not None:
                 return out
         if full is None:

@@ -105,7 +105,7 @@ def choose(
 
 def _close(rows: int, columns: int) -> bool:
     few, many = sorted((rows, columns))
-    return many > _FEW and many < _CLOSE * few
+    return few == many or (many > _FEW and many < _CLOSE * few)
 
 
 def _far_cheaper(few: int, many: int, weighed: float | None) -> bool:
@@ -156,11 +156,15 @@ def balanced(num_seeds: int, most: int) -> int:
     return -(-num_seeds // -(-num_seeds // most))
 
 
-def byte_limit(memory_limit: int | None, need: int, device: Any) -> int | None:
-    """The bytes that a result and its working set may take; None where `need` is surely small enough."""
+def byte_limit(memory_limit: int | None, need: int, device: Callable[[], Any]) -> int | None:
+    """The bytes that a result and its working set may take; None where `need` is surely small enough.
+
+    Args:
+      device: gives the device, if it matters.
+    """
     if memory_limit is not None:
         return memory_limit
-    return None if need < _SMALL else int(_SHARE * free_bytes(device))
+    return None if need < _SMALL else int(_SHARE * free_bytes(device()))
 
 
 def check_result(what: str, result: int, limit: int | None, way_out: str) -> None:

@@ -146,7 +146,7 @@ class Linearized:
         return jax.device_put(array)
 
     def limit(self, need: int) -> int | None:
-        return byte_limit(self.blue.memory_limit, need, None if self.traced else self.device)
+        return byte_limit(self.blue.memory_limit, need, lambda: None if self.traced else self.device)
 
     def check_alive(self) -> None:
         """Raise where an array of the point has been deleted or donated: whoever computes something asks first.

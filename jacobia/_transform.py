@@ -344,7 +344,8 @@ class _Transform(Wrapping):
     def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
         # Arrays that were seen before take the short way: everything else is checked, converted, traced.
         if self._plain:
-            leaves, treedef = ([args[0]], None) if len(args) == 1 and not kwargs else tree_flatten((args, kwargs))
+            one = len(args) == 1 and not kwargs and type(args[0]) in _ARRAYS
+            leaves, treedef = ([args[0]], None) if one else tree_flatten((args, kwargs))
             for a in leaves:
                 if type(a) not in _ARRAYS:
                     break

@@ -42,7 +42,7 @@ class Room:
         yield self._most()
 
     def _most(self, need: int = sys.maxsize) -> int:
-        limit = byte_limit(self._memory_limit, need, self._device)
+        limit = byte_limit(self._memory_limit, need, lambda: self._device)
         return need if limit is None else limit
 
     def check(self, extent: Extent) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia._indexing import Axes, Part, asked, gather, is_all, pick
+from jacobia._indexing import Axes, Part, asked, gather, is_all, pick, token
 
 ROLES = ("batch", "rows", "columns")
 
@@ -347,3 +347,16 @@ def test_an_ellipsis_for_no_axes_keeps_arrays_apart(layout):
             continue
         _, got = read(layout, key)
         assert got.shape == expected.shape and np.array_equal(got, expected), key
+
+
+def test_keys_that_mean_different_things_have_different_tokens():
+    same = [[1, np.int64(1)], [slice(1, 4)], [[1, 4], np.array([1, 4])], [...], [None], [()]]
+    same += [[(1, 4)], [((1, 4),), ([1, 4],)], [(None,)], [(1, None)], [(slice(1, 4), 2)], [np.array([True, False])]]
+    same += [[np.array([1, 0], np.int8)], [jnp.array([7])], [np.array([[1, 4]])], [slice(None, 4, 1)]]
+    same += [[((),)], [(..., 1)]]
+    tokens = [{token(k) for k in keys} for keys in same]
+    assert all(len(own) == 1 for own in tokens)
+    named = [t for own in tokens for t in own if t is not None]
+    assert len(set(named)) == len(named) == len(same) - 1
+    for key in (True, np.True_, 1.0, "a", slice(1.0, 4), (1, True), [1.0], np.zeros(2**15, int)):
+        assert token(key) is None

@@ -20,7 +20,6 @@ def never():
     [
         ("all", 5, 4, BOTH, "columns"),
         ("all", 4, 5, BOTH, "rows"),
-        ("all", 64, 64, BOTH, "columns"),
         ("all", 4, 5, COLUMNS, "columns"),
         ("all", 5, 4, ROWS, "rows"),
         ("all", 0, 4, BOTH, "none"),
@@ -37,7 +36,6 @@ def never():
         ("columns", 17, 68, COLUMNS, "columns"),
         ("block", 2, 3, BOTH, "rows"),
         ("block", 3, 2, BOTH, "columns"),
-        ("block", 3, 3, BOTH, "columns"),
     ],
 )
 def test_the_way(asked, rows, columns, ways, way):
@@ -47,6 +45,10 @@ def test_the_way(asked, rows, columns, ways, way):
 @pytest.mark.parametrize(
     ("asked", "rows", "columns", "cost", "way"),
     [
+        ("all", 64, 64, 0.9, "rows"),
+        ("block", 3, 3, 0.9, "rows"),
+        ("block", 3, 3, 1.1, "columns"),
+        ("block", 3, 3, None, "columns"),
         ("all", 65, 65, 0.9, "rows"),
         ("all", 65, 65, 1.1, "columns"),
         ("all", 65, 65, None, "columns"),
@@ -63,7 +65,7 @@ def test_the_way(asked, rows, columns, ways, way):
         ("columns", 60, 100, None, "columns"),
     ],
 )
-def test_costs_decide_where_there_are_many_passes_and_about_as_many_both_ways(asked, rows, columns, cost, way):
+def test_costs_decide_where_there_are_about_as_many_passes_both_ways(asked, rows, columns, cost, way):
     assert choose(asked, rows, columns, BOTH, lambda: cost).way == way
     assert choose(asked, rows, columns, ROWS, never).way == "rows"
 
@@ -119,9 +121,9 @@ def test_a_chunk_keeps_the_working_set_under_the_limit():
 
 def test_no_limit_is_asked_for_where_little_is_needed(monkeypatch):
     monkeypatch.setattr(_plan, "free_bytes", lambda device: 1000)
-    assert byte_limit(None, (1 << 26) - 1, None) is None
-    assert byte_limit(None, 1 << 26, None) == 500
-    assert byte_limit(7, 1, None) == 7 and byte_limit(7, 1 << 40, None) == 7
+    assert byte_limit(None, (1 << 26) - 1, never) is None
+    assert byte_limit(None, 1 << 26, lambda: None) == 500
+    assert byte_limit(7, 1, never) == 7 and byte_limit(7, 1 << 40, never) == 7
 
 
 class Device:
