@@ -345,7 +345,12 @@ class Blueprint:
 
     @cached_property
     def recipes(self) -> dict:
-        """How lines were computed the last time, by the index of the block, the way and the width of the kernel."""
+        """How lines were computed the last time: by the block, the way, the width of the kernel, samples, stacks."""
+        return {}
+
+    @cached_property
+    def layouts(self) -> dict:
+        """How the views of a block are laid out, by the block, the axes of samples, and how they are turned."""
         return {}
 
     @cached_property

@@ -15,7 +15,7 @@ from jacobia._blueprint import Block, Blueprint, Primal
 from jacobia._coloring import Coloring
 from jacobia._directions import Directions, directions, learn, said_by_jax
 from jacobia._errors import BatchMixingError, IndependenceError
-from jacobia._jacobian import Layout
+from jacobia._jacobian import Layout, layout_of
 from jacobia._linearize import Point, gradient, linearize, read_dependence, read_mixing
 from jacobia._options import Options
 from jacobia._space import Batch, Space
@@ -85,7 +85,7 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
         _check_sparsity(options, blue)
     if options.strict or options.holomorphic:
         _check_program(options, blue, blue.point(consts, call.leaves))
-    layouts = [Layout(b, blue.spaces.lead, False, "") for b in blue.blocks]
+    layouts = [layout_of(blue, k) for k in range(len(blue.blocks))]
     as_it_is = blue.single and options.lazy and not options.has_aux
     return Entry(blue, consts, layouts, layouts[0] if as_it_is else None)
 

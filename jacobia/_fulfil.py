@@ -126,7 +126,7 @@ def crossing(origin: Linearized, want: Want, rows: np.ndarray, columns: np.ndarr
 
 def fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
     """Compute all of some blocks, in one kernel call, and remember it."""
-    recipe = origin.blue.recipes.get(frozenset(indices)) if not (origin.stores or origin.special) else None
+    recipe = None if origin.stores else origin.blue.recipes.get((frozenset(indices), origin.stacks))
     if recipe is None:
         fulfil(origin, [Want(k, None, None) for k in indices])
         return
@@ -271,7 +271,7 @@ def _run(
         ]
         forms = origin.fused(sweeps, tuple(images.values()))
         recipe = _Together(*forms, tuple(ids), tuple(parts), tuple(images))
-        origin.blue.recipes[frozenset(d.block for d in (*done, *made))] = recipe
+        origin.blue.recipes[frozenset(d.block for d in (*done, *made)), origin.stacks] = recipe
     return [*done, *made]
 
 
@@ -484,6 +484,11 @@ class Recipe:
     takes: dict = field(default_factory=dict)  # kernels that give the result of a key as well, by the kind of the key
 
 
+def recipe_name(origin: Linearized, index: int, way: str, width: int | None, samples: int | None = None) -> tuple:
+    """What a recipe is found by: `way` is "all" where all of a block is asked for."""
+    return index, way, width, samples, origin.stacks
+
+
 class _Together(NamedTuple):
     # The same for all of several blocks.
     kind: Any
@@ -500,7 +505,7 @@ def _nbytes(origin: Linearized, index: int) -> int:
 
 def worth_remembering(origin: Linearized, need: int) -> bool:
     """Whether a way is remembered: only what is small."""
-    return origin.compiles and not origin.batch and origin.limit(need) is None
+    return origin.compiles and origin.limit(need) is None
 
 
 def _remember_way(origin: Linearized, want: Want, way: str, done: Done, sweeps: tuple[Sweep, ...], place: int) -> None:
@@ -515,7 +520,7 @@ def _remember_way(origin: Linearized, want: Want, way: str, done: Done, sweeps: 
     need = 2 * _nbytes(origin, index) if every else 0 if one else count * origin.blue.per_seed
     if not worth_remembering(origin, need):
         return
-    name = index, "all" if request(want) == "all" else way, width
+    name = recipe_name(origin, index, "all" if request(want) == "all" else way, width)
     turned = done.turned and not every
     shape = tuple(done.array.shape)
     recipe = Recipe(way, width, count, done.block, done.way, turned, _by(origin, done), sweeps, place, shape, None,

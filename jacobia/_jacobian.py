@@ -15,7 +15,7 @@ import numpy as np
 
 from jacobia import _plan
 from jacobia._array import ArrayLike, factor, not_traced
-from jacobia._blueprint import Block
+from jacobia._blueprint import Block, Blueprint
 from jacobia._coloring import Coloring
 from jacobia._compat import Tracer, weakly_typed
 from jacobia._compressed import coloring_of, compressed, pattern_of, transposed, turned
@@ -77,14 +77,6 @@ class Layout:
         self.rowwise = self.natural and not lead and len(block.row_shape) == 1 and block.only != "columns"
         self.weak = block.weak
         self.reads = Reads()
-        self._others: dict[tuple[bool, str], Layout] = {}  # of the same block
-
-    def arranged(self, matrix: bool, turn: str) -> "Layout":
-        """The same block in another way."""
-        known = self._others.get((matrix, turn))
-        if known is None:
-            known = self._others[matrix, turn] = Layout(self.block, self.lead, matrix, turn)
-        return known
 
     @property
     def transposed(self) -> bool:
@@ -102,6 +94,27 @@ class Layout:
             return full
         full = full.reshape(self._straight)
         return full.swapaxes(-1, -2) if self.turn == "mT" else full.transpose() if self.turn else full
+
+
+# So many ways to lay out the blocks of one program are kept; those of other numbers of samples are others.
+_LAYOUTS = 256
+
+
+def layout_of(
+    blue: Blueprint, index: int, lead: tuple[int, ...] | None = None, matrix: bool = False, turn: str = ""
+) -> Layout:
+    """The layout that all such views of a block share.
+
+    Args:
+      lead: axes of samples in front; None: those that a view has when it is made.
+    """
+    name = index, blue.spaces.lead if lead is None else lead, matrix, turn
+    known = blue.layouts.get(name)
+    if known is None:
+        if len(blue.layouts) >= _LAYOUTS:
+            blue.layouts.clear()
+        known = blue.layouts.setdefault(name, Layout(blue.blocks[index], *name[1:]))
+    return known
 
 
 class Jacobian(ArrayLike):
@@ -155,7 +168,8 @@ class Jacobian(ArrayLike):
         return self._arranged(True, self._layout.turn)
 
     def _arranged(self, matrix: bool, turn: str) -> "Jacobian":
-        return view(type(self), self._origin, self._index, self._layout.arranged(matrix, turn))
+        layout = layout_of(self._origin.blue, self._index, self._layout.lead, matrix, turn)
+        return view(type(self), self._origin, self._index, layout)
 
     # Where results live: metadata of the input
 
@@ -310,7 +324,7 @@ class Jacobian(ArrayLike):
                 "got one of each. Set sparsity='dense', or write J[...]."
             )
         if origin.blue.sparsity == "dense":
-            full = view(type(self), origin, index, Layout(self._layout.block, origin.lead, False, ""))[...]
+            full = view(type(self), origin, index, layout_of(origin.blue, index, origin.lead))[...]
             data, pattern = full.reshape(*origin.lead, -1), pattern_of(origin, index)
         elif not origin.remembers:
             origin.check_alive()
@@ -377,7 +391,7 @@ class Jacobian(ArrayLike):
 
     def _item(self, key: Any) -> jax.Array:
         origin, index, name = self._origin, self._index, None
-        if index not in origin.stores and not origin.special and origin.compiles:
+        if index not in origin.stores and origin.compiles:
             name = token(key)
             found = None if name is None else self._layout.reads.again(origin, index, name)
             if found is not None:
@@ -612,7 +626,7 @@ class Jacobian(ArrayLike):
         def work() -> jax.Array:
             known = self._known()
             if known is None and not has_products(origin, block, way):
-                known = view(type(self), origin, self._index, Layout(block, origin.lead, False, ""))[...]
+                known = view(type(self), origin, self._index, layout_of(origin.blue, self._index, origin.lead))[...]
             return product(origin, block, vector, known)
 
         several = vector.ndim > len(origin.lead) + len(block.column_shape if way == "columns" else block.row_shape)
@@ -708,7 +722,7 @@ def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: 
 
 def _unpickle(kind: type, transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, turn: str) -> Jacobian:
     origin = transform.linearized(args, kwargs)
-    return view(kind, origin, index, Layout(origin.blue.blocks[index], origin.lead, matrix, turn))
+    return view(kind, origin, index, layout_of(origin.blue, index, origin.lead, matrix, turn))
 
 
 _set_origin = Jacobian.__dict__["_origin"].__set__

@@ -18,7 +18,7 @@ from jacobia import _plan
 from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer, eval_context
 from jacobia._few import are_few, width_of
-from jacobia._fulfil import Recipe, Want, choose_way, padded_to, request, store_of
+from jacobia._fulfil import Recipe, Want, choose_way, padded_to, recipe_name, request, store_of
 from jacobia._indexing import ROLES, Asked, gather
 from jacobia._reading import Linearized
 from jacobia._store import Patches
@@ -117,13 +117,13 @@ class Reads:
         Args:
           key: its token. Nothing may be known of the block.
         """
-        found = self._of.get((index, key))
+        found = self._of.get((index, key, origin.stacks))
         if found is None or found[0] is not origin.blue:
             return None
         read = found[1]
         if not read.placed:
             read = _placed(read)
-            self._of[index, key] = origin.blue, read
+            self._of[index, key, origin.stacks] = origin.blue, read
         with origin.lock:
             return None if index in origin.stores else read.run(origin)
 
@@ -131,7 +131,7 @@ class Reads:
         """Find a read from now on, by the token of its key."""
         if len(self._of) >= _KEYS:
             self._of.clear()
-        self._of[read.block, key] = origin.blue, read
+        self._of[read.block, key, origin.stacks] = origin.blue, read
 
 
 def again(
@@ -145,7 +145,7 @@ def again(
       order: of the roles in the view.
       natural: whether the axes of the view lie as those of the block.
     """
-    if origin.special or 0 in asked.choice.shape:
+    if 0 in asked.choice.shape:
         return None
     rows, columns = asked.numbers["rows"], asked.numbers["columns"]
     if index in origin.stores and not origin.stores[index].lacks(rows, columns):
@@ -231,7 +231,7 @@ def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
     rows, columns = asked.numbers["rows"], asked.numbers["columns"]
     recipes, (m, n) = origin.blue.recipes, origin.blue.counts[index]
     if rows is None and columns is None and asked.numbers["batch"] is None:
-        return recipes.get((index, "all", None))
+        return recipes.get(recipe_name(origin, index, "all", None))
     r, c = m if rows is None else rows.size, n if columns is None else columns.size
     if not asked.choice.outer and asked.choice.ids[0].size not in (r, c) and min(r, c) > 1:
         return None  # entries at pairs of places, which fewer rows and columns together may hold
@@ -240,11 +240,11 @@ def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
     width = None if lines is None else _plan.padded_width(lines.size, most)
     samples = asked.numbers["batch"]
     if samples is None or not are_few(origin, samples):
-        return recipes.get((index, way, width))
+        return recipes.get(recipe_name(origin, index, way, width))
     store = origin.stores.get(index)
     if store is not None and any(map(len, store.patches.values())):
         return None  # something is known of some samples
-    return recipes.get((index, way, width, width_of(origin, samples)))
+    return recipes.get(recipe_name(origin, index, way, width, width_of(origin, samples)))
 
 
 def _unpadded(origin: Linearized, recipe: Recipe, sweep: Sweep) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from jacobia._blueprint import Blueprint
 from jacobia._compat import Tracer
 from jacobia._compressed import is_traced
 from jacobia._hessian import Hessian
-from jacobia._jacobian import Jacobian, Layout, view
+from jacobia._jacobian import Jacobian, layout_of, view
 from jacobia._reading import Linearized
 from jacobia._stacked import Axes, Carried, Guard, Stack, Stacks, with_axes
 from jacobia.program.fingerprint import Identity
@@ -71,7 +71,7 @@ def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
                 f"that of a view of shape {(*block.row_shape, *block.column_shape)}. Return J, and transpose J[...] "
                 "outside."
             )
-    return view(form.kind, origin, form.block, Layout(block, origin.lead, form.matrix, turn))
+    return view(form.kind, origin, form.block, layout_of(blue, form.block, origin.lead, form.matrix, turn))
 
 
 def _own(array: Any) -> Any:

@@ -42,7 +42,6 @@ class Linearized:
     source: Any = None  # how to make this call again, for pickle
     guard: Any = None  # the key among the leaves of the tree that the view has come from
     traced: bool = False  # whether any array is a tracer
-    special: bool = False  # traced or batched
     reads = 0
     _kept: Any = None
     _kept_in: Any = None
@@ -64,7 +63,6 @@ class Linearized:
         self.stacks, self.guard = stacks, guard
         self.batch = tuple(s.size for s in stacks)
         self.traced = any(isinstance(a, Tracer) for a in (*leaves, *consts))
-        self.special = self.traced or bool(stacks)
         return self
 
     @property
