@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import sparse
 
 from jacobia._compat import expansion
 
@@ -76,6 +75,8 @@ def _bcoo_dot_general(data: Any, indices: Any, rhs: Any, **params: Any) -> Any:
 
 
 def _bcsr_dot_general(data: Any, indices: Any, starts: Any, rhs: Any, **params: Any) -> Any:
+    from jax.experimental import sparse  # takes longer to import than all of this library
+
     made = sparse.BCSR((data, indices, starts), shape=params["lhs_spinfo"].shape).to_bcoo()
     return _bcoo_dot_general(made.data, made.indices, rhs, **params)
 
