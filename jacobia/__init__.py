@@ -1,19 +1,19 @@
 """Jacobians computed where they are read.
 
-A Jacobian is a linear program (`jax.linearize` gives it), and everything is read off it. Open `_jacobian.py`
-first: a read is five steps.
+A Jacobian is a linear program (`jax.linearize` gives it), and everything is read off it. Open `_view/jacobian.py`
+first, or go by the ten files that README.md names.
 """
 
-from jacobia import _pytree as _pytree
-from jacobia._coloring import Coloring
 from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
-from jacobia._hessian import Hessian
-from jacobia._jacobian import Jacobian
-from jacobia._kernels import cache_clear, cache_info
-from jacobia._partition import coloring
-from jacobia._pattern import Pattern
+from jacobia._run.kernels import cache_clear, cache_info
+from jacobia._sparse.coloring import Coloring
+from jacobia._sparse.partition import coloring
+from jacobia._sparse.pattern import Pattern
 from jacobia._sparsity import sparsity_pattern
 from jacobia._transform import hessian, jacobian, materialize
+from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
+from jacobia._view.hessian import Hessian
+from jacobia._view.jacobian import Jacobian
 
 __version__ = "0.1.0.dev0"
 

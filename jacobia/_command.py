@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jacobia._explain import Explanation
-from jacobia._jacobian import Jacobian
-from jacobia._plan import readable
+from jacobia._read.explain import Explanation
+from jacobia._run.plan import readable
 from jacobia._transform import hessian, jacobian
+from jacobia._view.jacobian import Jacobian
 
 _DESCRIPTION = """\
 Prints what reading the Jacobian of a function would run, and why: the plans

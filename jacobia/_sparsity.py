@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax.tree_util import tree_flatten, tree_unflatten
 
-from jacobia._pattern import Pattern
-from jacobia._sparse import walk_of
+from jacobia._plans.nonzeros import walk_of
+from jacobia._sparse.pattern import Pattern
 from jacobia._transform import hessian as hessian_of
 from jacobia._transform import jacobian
 

@@ -10,18 +10,18 @@ from typing import Any
 import jax
 from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
-from jacobia._arguments import Call, copied_where, is_predicate, static_arguments, take_apart
-from jacobia._blueprint import Blueprint
+from jacobia._call.arguments import Call, copied_where, is_predicate, static_arguments, take_apart
+from jacobia._call.options import Options, checked_sparsity, options
+from jacobia._call.state import Wrapping, carries_state
 from jacobia._compat import Tracer, jit_disabled, settings_token
-from jacobia._compressed import is_traced
-from jacobia._entry import Entry, entry
-from jacobia._hessian import Hessian
-from jacobia._jacobian import Jacobian, read_together, view
-from jacobia._kernels import compiled
-from jacobia._options import Options, checked_sparsity, options
-from jacobia._reading import Linearized
-from jacobia._state import Wrapping, carries_state
-from jacobia.program.fingerprint import Identity
+from jacobia._plans.colors import is_traced
+from jacobia._program.fingerprint import Identity
+from jacobia._run.blueprint import Blueprint
+from jacobia._run.kernels import compiled
+from jacobia._run.point import Linearized
+from jacobia._view.entry import Entry, entry
+from jacobia._view.hessian import Hessian
+from jacobia._view.jacobian import Jacobian, read_together, view
 
 # Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
 _INPUTS, _FUNCTIONS = 64, 1024

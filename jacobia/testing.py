@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_leaves
 
-from jacobia._arguments import take_apart
+from jacobia._call.arguments import take_apart
 from jacobia._space import Space
 from jacobia._transform import hessian as hessian_of
 from jacobia._transform import jacobian

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jacobia import hessian, jacobian
-from jacobia._arguments import Static, check_inexact, differentiated, leaf_path, take_apart
+from jacobia._call.arguments import Static, check_inexact, differentiated, leaf_path, take_apart
 
 A, B = np.float32([1, 2]), np.float32([[3]])
 

@@ -11,7 +11,7 @@ from reference import assert_close
 
 import jacobia
 from jacobia import jacobian
-from jacobia._kernels import ReadError
+from jacobia._run.kernels import ReadError
 
 X = np.linspace(0.1, 1, 4, dtype=np.float32)
 REFUSALS = (TypeError, ValueError, RuntimeError)

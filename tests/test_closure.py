@@ -10,8 +10,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
 from jacobia import jacobian, sparsity_pattern
-from jacobia.program import closure
-from jacobia.program.closure import powers
+from jacobia._program.columns import closure
+from jacobia._program.columns.closure import powers
 
 N = 80  # more columns than are kept apart
 

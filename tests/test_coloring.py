@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import _greedy
-from jacobia._coloring import PARTITIONS, Coloring, alone
-from jacobia._partition import coloring
-from jacobia._pattern import Pattern
-from jacobia._recovery import recover, recovery
+from jacobia._sparse import greedy as _greedy
+from jacobia._sparse.coloring import PARTITIONS, Coloring, alone
+from jacobia._sparse.partition import coloring
+from jacobia._sparse.pattern import Pattern
+from jacobia._sparse.recovery import recover, recovery
 
 ANY = ("auto", "rows", "columns", "both")
 

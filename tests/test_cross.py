@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jacobia import hessian, jacobian
-from jacobia._cross import cross
+from jacobia._sparse.cover import cross
 
 RNG = np.random.default_rng(8)
 W = RNG.normal(size=(7, 6)).astype(np.float32)

@@ -8,7 +8,7 @@ from batch_cases import FORWARD_ONLY, INDEPENDENT, MIXING, QUICK, B, C, Case, N,
 from jax import lax
 
 from jacobia._compat import opened
-from jacobia.program.cut import cut
+from jacobia._program.axis.cut import cut
 
 
 def one_of(array, sample, axis):

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from jacobia import Pattern, coloring, hessian, jacobian, materialize, sparsity_pattern
-from jacobia.program.linear import FREE, LINEAR, OTHER, ZERO, outputs_of
+from jacobia._program.readings.linear import FREE, LINEAR, OTHER, ZERO, outputs_of
 
 A = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)) * 2, jnp.float32)
 X = jnp.arange(1.0, 5.0)

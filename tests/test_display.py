@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jacobia._display import counted, describe, known_lines
+from jacobia._words import counted, describe, known_lines
 
 
 @pytest.mark.parametrize(

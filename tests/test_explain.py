@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import _whole, cache_clear, cache_info, hessian, jacobian, materialize
-from jacobia._explain import Considered, Explanation
-from jacobia._plan import Plan
-from jacobia.program.cost import work
+from jacobia import cache_clear, cache_info, hessian, jacobian, materialize
+from jacobia._plans import whole as _whole
+from jacobia._program.readings.cost import work
+from jacobia._read.explain import Considered, Explanation
+from jacobia._run.plan import Plan
 
 RNG = np.random.default_rng(5)
 W = RNG.normal(size=(6, 4)).astype(np.float32)

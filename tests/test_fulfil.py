@@ -5,21 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import (
-    MaterializationError,
-    _fitting,
-    _fulfil,
-    _jacobian,
-    _memo,
-    _take,
-    cache_info,
-    hessian,
-    jacobian,
-    materialize,
-)
-from jacobia._blueprint import Blueprint
-from jacobia._fulfil import Want, compute, fulfil, plan, store_of
-from jacobia._kernels import Taken, analysed
+from jacobia import MaterializationError, cache_info, hessian, jacobian, materialize
+from jacobia._plans import fitting as _fitting
+from jacobia._plans import lines as _fulfil
+from jacobia._plans import take as _take
+from jacobia._plans.lines import Want, compute, fulfil, plan, store_of
+from jacobia._read import memo as _memo
+from jacobia._run.blueprint import Blueprint
+from jacobia._run.kernels import Taken, analysed
+from jacobia._view import jacobian as _jacobian
 
 RNG = np.random.default_rng(4)
 A = RNG.normal(size=(6, 4)).astype(np.float32)

@@ -29,8 +29,8 @@ from batch_cases import (
 )  # fmt: skip
 from jax import lax
 
-from jacobia.program import independence
-from jacobia.program.independence import Known, mixing
+from jacobia._program.readings import independence
+from jacobia._program.readings.independence import Known, mixing
 
 
 def seeds(shape, axis):

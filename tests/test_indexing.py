@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia._indexing import Axes, Part, asked, gather, is_all, pick, token
+from jacobia._store.keys import Axes, Part, asked, gather, is_all, pick, token
 
 ROLES = ("batch", "rows", "columns")
 

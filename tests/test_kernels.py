@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import _kernels, cache_clear, cache_info, jacobian
-from jacobia._arguments import take_apart
-from jacobia._kernels import Kind, keep, residual_bytes
-from jacobia._linearize import Point, linearize
+from jacobia import cache_clear, cache_info, jacobian
+from jacobia._call.arguments import take_apart
+from jacobia._call.linearize import Point, linearize
+from jacobia._call.trace import trace
+from jacobia._run import kernels as _kernels
+from jacobia._run.kernels import Kind, keep, residual_bytes
+from jacobia._run.seeds import Spaces, Sweep, run_sweep, sweeps_at, sweeps_of
 from jacobia._space import Space
-from jacobia._sweeps import Spaces, Sweep, run_sweep, sweeps_at, sweeps_of
-from jacobia._trace import trace
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import _trace
-from jacobia._arguments import take_apart
-from jacobia._linearize import (
+from jacobia._call import trace as _trace
+from jacobia._call.arguments import take_apart
+from jacobia._call.linearize import (
     Point,
     linearize,
     pullback,
@@ -16,7 +16,7 @@ from jacobia._linearize import (
     transposed_pullback,
     value,
 )
-from jacobia._trace import settings, trace
+from jacobia._call.trace import settings, trace
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.normal(size=3).astype(np.float32), RNG.normal(size=(2, 2)).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jacobia._compat import opened
-from jacobia.program.once import Split, split, varying
+from jacobia._program.readings.once import Split, split, varying
 
 RNG = np.random.default_rng(2)
 A, B = RNG.normal(size=(2, 4, 4)).astype(np.float32)

@@ -16,7 +16,7 @@ import pytest
 import scipy.sparse
 from jax.experimental import sparse
 
-from jacobia._pattern import Pattern
+from jacobia._sparse.pattern import Pattern
 
 SHAPES = [(0, 0), (0, 4), (4, 0), (1, 1), (1, 5), (5, 1), (3, 5), (5, 3), (6, 6)]
 

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from jacobia import MaterializationError, _plan
-from jacobia._plan import Ways, byte_limit, check_result, choose, chunk, padded_width, readable
+from jacobia import MaterializationError
+from jacobia._run import plan as _plan
+from jacobia._run.plan import Ways, byte_limit, check_result, choose, chunk, padded_width, readable
 
 BOTH, ROWS, COLUMNS = Ways(True, True), Ways(True, False), Ways(False, True)
 

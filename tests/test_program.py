@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia.program.cost import peak_bytes, seed_cost
-from jacobia.program.dependence import dependence
-from jacobia.program.fingerprint import Identity, _Reader, fingerprint
-from jacobia.program.walk import nested_consts, nested_consts_of_call, run, run_hoisted, subprograms
+from jacobia._program.fingerprint import Identity, _Reader, fingerprint
+from jacobia._program.readings.cost import peak_bytes, seed_cost
+from jacobia._program.readings.dependence import dependence
+from jacobia._program.walk import nested_consts, nested_consts_of_call, run, run_hoisted, subprograms
 
 X = np.linspace(0.5, 2, 4, dtype=np.float32)
 M = np.ones((4, 4), np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jacobia import hessian, jacobian
-from jacobia.program.seed import Element, products_met, through
+from jacobia._program.readings.seed import Element, products_met, through
 
 RNG = np.random.default_rng(3)
 A, B = RNG.normal(size=(12, 9)), RNG.normal(size=(7, 12))

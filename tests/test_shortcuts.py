@@ -10,7 +10,7 @@ import pytest
 from shortcut_cases import Draw, N, columns_met, narrow, partly_constant, rows_met, samples_apart
 
 from jacobia import hessian, jacobian, materialize
-from jacobia._memo import again
+from jacobia._read.memo import again
 
 B = 8  # samples
 

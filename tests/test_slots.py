@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from jacobia.program import room
-from jacobia.program import slots as module
-from jacobia.program.closure import powers
-from jacobia.program.slots import (
+from jacobia._program.columns import room
+from jacobia._program.columns import slots as module
+from jacobia._program.columns.closure import powers
+from jacobia._program.columns.slots import (
     Parts,
     Slots,
     aligned,
@@ -32,7 +32,7 @@ from jacobia.program.slots import (
     unused,
     values,
 )
-from jacobia.program.tape import Planes, Tape
+from jacobia._program.columns.tape import Planes, Tape
 
 N = 6
 DTYPE = np.dtype(np.float32)

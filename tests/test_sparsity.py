@@ -15,7 +15,7 @@ from sparse_cases import CASES, INDEX, Case, dense, nonzero, point, points
 
 import jacobia
 from jacobia import hessian, jacobian, sparsity_pattern
-from jacobia._pattern import FORMATS
+from jacobia._sparse.pattern import FORMATS
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -15,7 +15,7 @@ from reference import assert_close
 
 import jacobia
 from jacobia import hessian, jacobian
-from jacobia._state import carries_state
+from jacobia._call.state import carries_state
 
 X = np.linspace(0.1, 1, 3, dtype=np.float32)
 W = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)

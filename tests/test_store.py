@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia._store import Lines, Stats, Store
+from jacobia._store.lines import Lines, Stats, Store
 
 COUNT, WIDTH = 8, 3
 BYTES = WIDTH * 4  # of one line

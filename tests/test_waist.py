@@ -9,14 +9,14 @@ import pytest
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jacobia._arguments import take_apart
+from jacobia._call.arguments import take_apart
+from jacobia._call.linearize import Point, pushed_program
+from jacobia._call.trace import trace
 from jacobia._compat import Literal
-from jacobia._linearize import Point, pushed_program
+from jacobia._program.readings import waist as module
+from jacobia._program.readings.waist import waist
+from jacobia._program.walk import subprograms
 from jacobia._space import Space
-from jacobia._trace import trace
-from jacobia.program import waist as module
-from jacobia.program.waist import waist
-from jacobia.program.walk import subprograms
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=20)

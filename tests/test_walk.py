@@ -13,8 +13,9 @@ import pytest
 from jax import lax
 from sparse_cases import Case, dense, named, nonzero, point, points
 
-from jacobia import MaterializationError, _walking, hessian, jacobian, sparsity_pattern
-from jacobia._sparse import walk_of
+from jacobia import MaterializationError, hessian, jacobian, sparsity_pattern
+from jacobia._plans import walking as _walking
+from jacobia._plans.nonzeros import walk_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -573,7 +574,7 @@ def test_memory_that_runs_out_says_so(monkeypatch):
     def walked(*args):
         raise MemoryError("Unable to allocate 37 GiB")
 
-    monkeypatch.setattr("jacobia.program.accumulate.Walked.__init__", walked)
+    monkeypatch.setattr("jacobia._program.columns.accumulate.Walked.__init__", walked)
     with pytest.raises(MaterializationError, match="more than there is memory for"):
         jacobian(lambda x: jnp.sin(x) * 1.2345)(jnp.ones(3)).nonzeros()  # a program that no other test has walked
 

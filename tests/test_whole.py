@@ -7,8 +7,10 @@ import pytest
 from cases import CASES
 from reference import assert_close, is_block, views
 
-from jacobia import _way, _whole, hessian, jacobian
-from jacobia._accumulated import accumulated
+from jacobia import hessian, jacobian
+from jacobia._plans import program as _way
+from jacobia._plans import whole as _whole
+from jacobia._plans.accumulated import accumulated
 
 RNG = np.random.default_rng(11)
 WIDE = RNG.normal(size=(2048, 256)).astype(np.float32) / 16

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import MaterializationError, Pattern, _pattern, jacobian, sparsity_pattern
-from jacobia._accumulated import written
+from jacobia import MaterializationError, Pattern, jacobian, sparsity_pattern
+from jacobia._plans.accumulated import written
+from jacobia._program.columns import room
+from jacobia._program.columns.room import TooWide, check_columns, numbered
+from jacobia._program.walk import subprograms
 from jacobia._space import Space
-from jacobia.program import room
-from jacobia.program.room import TooWide, check_columns, numbered
-from jacobia.program.walk import subprograms
+from jacobia._sparse import pattern as _pattern
 
 MOST = 2**31 - 1
 X = np.linspace(0.5, 1.5, 6, dtype=np.float32)

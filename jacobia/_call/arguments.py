@@ -1,0 +1,339 @@
+"""A call `jac(*args, **kwargs)` taken apart: arrays that are traced, values that are part of the program.
+
+Knows trees and types. Knows nothing of f.
+"""
+
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
+
+from jacobia._call.state import carries_state
+
+_SCALARS = (int, float, complex)
+_STATIC = (str, bytes, bool)
+
+
+class Static:
+    """A value that is part of the program. 1, 1.0 and True are three values, and so are 0.0 and -0.0."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: Any):
+        self.value = value
+        self.key = _typed(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def _typed(value: Any) -> Hashable:
+    if type(value) in (tuple, frozenset):
+        return type(value), type(value)(_typed(v) for v in value)
+    return type(value), repr(value) if isinstance(value, (float, complex)) else value
+
+
+class Call(NamedTuple):
+    """One call, taken apart. Everything but `leaves` is hashable and says how to put it together again."""
+
+    leaves: list  # arrays
+    treedef: Any  # of (args, kwargs) without static arguments
+    fixed: tuple[tuple[int, Static], ...]  # leaves that are part of the program, with their places
+    static_args: tuple[tuple[int, Static], ...]
+    static_kwargs: tuple[tuple[str, Static], ...]
+
+    @property
+    def form(self) -> Hashable:
+        return self[1:]
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether a callable among the arguments may compute something else at the next call."""
+        held = [item.value for _, item in (*self.fixed, *self.static_args, *self.static_kwargs)]
+        return any(callable(value) and carries_state(value) for value in held)
+
+    def rebuild(self, leaves: list) -> tuple[tuple, dict]:
+        """The arguments of f with other arrays in the places of `leaves`."""
+        if self.fixed:
+            leaves = list(leaves)
+            for place, item in self.fixed:
+                leaves.insert(place, item.value)
+        args, kwargs = tree_unflatten(self.treedef, leaves)
+        args = list(args)
+        for place, item in self.static_args:
+            args.insert(place, item.value)
+        return tuple(args), kwargs | {name: item.value for name, item in self.static_kwargs}
+
+
+class StaticArguments(NamedTuple):
+    """Which arguments are part of the program, however they are passed."""
+
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+    named: int  # f has so many positional arguments with names: a number below may be missing in a call
+
+
+def static_arguments(f: Callable, numbers: tuple[int, ...], names: tuple[str, ...]) -> StaticArguments:
+    """As in `jax.jit`: where numbers or names alone are given, the others are those of the same parameters of f."""
+    if not (numbers or names):
+        return StaticArguments((), (), 0)
+    try:
+        parameters = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError):  # a builtin
+        return StaticArguments(numbers, names, 0)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not numbers:
+        numbers = tuple(k for k, p in enumerate(named) if p.name in names)
+    elif not names:
+        count = len(named)
+        chosen = [named[k] for k in numbers if -count <= k < count]
+        names = tuple(p.name for p in chosen if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return StaticArguments(numbers, names, len(named))
+
+
+def take_apart(
+    name: str,
+    args: tuple,
+    kwargs: dict,
+    static_argnums: tuple[int, ...],
+    static_argnames: tuple[str, ...],
+    named: int = 0,
+) -> Call:
+    """Split a call. NumPy arrays are copied; Python numbers become weakly typed arrays, as in `jax.jit`.
+
+    The last three arguments are those of `StaticArguments`.
+    """
+    for k in static_argnums:
+        if not -len(args) <= k < max(len(args), named):
+            raise ValueError(
+                f"{name}(static_argnums=...): expected numbers from {-len(args)} to {len(args) - 1}, got {k}. "
+                f"f was called with {_counted(args)}; keyword arguments are named by static_argnames."
+            )
+    places = sorted({k % len(args) for k in static_argnums if k < len(args)})
+    static_args = tuple((k, _checked(name, f"args[{k}]", args[k])) for k in places)
+    static_kwargs = tuple((k, _checked(name, k, kwargs[k])) for k in static_argnames if k in kwargs)
+    if places or static_kwargs:
+        args = tuple(a for k, a in enumerate(args) if k not in places)
+        kwargs = {k: v for k, v in kwargs.items() if k not in static_argnames}
+    flat, treedef = tree_flatten((args, kwargs))
+    leaves, fixed = [], []
+    for place, leaf in enumerate(flat):
+        if isinstance(leaf, jax.Array):
+            leaves.append(leaf)
+        elif isinstance(leaf, _STATIC):
+            fixed.append((place, Static(leaf)))
+        elif isinstance(leaf, (np.ndarray, np.generic)) and _is_numeric(leaf.dtype):
+            leaves.append(copied(leaf))
+        elif isinstance(leaf, _SCALARS):
+            leaves.append(jnp.asarray(leaf))
+        elif hasattr(leaf, "__jax_array__"):
+            leaves.append(jnp.asarray(leaf))
+        elif callable(leaf):
+            fixed.append((place, _checked(name, leaf_path(treedef, places, place), leaf)))
+        else:
+            raise _no_argument(name, leaf_path(treedef, places, place), leaf)
+    return Call(leaves, treedef, tuple(fixed), static_args, static_kwargs)
+
+
+def _no_argument(name: str, path: str, value: Any) -> TypeError:
+    kind, static = type(value).__name__, "name the argument in static_argnums or static_argnames"
+    if isinstance(value, (np.ndarray, np.generic)):
+        kind, hint = f"{kind} of dtype {value.dtype}", f"Convert it to numbers, or {static}"
+    elif isinstance(value, jax.ShapeDtypeStruct):
+        hint = f"{name}(f).explain(...) and {name}(f).compile(...) take shapes; a view is made at arrays"
+    elif hasattr(value, "toarray"):
+        hint = "Write .toarray(), or pass its .data alone and build the matrix inside f"
+    elif hasattr(value, "__array__"):
+        hint = f"Write numpy.asarray({path})"
+    elif hasattr(value, "__iter__"):
+        hint = f"Write a list or tuple of arrays, or {static}"
+    else:
+        hint = f"If it is part of the program, {static}"
+    return TypeError(
+        f"{name}({path}=...): expected an array, a number, a string, a callable, a boolean or None, got {kind}. {hint}."
+    )
+
+
+def _is_numeric(dtype: Any) -> bool:
+    # bfloat16 and its like are numbers, though NumPy files them under "V".
+    return dtype.kind not in "OSUMmV" or jnp.issubdtype(dtype, jnp.inexact)
+
+
+def copied(array: Any) -> jax.Array:
+    """A NumPy array as one of JAX: changing the original later changes nothing."""
+    # device_put compiles nothing, whatever the shape.
+    return jax.device_put(np.array(array))
+
+
+def _checked(name: str, path: str, value: Any) -> Static:
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}({path}=...): expected a hashable static argument, got {type(value).__name__}. "
+            "Static arguments are part of the program, such as int(n); pass arrays without naming them static."
+        ) from None
+    return Static(value)
+
+
+def leaf_path(treedef: Any, static_places: Sequence[int], place: int) -> str:
+    """The name of a leaf of (args, kwargs) without static arguments, as a caller would write it."""
+    paths = tree_flatten_with_path(tree_unflatten(treedef, range(treedef.num_leaves)))[0]
+    (_, top, *rest), _ = paths[place]
+    if not hasattr(top, "idx"):
+        return str(top.key) + keystr(tuple(rest))
+    number = top.idx
+    for k in sorted(static_places):
+        number += k <= number
+    return f"args[{number}]" + keystr(tuple(rest))
+
+
+def differentiated(
+    name: str, call: Call, argnums: int | tuple[int, ...], where: Any
+) -> tuple[tuple[int, ...], tuple[str, ...], Any, tuple[bool, ...]]:
+    """Which leaves are differentiated.
+
+    Returns:
+      positions in `call.leaves`; their paths; the tree of the differentiated arguments (an int argnum
+      drops the tuple level); and for each leaf of that tree whether it is differentiated.
+    """
+    fixed = {place for place, _ in call.fixed}
+    traced = iter(range(len(call.leaves)))
+    numbers = [_Number(None if k in fixed else next(traced), k) for k in range(call.treedef.num_leaves)]
+    args, _ = tree_unflatten(call.treedef, numbers)
+    args = list(args)
+    for place, _item in call.static_args:
+        args.insert(place, None)
+    static_places = {place for place, _ in call.static_args}
+    if not args:
+        raise ValueError(
+            f"{name}(argnums=...): expected at least one positional argument of f, got none. Write {name}(f)(x): what "
+            f"is passed by name{_listed(call, numbers)} is not differentiated."
+        )
+    chosen = []
+    wanted = (argnums,) if isinstance(argnums, int) else argnums
+    for k in wanted:
+        if not -len(args) <= k < len(args):
+            raise ValueError(
+                f"{name}(argnums=...): expected numbers from {-len(args)} to {len(args) - 1}, got {k}. "
+                f"f was called with {_counted(args)}; what is passed by name{_listed(call, numbers)} is not "
+                "differentiated, pass it by position."
+            )
+        if k % len(args) in static_places:
+            raise ValueError(
+                f"{name}(argnums=...): expected an argument that is traced, got {k}, which is named in static_argnums. "
+                "An argument is differentiated or part of the program, not both."
+            )
+        chosen.append(k % len(args))
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"{name}(argnums=...): expected different arguments, got {argnums}. Name each argument once.")
+    tree = args[chosen[0]] if isinstance(argnums, int) else tuple(args[k] for k in chosen)
+    flat, in_tree = tree_flatten(tree, is_leaf=lambda v: isinstance(v, _Number))
+    keep = _kept(name, call, flat, in_tree, where)
+    positions, paths = [], []
+    for number, kept in zip(flat, keep, strict=True):
+        if not kept:
+            continue
+        path = leaf_path(call.treedef, [k for k, _ in call.static_args], number.place)
+        if number.leaf is None:
+            value = dict(call.fixed)[number.place].value
+            raise TypeError(
+                f"{name}({path}=...): expected a float array to differentiate, got {type(value).__name__}. "
+                "Leave it out with where=, or name the argument in static_argnums."
+            )
+        positions.append(number.leaf)
+        paths.append(path)
+    return tuple(positions), tuple(paths), in_tree, tuple(keep)
+
+
+def _counted(args: Sequence) -> str:
+    return f"{len(args)} positional argument{'s' * (len(args) != 1)}"
+
+
+def _listed(call: Call, numbers: list) -> str:
+    names = [*call.treedef.unflatten(numbers)[1], *(k for k, _ in call.static_kwargs)]
+    return f" ({', '.join(names)})" if names else ""
+
+
+class _Number(NamedTuple):
+    leaf: int | None  # in call.leaves; None: part of the program
+    place: int  # among all leaves
+
+
+def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[bool]:
+    if where is None:
+        return [True] * len(flat)
+    values = {place: item.value for place, item in call.fixed}
+    leaves = [values[n.place] if n.leaf is None else call.leaves[n.leaf] for n in flat]
+    if is_predicate(where):
+        return [bool(where(leaf)) for leaf in leaves]
+    tree, structure = tree_flatten(where)
+    if not all(map(_is_boolean, tree)):
+        raise TypeError(
+            f"{name}(where=...): expected a function of a leaf, or a tree of booleans, got {where!r}. "
+            "True stands for a leaf that is differentiated."
+        )
+    if structure != in_tree:
+        raise ValueError(
+            f"{name}(where=...): expected a tree of booleans like the differentiated arguments, {in_tree}, got "
+            f"{structure}. A function of a leaf fits every tree."
+        )
+    return [bool(b) for b in tree]
+
+
+def is_predicate(where: Any) -> bool:
+    """Whether `where` is a function of a leaf; a module with booleans in the places of its arrays is a mask."""
+    if not callable(where):
+        return False
+    leaves = tree_leaves(where)
+    return not leaves or not all(map(_is_boolean, leaves))
+
+
+def copied_where(where: Any) -> Any:
+    """`where` as it is now: changing a mask later changes nothing."""
+    if where is None or is_predicate(where):
+        return where
+    leaves, treedef = tree_flatten(where)
+    return tree_unflatten(treedef, [bool(b) if _is_boolean(b) else b for b in leaves])
+
+
+def _is_boolean(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return value.shape == () and value.dtype == bool
+    return isinstance(value, (bool, np.bool_))
+
+
+def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
+    """Raise unless a leaf can be differentiated in both directions."""
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        raise TypeError(
+            f"{name}({path}): expected a float {what} to differentiate, got a typed key, {dtype}. Leave it out with "
+            "where=; of a lazy view J take the array, J[...]."
+        )
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        if holomorphic:
+            return
+        raise TypeError(
+            f"{name}({path}): expected a real {what}, got {dtype}. "
+            "Set holomorphic=True for a holomorphic f, or differentiate with respect to real and imaginary parts."
+        )
+    elif jnp.issubdtype(dtype, jnp.floating):
+        if not holomorphic:
+            return
+        raise TypeError(
+            f"{name}({path}, holomorphic=True): expected a complex {what}, got {dtype}. "
+            "Convert it to complex, or leave holomorphic out."
+        )
+    hint = (
+        "Convert it to float, or leave it out with where=."
+        if what == "input"
+        else "Convert it to float, or return it as aux."
+    )
+    raise TypeError(f"{name}({path}): expected a float {what} to differentiate, got {dtype}. {hint}")

@@ -1,0 +1,161 @@
+"""The arguments of `jacobian` and `hessian` apart from f, checked once for each combination.
+
+Knows names and types. Knows nothing of f.
+"""
+
+import difflib
+import operator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from jacobia._sparse.coloring import Coloring
+from jacobia._sparse.pattern import Pattern
+
+
+class Options(NamedTuple):
+    """The arguments of a transform, checked, in hashable form."""
+
+    name: str
+    argnums: Any
+    has_aux: bool
+    holomorphic: bool
+    static_argnums: tuple[int, ...]
+    static_argnames: tuple[str, ...]
+    batch_axis: int | None
+    verify_batch: bool
+    ravel: bool
+    strict: bool
+    lazy: bool
+    jit: bool
+    mode: str
+    chunk_size: Any
+    memory_limit: int | None
+    sparsity: Any = "auto"  # or "dense", a Pattern, a Coloring: hashed by content
+
+
+MODES = ("auto", "fwd", "rev", "accumulate", "waist")
+
+
+@lru_cache(maxsize=256, typed=True)
+def options(
+    name: str, argnums: Any, has_aux: Any, holomorphic: Any, static_argnums: Any, static_argnames: Any,
+    batch_axis: Any, verify_batch: Any, ravel: Any, strict: Any, lazy: Any, jit: Any, mode: Any, chunk_size: Any,
+    memory_limit: Any,
+) -> Options:  # fmt: skip
+    # Checked once for each combination: transforms are often made anew at each call.
+    flags = {
+        "has_aux": has_aux,
+        "holomorphic": holomorphic,
+        "verify_batch": verify_batch,
+        "ravel": ravel,
+        "strict": strict,
+        "lazy": lazy,
+        "jit": jit,
+    }
+    for flag, given in flags.items():
+        if given is not True and given is not False:
+            raise TypeError(f"{name}({flag}=...): expected True or False, got {given!r}. Flags are booleans.")
+    if not isinstance(mode, str) or mode not in MODES:
+        known = ", ".join(map(repr, MODES[:-1]))
+        raise ValueError(f"{name}(mode=...): expected {known} or {MODES[-1]!r}, got {shown(mode)}. {_meant(mode)}")
+    if chunk_size != "auto":
+        _check_count(name, "chunk_size", chunk_size, "a positive int or 'auto'")
+    if memory_limit is not None:
+        _check_count(name, "memory_limit", memory_limit, "a positive int, of bytes, or None")
+    if batch_axis is not None:
+        axis = _index(batch_axis)
+        if axis is None:
+            raise TypeError(
+                f"{name}(batch_axis=...): expected an int or None, got {batch_axis!r}. It is one axis, the same for "
+                "every differentiated input and every output; transpose those that differ."
+            )
+        batch_axis = axis
+    return Options(
+        name, _numbers(name, "argnums", argnums, keep_int=True), has_aux, holomorphic,
+        _numbers(name, "static_argnums", static_argnums), _names(name, static_argnames), batch_axis, verify_batch,
+        ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
+    )  # fmt: skip
+
+
+def checked_sparsity(name: str, given: Any) -> Any:
+    """The argument `sparsity`, if it is one."""
+    if isinstance(given, (Pattern, Coloring)) or (isinstance(given, str) and given in ("auto", "dense")):
+        return given
+    kind, got = (ValueError, repr(given)) if isinstance(given, str) else (TypeError, type(given).__name__)
+    raise kind(
+        f"{name}(sparsity=...): expected 'auto', 'dense', a Pattern or a Coloring, got {got}. "
+        "Pattern.from_dense, from_scipy, from_bcoo and from_coo make patterns."
+    )
+
+
+def _index(given: Any) -> int | None:
+    # None: it is no whole number, such as a boolean or an array of several.
+    try:
+        return None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        return None
+
+
+def _check_count(name: str, what: str, given: Any, expected: str) -> None:
+    count = _index(given)
+    if count is None:
+        raise TypeError(f"{name}({what}=...): expected {expected}, got {shown(given)}. Leave it out for the default.")
+    if count < 1:
+        raise ValueError(f"{name}({what}=...): expected {expected}, got {shown(given)}. Leave it out for the default.")
+
+
+def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
+    number = _index(given)
+    if number is not None:
+        return number if keep_int else (number,)
+    if isinstance(given, (tuple, list, range)) and all(_index(k) is not None for k in given):
+        if keep_int and not given:
+            raise ValueError(
+                f"{name}({what}=...): expected at least one argument number, got {given!r}. Write 0 or (0,)."
+            )
+        return tuple(map(operator.index, given))
+    if given is None or isinstance(given, (bool, set, frozenset)):
+        hint = "Arguments are numbered from 0"
+    elif isinstance(given, str) or (isinstance(given, (tuple, list)) and any(isinstance(k, str) for k in given)):
+        hint = "Arguments are numbered from 0" + (
+            "; static_argnames takes names" if what != "argnums" else ", not named"
+        )
+    else:
+        hint = (
+            f"The input of f comes later: write {name}(f)(x)" if what == "argnums" else "Arguments are numbered from 0"
+        )
+    raise TypeError(f"{name}({what}=...): expected an int or a sequence of ints, got {shown(given)}. {hint}.")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: arrays by their shape, and nothing long."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+
+
+# What a direction is called elsewhere.
+_ELSEWHERE = {
+    "fwd": "forward jacfwd jvp pushforward tangent linear",
+    "rev": "reverse backward backprop jacrev vjp pullback adjoint",
+    "accumulate": "sparse nonzeros",
+}
+
+
+def _meant(mode: Any) -> str:
+    word = mode.lower() if isinstance(mode, str) else ""
+    same = [m for m, names in _ELSEWHERE.items() if any(n in word for n in names.split())]
+    close = same or difflib.get_close_matches(word, MODES, 1)
+    return f"Did you mean {close[0]!r}?" if close else "'auto' chooses what is cheaper."
+
+
+def _names(name: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, (tuple, list)) and all(isinstance(k, str) for k in given):
+        return tuple(given)
+    raise TypeError(
+        f"{name}(static_argnames=...): expected a string or a sequence of strings, got {given!r}. "
+        "Positional arguments are named by static_argnums."
+    )

@@ -1,0 +1,223 @@
+"""f, traced: a pure function of its constants and leaves, known by what it computes.
+
+Functions that compute the same share one `Program`. Knows nothing of derivatives.
+"""
+
+import re
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._call.arguments import Call
+from jacobia._call.blame import looks_at_values, name_of, reason
+from jacobia._compat import config_values, eval_jaxpr, opened, trace_state
+from jacobia._program.fingerprint import fingerprint
+from jacobia._program.walk import needed, nested_consts, run_hoisted
+from jacobia._space import Space
+
+with jax.ensure_compile_time_eval():
+    _NO_TRACE = trace_state()
+
+# Flags that cannot change a result (where and how to run, what to log, what to check), and those that jax.jit does not
+# notice either: what they change is seen when f is traced, as a program of its own.
+_HARMLESS = re.compile(
+    "debug|log|disable_jit|check|traceback|guard|device|platform|tracing|explain|cache|dump|pprint|profil|execution|folding"
+    "|backend|prng_impl|custom_prng|mesh_context_manager|shmap_error|remat_pass|bcoo_cusparse|ragged_dot|refs_to_pins"
+    "|runtime_errors|pallas_poison|mosaic_allow|recoverability|preemption|share_binary|export_ignore|jax2tf"
+)
+
+
+def tracing() -> bool:
+    """Whether JAX is tracing something now, so that what is computed here is no array yet."""
+    return trace_state() != _NO_TRACE
+
+
+def settings() -> dict[str, Any]:
+    """The configuration that can change results."""
+    return {k: v for k, v in config_values().items() if not _HARMLESS.search(k)}
+
+
+def settings_key(values: dict[str, Any]) -> tuple:
+    return tuple(sorted((k, repr(v)) for k, v in values.items()))
+
+
+class Program:
+    """f at one abstract input: y and aux as a function of (consts, leaves).
+
+    Functions that compute the same share one Program, unless they hold Python functions that only
+    identity can compare. `settings` are those of the moment it was traced.
+    """
+
+    __slots__ = (
+        "__weakref__", "_run", "directions", "forms", "heads", "jaxpr", "lock", "num_leaves", "num_y", "opaque",
+        "settings",
+    )  # fmt: skip
+
+    def __init__(self, run: Callable, num_y: int, num_leaves: int, jaxpr: Any = None, opaque: bool = True):
+        self._run, self.num_y, self.num_leaves = run, num_y, num_leaves
+        self.jaxpr = jaxpr  # None: f is a Python function, run as it is (jit=False)
+        self.opaque = opaque
+        self.heads: Space | None = None  # of the gradient of a vector-valued f: cotangents, behind its leaves
+        self.forms: dict = {}  # what kernels had to trace to know how to make themselves
+        self.directions: dict = {}  # what has been learned of them, by what is differentiated
+        self.lock = threading.Lock()  # of what has been learned
+        self.settings = settings()
+
+    def __call__(self, consts: Sequence, leaves: Sequence) -> tuple[list, list]:
+        out = self._run(consts, leaves)
+        return out[: self.num_y], out[self.num_y :]
+
+    def part(self, consts: Sequence, leaves: Sequence, outs: tuple[int, ...]) -> list:
+        """Some leaves of y alone: the rest of f may hold rules that have not got the direction that these have."""
+        if self.jaxpr is None:
+            y, _ = self(consts, leaves)
+            return [y[i] for i in outs]
+        name = "part", outs
+        if name not in self.forms:
+            self.forms[name] = needed(self.jaxpr, outs)
+        return eval_jaxpr(self.forms[name], (), *consts, *leaves)
+
+
+_programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictionary()
+
+
+class Traced(NamedTuple):
+    """What tracing f once has told."""
+
+    program: Program
+    consts: list  # arrays that f closes over: arguments of every kernel
+    out_tree: Any
+    out_avals: list
+    out_paths: tuple[str, ...]
+    aux_tree: Any
+
+
+def trace(name: str, f: Callable, call: Call, differentiated: tuple[int, ...], has_aux: bool, jit: bool) -> Traced:
+    """Trace f once. With `jit=False` f is kept as it is and run by Python.
+
+    Raises:
+      TypeError: f returns something that is no array, has effects that could not be repeated, or looks at
+        the values of traced arrays (see `blame`).
+    """
+    found: dict[str, Any] = {}
+
+    def flat(leaves: Sequence, change: Callable | None = None) -> list:
+        args, kwargs = call.rebuild(list(leaves))
+        if change is not None:
+            args, kwargs = change(args, kwargs)
+        out = f(*args, **kwargs)
+        y, aux = _split_aux(name, out, has_aux)
+        pairs, found["out_tree"] = jax.tree_util.tree_flatten_with_path(y, is_leaf=_is_array_like)
+        found["paths"] = tuple(f"output{jax.tree_util.keystr(p)}" for p, _ in pairs)
+        ys = [_checked_output(name, p, leaf) for p, (_, leaf) in zip(found["paths"], pairs, strict=True)]
+        if not ys:
+            raise TypeError(
+                f"{name}(f={name_of(f)}): expected f to return an array or a tree of arrays, got {y!r}. "
+                "Return what is to be differentiated."
+            )
+        auxs, found["aux_tree"] = jax.tree_util.tree_flatten(aux)
+        found["num_y"] = len(ys)
+        return ys + auxs
+
+    if not jit:
+        return _kept_as_python(name, f, flat, call, found)
+    try:
+        closed = jax.make_jaxpr(flat)(call.leaves)
+    except (TypeError, IndexError, AttributeError) as error:
+        told = reason(name, f, call, differentiated, flat, error)
+        if told is None:
+            raise
+        raise told from error
+    _check_effects(name, f, closed)
+    jaxpr, consts = opened(closed)
+    consts = [_constant(c) for c in consts]
+    nested = [_constant(c) for c in nested_consts(jaxpr)]
+    if nested:  # arrays under an inner jit become arguments too
+        again = jax.make_jaxpr(lambda cs, ns, xs: run_hoisted(jaxpr, [], iter(ns), [*cs, *xs]))
+        jaxpr, more = opened(again(consts, nested, call.leaves))
+        consts = [*more, *consts, *nested]
+    avals = [v.aval for v in jaxpr.outvars[: found["num_y"]]]
+    program = interned(jaxpr, len(call.leaves), found["num_y"])
+    return Traced(program, consts, found["out_tree"], avals, found["paths"], found["aux_tree"])
+
+
+def interned(jaxpr: Any, num_leaves: int, num_y: int, heads: Space | None = None) -> Program:
+    """The Program of a jaxpr of constants and leaves, the same one for all that compute the same."""
+    print_ = fingerprint(jaxpr)
+    fresh = Program(
+        lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves), num_y, num_leaves, jaxpr, print_.opaque
+    )
+    fresh.heads = heads
+    key = (print_.key, num_leaves, num_y, heads, settings_key(fresh.settings))
+    return _programs.setdefault(key, fresh)
+
+
+def _kept_as_python(name: str, f: Callable, flat: Callable, call: Call, found: dict) -> Traced:
+    def run(consts: Sequence, leaves: Sequence) -> list:
+        try:
+            return flat(leaves)
+        except (TypeError, IndexError) as error:
+            told = looks_at_values(name, f, error, jit=False)
+            if told is None:
+                raise
+            raise told from error
+
+    outs = run((), call.leaves)
+    program = Program(run, found["num_y"], len(call.leaves))
+    avals = [jax.typeof(y) for y in outs[: found["num_y"]]]
+    return Traced(program, [], found["out_tree"], avals, found["paths"], found["aux_tree"])
+
+
+def _split_aux(name: str, out: Any, has_aux: bool) -> tuple[Any, Any]:
+    if not has_aux:
+        return out, None
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        raise TypeError(
+            f"{name}(has_aux=True): expected f to return a pair (output, aux), got {type(out).__name__}. "
+            "Return two things, or leave has_aux out."
+        )
+    return out[0], out[1]
+
+
+def _is_array_like(leaf: Any) -> bool:
+    # A lazy view is a tree to JAX and an array to whoever returns it.
+    return hasattr(leaf, "__jax_array__") and not isinstance(leaf, jax.Array)
+
+
+def _checked_output(name: str, path: str, leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return leaf
+    if isinstance(leaf, (np.ndarray, np.generic, int, float, complex)):
+        try:
+            return jnp.asarray(leaf)
+        except TypeError:
+            pass  # strings and objects
+    if _is_array_like(leaf):
+        return jnp.asarray(leaf)
+    raise TypeError(
+        f"{name}({path}): expected f to return arrays, got {type(leaf).__name__}. "
+        "Return other things as aux, with has_aux=True."
+    )
+
+
+def _check_effects(name: str, f: Callable, closed: Any) -> None:
+    # jax.debug.print and its like may run once per kernel, and the name of an axis is no effect on anything; nothing
+    # else can be repeated or left out.
+    bad = sorted({type(e).__name__ for e in closed.effects} - {"DebugEffect", "NamedAxisEffect"})
+    if bad:
+        raise TypeError(
+            f"{name}(f={name_of(f)}): expected a pure function, got effects {', '.join(bad)} (a mutable reference, "
+            "or a callback whose order matters). A Jacobian runs f as often as it needs to; take them out of f."
+        )
+
+
+def _constant(c: Any) -> Any:
+    if isinstance(c, jax.Array):
+        return c
+    with jax.ensure_compile_time_eval():  # it is known, also where something is traced
+        return jnp.array(np.asarray(c))

@@ -1,0 +1,65 @@
+"""Fewer seeds at once, where the compiled kernel would take more memory than there is.
+
+How many fit is estimated before anything is compiled (`_run/plan.py`), from the largest intermediates of f. The
+compiler may keep more than that; how much, it says itself.
+"""
+
+from collections.abc import Sequence
+
+from jacobia._run.kernels import Taken, analysed
+from jacobia._run.plan import balanced
+from jacobia._run.point import Linearized
+from jacobia._run.seeds import Image, Sweep
+
+# An estimate below this share of the limit is believed: nothing was seen to take eight times as much.
+_NEAR = 1 / 8
+
+
+def fitting(
+    origin: Linearized, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]
+) -> tuple[Sweep, ...]:
+    """The sweeps, in chunks that fit under the limit by the compiler's own analysis of their kernel.
+
+    The kernel is compiled for it, and kept for the call to come.
+    """
+    blue = origin.blue
+    most = max(_at_once(origin, s) for s in sweeps)
+    if blue.chunk_size != "auto" or not origin.compiles or origin.batch or most == 1:
+        return sweeps
+    limit = origin.limit(sum(_seeds(origin, s) for s in sweeps) * blue.per_seed)
+    if limit is None or most * blue.per_seed < _NEAR * limit or origin.keeps_for(sweeps):
+        return sweeps
+    while most > 1:
+        taken = _taken(origin, sweeps, ids, images)
+        if taken.peak <= limit:
+            break
+        fewer = int(most * max(0, limit - taken.result) / max(1, taken.temporaries))
+        most = max(1, min(fewer, most // 2))
+        sweeps = tuple(_in_chunks(origin, s, most) for s in sweeps)
+    return sweeps
+
+
+def _taken(origin: Linearized, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]) -> Taken:
+    known = origin.blue.taken
+    if (sweeps, images) not in known:
+        known[sweeps, images] = analysed(lambda: origin.again().run(sweeps, ids, images))
+    return known[sweeps, images]
+
+
+def _seeds(origin: Linearized, sweep: Sweep) -> int:
+    spaces = origin.blue.spaces
+    seeded = spaces.outputs if sweep.way == "rows" else spaces.inputs
+    return seeded.pick(sweep.seeded).size if sweep.width is None else sweep.width
+
+
+def _at_once(origin: Linearized, sweep: Sweep) -> int:
+    # Samples that run in blocks have their own measure.
+    if sweep.block is not None:
+        return 1
+    return _seeds(origin, sweep) if sweep.chunk is None else sweep.chunk
+
+
+def _in_chunks(origin: Linearized, sweep: Sweep, most: int) -> Sweep:
+    if _at_once(origin, sweep) <= most:
+        return sweep
+    return sweep._replace(chunk=balanced(_seeds(origin, sweep), most))

@@ -1,0 +1,229 @@
+"""The nonzeros of a block: its pattern, found once for a program, and a kernel that computes all of them.
+
+The linear program, or its transpose, is walked (`program.accumulate`), and its entries are put in order.
+Shapes: B samples, M outputs, N inputs, nnz entries.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._call.linearize import Point
+from jacobia._compat import Tracer, eval_context
+from jacobia._plans.walking import Programs, Room, narrowest
+from jacobia._program.columns.accumulate import Entries, Walked
+from jacobia._program.fingerprint import Identity
+from jacobia._run.blueprint import Block, Blueprint
+from jacobia._run.directions import Directions
+from jacobia._run.point import Linearized, by_what_exists, check_linear, refused
+from jacobia._sparse.pattern import Pattern, made_of
+
+# Walks of one program that differ in the arrays f closes over; beyond, weights may have any value.
+_WALKS = 4
+
+
+class Found:
+    """What a walk has found of some outputs and inputs: the pattern, and how to compute its entries.
+
+    Args:
+      source: for each entry of the pattern, `(nnz,)` or `(B, nnz)`, the number of the computed one; where a sample
+        lacks it, how many of these there are.
+    """
+
+    def __init__(self, pattern: Pattern, entries: Entries, source: np.ndarray, room: Room):
+        self.pattern = pattern
+        self._entries, self._room, count = entries, room, len(entries.rows)
+        self._shape = source.shape
+        self._source = None if np.array_equal(source.reshape(-1), np.arange(count)) else source
+        self._lacks_some = bool((source == count).any())
+
+    @cached_property
+    def arrays(self) -> list:
+        """What the kernel takes besides the point; on the device, once."""
+        made = self._entries.arrays if self._source is None else [*self._entries.arrays, self._source]
+        with eval_context():
+            return [jax.device_put(a) for a in made]
+
+    def data(self, consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
+        """The entries in the order of the pattern, `(nnz,)`, or `(B, nnz)`."""
+        self._room.check(self._entries.largest)
+        inputs = [*consts, *leaves]
+        if self._source is None:
+            return self._entries.values(inputs, arrays).reshape(self._shape)
+        *own, source = arrays
+        computed = self._entries.values(inputs, own)
+        if self._lacks_some:
+            return computed.at[source].get(mode="fill", fill_value=0)
+        return computed.at[source].get(mode="promise_in_bounds")
+
+
+class Walk:
+    """A walked linear program of a blueprint, and what has been found of its blocks."""
+
+    def __init__(
+        self, blue: Blueprint, point: Point, has: Directions, known: Sequence[bool], leaves_known: bool, room: Room
+    ):
+        programs = Programs(blue, point, has)
+
+        def walked(transposed: bool) -> Walked | None:
+            linear = programs.transposed if transposed else programs.pushed
+            if linear is None:
+                return None
+            arrays = linear.known
+            if arrays and leaves_known:
+                arrays = [*arrays[: len(point.consts)], *point.leaves]
+            keep = [*known, *[True] * (len(arrays) - len(known))]
+            arrays = [a if k else None for a, k in zip(arrays, keep, strict=True)]
+            return Walked(linear.jaxpr, linear.consts, arrays, linear.num_tangents)
+
+        self.walked, self.transposed = narrowest(walked, room)
+        self._spaces, self._room, self._found = blue.spaces, room, {}
+
+    def fits(self, consts: Sequence) -> bool:
+        """Whether what was relied on is so at these constants too."""
+        return all(
+            consts[i] is a or (not isinstance(consts[i], Tracer) and np.array_equal(consts[i], a))
+            for i, a in self.walked.relied.items()
+        )
+
+    def found(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Found:
+        if (outs, ins) not in self._found:
+            self._found[outs, ins] = self._find(outs, ins, symmetric)
+        return self._found[outs, ins]
+
+    def _find(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Found:
+        spaces = self._spaces
+        y, x = spaces.outputs.pick(outs), spaces.inputs.pick(ins)
+        entries = self._room.entries(self.walked, *((ins, outs) if self.transposed else (outs, ins)))
+        rows, cols = (entries.cols, entries.rows) if self.transposed else (entries.rows, entries.cols)
+        batch, chosen = spaces.batch, np.arange(len(rows), dtype=np.int32)
+        sample = np.zeros(len(rows), np.int64)
+        if batch is not None:
+            # Two readings meet. That samples are independent has been read off already, or promised: it is trusted, and
+            # an entry of another sample's column, which a coarser walk may have, is zero.
+            sample, rows = _of_samples(rows, y.sizes, batch.size)
+            other, cols = _of_samples(cols, x.sizes, batch.size)
+            chosen = np.flatnonzero(sample == other)
+            sample, rows, cols = (a[chosen] for a in (sample, rows, cols))
+        rows, cols = rows.astype(np.int64), cols.astype(np.int64)
+        if symmetric:
+            # Here too: symmetry is trusted, and an entry whose mirror image the walk rules out is zero.
+            key, image = (sample * y.size + rows) * x.size + cols, (sample * y.size + cols) * x.size + rows
+            keep = np.flatnonzero(np.isin(key, image, assume_unique=True))
+            chosen, sample, rows, cols = (a[keep] for a in (chosen, sample, rows, cols))
+        key, place = _in_order(rows * x.size + cols)
+        source = np.full((1 if batch is None else batch.size, len(key)), len(entries.rows), np.int32)
+        source[sample, place] = chosen  # what is left out is an entry of other samples
+        pattern = made_of(key // max(1, x.size), key % max(1, x.size), (y.size, x.size))
+        return Found(pattern, entries, source[0] if batch is None else source, self._room)
+
+
+def _in_order(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Each key once, sorted, and the place of every one among these.
+    if (key[1:] > key[:-1]).all():
+        return key, np.arange(len(key))
+    unique, place = np.unique(key, return_inverse=True)
+    return unique, place.reshape(-1)
+
+
+def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    # Leaves behind one another, each with its samples in front: which sample, and the number without it.
+    starts = np.concatenate([[0], np.cumsum([samples * s for s in sizes])])
+    leaf = np.searchsorted(starts, numbers, side="right") - 1
+    own = np.concatenate([[0], np.cumsum(sizes)])
+    size = np.asarray([*sizes, 1])[leaf]
+    within = numbers - starts[leaf]
+    return within // size, own[leaf] + within % size
+
+
+def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> Walk:
+    """The linear program of a call, walked: once for a program, where what it relies on is the same.
+
+    Args:
+      local: at this point alone.
+      quiet: nobody has asked for a pattern, so nobody wants to hear where it has more entries than needed.
+    """
+    walk = _walk_of(origin, local)
+    if not quiet:
+        walk.walked.tell()
+    return walk
+
+
+def _walk_of(origin: Linearized, local: bool) -> Walk:
+    check_linear(origin, _every(origin.blue))
+    blue, point = origin.blue, origin.point
+    if origin.batch:  # of one of the views that vmap has stacked
+        point = _first(origin)
+    concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
+    if local or blue.program.jaxpr is None:
+        return _walked(origin, point, concrete, local)
+    walks = blue.program.forms.setdefault(
+        ("walks", blue.positions, blue.spaces, blue.memory_limit, tuple(concrete)), []
+    )
+    for walk in walks:
+        if walk.fits(point.consts):
+            return walk
+    if len(walks) >= _WALKS:
+        concrete = [k and not jnp.issubdtype(c.dtype, jnp.inexact) for k, c in zip(concrete, point.consts, strict=True)]
+        del walks[0]
+    walks.append(_walked(origin, point, concrete, False))
+    return walks[-1]
+
+
+def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool) -> Walk:
+    every = _every(origin.blue)
+
+    def work() -> Walk:
+        has = origin.directions(every)
+        if not (has.pullback or has.pushforward):
+            raise refused(origin, every)
+        return Walk(origin.blue, point, has, known, leaves_known, _room(origin))
+
+    return by_what_exists(origin, [every], work)
+
+
+def _every(blue: Blueprint) -> Block:
+    # All outputs and all inputs: they are walked together.
+    outs, ins = range(len(blue.spaces.outputs)), range(len(blue.spaces.inputs))
+    return blue.blocks[0]._replace(outs=tuple(outs), ins=tuple(ins))
+
+
+def _room(origin: Linearized) -> Room:
+    return Room(origin.blue, None if origin.traced else origin.device)
+
+
+def _first(origin: Linearized) -> Point:
+    # Shapes of one point, where vmap has stacked many; constants that it has stacked too are not known.
+    blue = origin.blue
+    leaves = [jax.ShapeDtypeStruct(s, a.dtype) for a, s in zip(origin.leaves, blue.leaf_shapes, strict=True)]
+    consts = [
+        c if jnp.shape(c) == s else jax.ShapeDtypeStruct(s, c.dtype)
+        for c, s in zip(origin.consts, blue.const_shapes, strict=True)
+    ]
+    return blue.point(consts, leaves)
+
+
+def found(origin: Linearized, index: int, local: bool = False) -> Found:
+    """The nonzeros of one block."""
+    return found_in(walk_of(origin, local), origin, index)
+
+
+def found_in(walk: Walk, origin: Linearized, index: int) -> Found:
+    """The same, of a walk that is at hand."""
+    blue = origin.blue
+    block = blue.blocks[index]
+    return walk.found(block.outs, block.ins, blue.symmetric and blue.mirrors[index] == index)
+
+
+def nonzeros(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:
+    """The entries of one block that can be nonzero, `(*lead, nnz)`, by one kernel call."""
+    it, dtype = found(origin, index), origin.blue.blocks[index].dtype
+    bare = origin.blue.program.jaxpr is None  # a program that Python runs has been walked at its point
+
+    def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
+        return it.data(*(((), ()) if bare else (consts, leaves)), arrays).astype(dtype)
+
+    return origin.run_with(("nonzeros", Identity(it)), body, it.arrays), it.pattern

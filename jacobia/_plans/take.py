@@ -1,0 +1,99 @@
+"""Taking: from what is known of a block to the array that a key asks for.
+
+Knows stores and keys. Computes no derivative, and runs no kernel.
+Shapes: B samples, M by N a block.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._plans.lines import Want, store_of
+from jacobia._run.point import Linearized
+from jacobia._store.keys import along, places
+from jacobia._store.lines import Store, aligned
+
+
+def complete(origin: Linearized, index: int) -> Any:
+    """The whole block, put together from its lines if need be."""
+    store, block = store_of(origin, index), origin.blue.blocks[index]
+    if store.whole() is None:
+        xp = array_module(store)
+        cube, _ = known_cube(xp, origin, index, Want(index, None, None))
+        full = cube.reshape(origin.lead + block.row_shape + block.column_shape)
+        store.set_whole(as_array(xp, full, store.arrays()[0]))
+    return store.full
+
+
+def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any, dict[str, Any]]:
+    """Known lines that cover a want, with axes (samples, rows, columns).
+
+    Returns:
+      the array, and for rows and columns the numbers it holds, None for all.
+    """
+    store, block = store_of(origin, index), origin.blue.blocks[index]
+    b, m, n = math.prod(origin.lead), math.prod(block.row_shape), math.prod(block.column_shape)
+    full = store.whole()
+    if full is not None:
+        return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
+    way = "columns" if store.rows.num_missing(want.rows) else "rows"
+    lines, numbers, count = (store.rows, want.rows, m) if way == "rows" else (store.columns, want.columns, n)
+    turned = way == "columns" and store.mirror is not None  # they are rows over there
+    axis, shape = (1, (b, -1, m if turned else n)) if way == "rows" or turned else (2, (b, m, -1))
+    numbers = np.arange(count) if numbers is None else numbers
+    pieces = [(xp.asarray(array).reshape(shape), inside, here) for array, inside, here in lines.take(numbers)]
+    if len(pieces) == 1:
+        cube = along(xp, pieces[0][0], pieces[0][1], axis)
+    elif xp is np:
+        cube = aligned((b, len(numbers), shape[2]) if axis == 1 else (b, m, len(numbers)), pieces[0][0].dtype)
+        for array, inside, here in pieces:
+            cube[(slice(None),) * axis + (here,)] = along(np, array, inside, axis)
+    else:
+        back = np.argsort(np.concatenate([here for _, _, here in pieces]), kind="stable")
+        parts = [xp.take(array, inside, axis=axis) for array, inside, _ in pieces]
+        cube = xp.take(xp.concatenate(parts, axis=axis), back, axis=axis)
+    cube = xp.swapaxes(cube, 1, 2) if turned else cube
+    return cube, {"rows": None, "columns": None} | {way: numbers}
+
+
+def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Known entries at pairs of places, each from a row or a column."""
+    store = store_of(origin, index)
+    out = np.zeros(rows.shape, origin.blue.blocks[index].dtype)
+    by_row = ~np.isin(rows, store.rows.missing(np.unique(rows)))
+    for way, here in (("rows", by_row), ("columns", ~by_row)):
+        if here.any():
+            numbers = np.unique((rows if way == "rows" else columns)[here])
+            want = Want(index, numbers, None) if way == "rows" else Want(index, None, numbers)
+            cube, held = known_cube(np, origin, index, want)
+            at = places(rows[here], held["rows"]), places(columns[here], held["columns"])
+            out[here] = cube[(0, *at)]
+    return out
+
+
+def array_module(store: Store) -> Any:
+    """NumPy for arrays in this machine's memory: it takes lines without compiling; else jax.numpy."""
+    return np if all(on_host(a) for a in store.arrays()) else jnp
+
+
+def on_host(array: Any) -> bool:
+    """Whether an array lies in this machine's memory, where NumPy has a view of it."""
+    devices = array.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+
+
+def as_array(xp: Any, out: Any, like: jax.Array) -> Any:
+    """The result as a `jax.Array` on the device of what is remembered."""
+    if xp is jnp:
+        return out
+    # device_put compiles nothing, where jnp.asarray does for every new shape.
+    root = out
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if root.base is not None:  # it would be what is remembered; device_put would copy it in another thread
+        out, source = aligned(out.shape, out.dtype), out
+        out[...] = source
+    return jax.device_put(out, next(iter(like.devices())) if like.committed else None)

@@ -1,0 +1,49 @@
+"""All of a block as the product of two thin matrices, on either side of the narrowest part of the program.
+
+Shapes: M outputs, N inputs, k elements in the narrowest part: A is (M, k), B is (k, N).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jacobia._compat import opened
+from jacobia._plans.program import Whole
+from jacobia._program.readings.waist import waist
+from jacobia._run.point import Linearized
+from jacobia._space import Space
+from jacobia._words import counted
+
+
+def through_waist(origin: Linearized, index: int) -> Whole | None:
+    """A by pushforwards through what is behind that part, B by pullbacks through what is before; None: no such part."""
+    blue = origin.blue
+    block = blue.blocks[index]
+    outs, ins = blue.spaces.outputs.pick(block.outs), blue.spaces.inputs.pick(block.ins)
+    closed = blue.pass_program("columns", block.outs, block.ins)
+    if closed is None or len(set(outs.dtypes + ins.dtypes)) > 1:
+        return None
+    jaxpr, own = opened(closed)
+    narrow = waist(jaxpr, len(ins))
+    if narrow is None:
+        return None
+    between = Space(narrow.shapes, narrow.dtypes, ("",) * len(narrow.shapes))
+
+    def product(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
+        head, tail = narrow.split([*arrays, *consts, *leaves])
+        back = jax.linear_transpose(head, ins.zeros())
+        seeds = jax.lax.iota(jnp.int32, narrow.size)
+        rows = jax.vmap(lambda k: _flat(back(between.basis(k))[0]))(seeds)
+        columns = jax.vmap(lambda k: _flat(tail(between.basis(k))), out_axes=1)(seeds)
+        return (columns @ rows).astype(block.dtype)
+
+    def shaped(product: jax.Array, more: Sequence) -> jax.Array:
+        return product.reshape(block.row_shape + block.column_shape)
+
+    why = f"all goes through {counted(narrow.size, 'numbers')}: two thin matrices and their product"
+    return Whole(origin, index, "waist", why, product, own, ("waist", block.outs, block.ins), shaped)
+
+
+def _flat(leaves: Sequence) -> jax.Array:
+    return jnp.concatenate([a.reshape(-1) for a in leaves])

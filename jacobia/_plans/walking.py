@@ -1,0 +1,140 @@
+"""Which direction a linear program is walked in: the one whose intermediates there is room for.
+
+Forward, every intermediate holds columns of up to N inputs; the transposed program holds rows of up to M outputs.
+Shapes: M outputs, N inputs.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+
+from jacobia._call.linearize import LinearProgram, Point, pushed_program, transposed_program
+from jacobia._errors import MaterializationError
+from jacobia._program.columns.accumulate import Entries, Walked
+from jacobia._program.columns.room import MOST, Extent, TooWide, within
+from jacobia._run.blueprint import Blueprint
+from jacobia._run.directions import Directions
+from jacobia._run.plan import byte_limit, readable
+
+# An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
+# it is exact more often (a loop knows its counter), and it takes a second at most to find out that it is too wide.
+_WIDE = 1 << 27
+# Unless it is only long: so many bytes for each input and output, about 64 columns.
+_LONG = 1536
+
+
+class Room:
+    """What arrays may take, for one Jacobian."""
+
+    def __init__(self, blue: Blueprint, device: Any):
+        self._memory_limit, self._device = blue.memory_limit, device
+        lead = 1 if blue.spaces.batch is None else blue.spaces.batch.size
+        self.rows, self.columns = (lead * sum(s.sizes) for s in (blue.spaces.outputs, blue.spaces.inputs))
+
+    def limits(self) -> Iterator[int]:
+        """What to be content with, one after the other."""
+        wide = max(_WIDE, _LONG * (self.rows + self.columns))
+        if self._memory_limit is None or self._memory_limit > wide:
+            yield wide
+        yield self._most()
+
+    def _most(self, need: int = sys.maxsize) -> int:
+        limit = byte_limit(self._memory_limit, need, lambda: self._device)
+        return need if limit is None else limit
+
+    def check(self, extent: Extent) -> None:
+        """Before values are computed.
+
+        Raises:
+          MaterializationError: there is no room for them.
+        """
+        limit = self._most(extent.nbytes)
+        if extent.nbytes > limit:
+            raise self._refused(extent, None, limit)
+
+    def entries(self, walked: Walked, outs: Sequence[int], ins: Sequence[int]) -> Entries:
+        """The nonzeros of what was walked.
+
+        Raises:
+          MaterializationError: there are too many.
+        """
+        limit = self._most()
+        try:
+            with within(limit):
+                return walked.entries(outs, ins)
+        except TooWide as error:
+            raise self._refused(error.extent, None, limit) from None
+
+    def refused(self, error: MemoryError | TooWide) -> MaterializationError:
+        """After columns were to be made for which there is no room."""
+        if isinstance(error, TooWide):
+            return self._refused(error.extent, error.operation, self._most())
+        return self._refused(None, None, self._most())
+
+    def _refused(self, extent: Extent | None, operation: str | None, limit: int) -> MaterializationError:
+        what, bound = "more than there is memory for", f"under memory_limit={readable(limit)}"
+        if extent is not None:
+            if extent.width * extent.size > MOST:
+                bound = f"of at most {MOST} entries, which is how far they are numbered"
+            what = f"{extent.size} elements x {extent.width} entries each, {readable(extent.nbytes)}"
+        return MaterializationError(
+            f"nonzeros of a Jacobian of shape {(self.rows, self.columns)}: expected every intermediate with its "
+            f"derivatives {bound}, got {what}"
+            f"{'' if operation is None else f' ({operation})'}. Use J.mv and J.vm, read what is needed with J[rows] or "
+            'J[:, columns], take sparsity="dense" if J itself fits, or raise memory_limit.'
+        )
+
+
+class Programs:
+    """Both directions of a linear program, each made when it is asked for; None: f has not got it."""
+
+    def __init__(self, blue: Blueprint, point: Point, known: Directions):
+        self._blue, self._point, self._known = blue, point, known
+
+    @cached_property
+    def pushed(self) -> LinearProgram | None:
+        return pushed_program(self._point) if self._known.pushforward == "jvp" else None
+
+    @cached_property
+    def transposed(self) -> LinearProgram | None:
+        if not self._known.pullback:
+            return None
+        y, lead = self._blue.spaces.outputs, self._blue.spaces.lead
+        seeds = [jax.ShapeDtypeStruct(lead + s, d) for s, d in zip(y.shapes, y.dtypes, strict=True)]
+        return transposed_program(self._point, seeds)
+
+
+def narrowest(walked: Callable[[bool], Walked | None], room: Room) -> tuple[Walked, bool]:
+    """Walk forward, and the transposed program if that takes too much room.
+
+    Args:
+      walked: what a direction gives (True: the transposed program), None where f has not got it.
+
+    Returns:
+      What was walked, and whether it is the transposed program.
+
+    Raises:
+      MaterializationError: there is no room for either.
+    """
+    found: dict[bool, Walked | None] = {}
+    refused: MemoryError | TooWide | None = None
+    for limit in room.limits():
+        for way in (False, True):
+            try:
+                with within(limit):
+                    if way not in found:
+                        found[way] = walked(way)
+            except (MemoryError, TooWide) as error:
+                refused = error
+                continue
+            made = found[way]
+            if made is not None and made.largest.nbytes <= limit:
+                return made, way
+    for way, made in found.items():  # the pattern is known at least
+        if made is not None:
+            return made, way
+    assert refused is not None
+    raise room.refused(refused) from None

@@ -1,0 +1,258 @@
+"""All nonzeros of a Jacobian at once: the linear program walked with every tangent held as its own Jacobian.
+
+What the shapes decide (which entries can be nonzero) comes out of the walk; what is left to compute is on a tape, which
+runs in about the time that f takes. No seeds, no colors, no recovery.
+Shapes: N inputs, M outputs, nnz entries.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
+from jacobia._program.axis.samples import body_of
+from jacobia._program.columns.apply import NotLinear, is_tangent
+from jacobia._program.columns.assemble import assembled
+from jacobia._program.columns.loops import LOOPS
+from jacobia._program.columns.room import Extent, TooWide, check_columns, numbered
+from jacobia._program.columns.rules import RULES, unknown
+from jacobia._program.columns.slots import Parts, Slots, nothing, parts_of, select, unused, values
+from jacobia._program.columns.tape import Fixed, Tape
+from jacobia._program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
+from jacobia._program.walk import run
+
+
+class Value:
+    """What does not depend on the tangents: its name on the tape, and the value itself where it is known."""
+
+    __slots__ = ("known", "name", "shape")
+
+    def __init__(self, name: Any, shape: tuple[int, ...], known: Lazy | Columns | None):
+        self.name, self.shape, self.known = name, shape, known
+
+
+class Walk:
+    """The interpreter of linear programs on structured intermediates."""
+
+    # Loops up to this length are walked step by step: exact, also where the step looks at its number.
+    steps = 16
+
+    def __init__(self, tape: Tape, n: int):
+        self.tape, self.n = tape, n
+        self.dense: dict[str, None] = {}  # operations taken to depend on everything, in order
+
+    def warn(self, name: str) -> None:
+        self.dense[name] = None
+
+    def inside(self, tape: Tape, n: int | None = None) -> "Walk":
+        """The same on another tape, with another number of inputs: for the body of a loop."""
+        walk = type(self)(tape, self.n if n is None else n)
+        walk.dense = self.dense
+        return walk
+
+    def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
+        return Value(name, shape, known)
+
+    def name(self, value: Any) -> Any:
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
+        return value.name
+
+    def known(self, value: Any) -> np.ndarray | None:
+        """The value, if it does not depend on the point."""
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
+        return value.known.value() if isinstance(value.known, Lazy) else None
+
+    def columns(self, value: Any) -> list:
+        """An index array by its last axis; None where a column is not known."""
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
+        return known_columns(value.known, value.shape[-1])
+
+    def run(self, jaxpr: Any, consts: Sequence, args: Sequence) -> list:
+        return [self.wrapped(v) for v in run(jaxpr, list(consts), list(args), self.rule)]
+
+    def body(self, program: Any, args: Sequence) -> list:
+        """The results of a program inside an operation."""
+        consts = [self.wrapped(c) for c in inner_consts(program)]
+        return self.run(getattr(program, "jaxpr", program), consts, args)
+
+    def wrapped(self, value: Any) -> Any:
+        # What is none of ours is a literal, or an array that the program carries.
+        if is_tangent(value) or isinstance(value, Value):
+            return value
+        known = None if isinstance(value, Tracer) else Lazy(value)
+        return Value(Fixed(value), np.shape(value), known)
+
+    def rule(self, eqn: Any, ins: list) -> list:
+        ins = [self.wrapped(v) for v in ins]
+        body = body_of(eqn)
+        if body is not None:
+            return self.body(body, ins)
+        if not any(map(is_tangent, ins)):
+            return self.residual(eqn, ins)
+        name = eqn.primitive.name
+        # A loop or a branch may compute other things beside its tangents.
+        if name in RULES and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
+            return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+        rule = LOOPS.get(name) or RULES.get(name) or unknown
+        try:
+            return [_settled(v, self.n) for v in rule(self, eqn, ins)]
+        except TooWide as error:
+            error.operation = error.operation or name
+            raise
+
+    def residual(self, eqn: Any, ins: list) -> list:
+        """An equation without tangents: it is run at every point, and now if all of it is known."""
+        names = self.tape.steps_of(lambda *a: bind(eqn, *a), [v.name for v in ins], len(eqn.outvars))
+        known: Sequence = [None] * len(names)
+        if can_be_known(eqn) and all(isinstance(v.known, Lazy) for v in ins):
+            known = results(eqn, [v.known for v in ins])
+        elif eqn.primitive.name == "concatenate":
+            known = [joined_columns(eqn, [v.known for v in ins])]
+        return [Value(n, v.aval.shape, k) for n, v, k in zip(names, eqn.outvars, known, strict=True)]
+
+
+def _settled(value: Any, n: int) -> Any:
+    # A tangent that is zero by structure, such as what is left of padding, has one form: no slots. A rule that moves
+    # columns may have moved all of them out, and no other rule need know that.
+    if isinstance(value, Slots):
+        return value if not value.width or _any_used(value.cols, n) else nothing(value.shape, value.dtype)
+    if isinstance(value, Parts):
+        terms = [(s, r) for s, r in value.terms if s.width and (r >= 0).any() and _any_used(s.cols, n)]
+        return Parts(terms, value.shape, value.dtype) if terms else nothing(value.shape, value.dtype)
+    return value
+
+
+def _any_used(cols: np.ndarray, n: int) -> bool:
+    return bool(cols.size) and bool(cols.min() < n)
+
+
+class Entries(NamedTuple):
+    """The entries of a matrix that can be nonzero, and how to compute them at a point.
+
+    Sorted by row and then by column; int32 (nnz,).
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    arrays: list[np.ndarray]  # made while walking: inputs of a kernel, so that they are no constants in it
+    values: Callable[[Sequence, Sequence], Any]  # from the inputs of the program and these arrays to (nnz,)
+    largest: Extent  # of what is computed on the way
+
+
+class Walked:
+    """A linear program that has been walked: every output as tangents in slots.
+
+    `relied` holds the inputs whose values decided something, by their numbers: where these differ, so may the walk.
+    """
+
+    def __init__(self, jaxpr: Any, consts: Sequence, known: Sequence, num_tangents: int):
+        self._tape = tape = Tape()
+        split = len(jaxpr.invars) - num_tangents
+        self._inputs = [tape.new() for _ in range(split)]
+        self.relied: dict[int, Any] = {}
+        given = [
+            Value(name, v.aval.shape, None if k is None else self._watched(i, k))
+            for i, (name, v, k) in enumerate(zip(self._inputs, jaxpr.invars[:split], known, strict=True))
+        ]
+        self.ins = [v.aval.size for v in jaxpr.invars[split:]]
+        self.n, offset, tangents = sum(self.ins), 0, []
+        for v in jaxpr.invars[split:]:
+            cols = numbered(v.aval.shape, offset)[None]
+            tangents.append(Slots(cols, None, v.aval.shape, v.aval.dtype))
+            offset += v.aval.size
+        walk = Walk(tape, self.n)
+        try:
+            outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
+        except NotLinear as error:  # the program is linear, if not step by step
+            walk.warn(str(error))
+            outs = self._dense(jaxpr, consts)
+        self._outs = [
+            o if is_tangent(o) else nothing(v.aval.shape, v.aval.dtype)
+            for o, v in zip(outs, jaxpr.outvars, strict=True)
+        ]
+        self.outs = [o.size for o in self._outs]
+        self._untold = list(walk.dense)
+
+    def tell(self) -> None:
+        """Warn, once, where the pattern may have more entries than needed."""
+        while self._untold:
+            warnings.warn(
+                f"{self._untold.pop(0)}: no rule says which of its results depend on which operands, so all of them "
+                "are taken to depend on all. The pattern may have more entries than needed; no value is wrong.",
+                stacklevel=3,
+            )
+
+    def _dense(self, jaxpr: Any, consts: Sequence) -> list:
+        # Every output of every input, by all seeds at once.
+        split, sizes = len(self._inputs), np.concatenate([[0], np.cumsum(self.ins)])
+
+        def run(*inputs: Any) -> list:
+            def push(seed: Any) -> list:
+                seeds = [
+                    seed[a:b].reshape(v.aval.shape).astype(v.aval.dtype)
+                    for a, b, v in zip(sizes[:-1], sizes[1:], jaxpr.invars[split:], strict=True)
+                ]
+                return eval_jaxpr(jaxpr, consts, *inputs, *seeds)
+
+            return jax.vmap(push)(jnp.eye(self.n))
+
+        names = self._tape.steps_of(run, self._inputs, len(jaxpr.outvars))
+        cols = numbered((self.n,))
+        return [
+            Slots(cols.reshape(-1, *[1] * v.aval.ndim), name, v.aval.shape, v.aval.dtype)
+            for name, v in zip(names, jaxpr.outvars, strict=True)
+        ]
+
+    def _watched(self, i: int, value: Any) -> Lazy:
+        def read() -> list:
+            self.relied[i] = value
+            return [value]
+
+        return Lazy(make=read)
+
+    @property
+    def largest(self) -> Extent:
+        """Of what all outputs are computed from, and of themselves."""
+        terms = [slots for o in self._outs for slots in ([s for s, _ in o.terms] if isinstance(o, Parts) else [o])]
+        made = self._tape.largest([s.vals for s in terms if s.vals is not None])
+        return max([made, *(s.extent for s in terms)])
+
+    def entries(self, outs: Sequence[int], ins: Sequence[int]) -> Entries:
+        """Of some outputs with respect to some inputs, numbered one behind the other."""
+        tape, n = self._tape, sum(self.ins[j] for j in ins)
+        to = np.full(self.n + 1, n, np.int32)
+        starts, offset = np.concatenate([[0], np.cumsum(self.ins)]), 0
+        for j in ins:
+            to[starts[j] : starts[j + 1]] = np.arange(offset, offset + self.ins[j])
+            offset += self.ins[j]
+        whole = len(ins) == len(self.ins) and np.array_equal(to[:-1], np.arange(n))
+        terms, offset = [], 0
+        for k in outs:
+            for slots, rows in parts_of(self._outs[k]):
+                own = slots if whole else _renumbered(tape, slots, to, n, self.n)
+                own = _settled(own, n)
+                if own.width:
+                    terms.append((own, np.where(rows < 0, -1, rows + offset)))
+            offset += self.outs[k]
+            check_columns(1, (offset,))
+        rows, cols, name = assembled(tape, terms, offset, n)
+        used = tape.used([name])
+
+        def values_at(inputs: Sequence, arrays: Sequence) -> Any:
+            given = dict(zip(self._inputs, inputs, strict=True)) | dict(zip(used, arrays, strict=True))
+            return tape.run(given, [name])[0]
+
+        return Entries(rows, cols, [tape.arrays[k] for k in used], values_at, tape.largest([name]))
+
+
+def _renumbered(tape: Tape, slots: Slots, to: np.ndarray, n: int, before: int) -> Slots:
+    cols = to[slots.cols]
+    made = Slots(cols, values(tape, slots, before), slots.shape, slots.dtype)
+    return select(tape, made, np.flatnonzero(~unused(cols, n)), n)

@@ -1,0 +1,180 @@
+"""What many steps of a loop do to its carry: a product of patterns, of which one step is walked.
+
+Shapes: N inputs, K slots; c elements of the carry, with everything else a step reads behind them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jacobia._program.columns.apply import NotLinear
+from jacobia._program.columns.room import numbered
+from jacobia._program.columns.slots import Parts, Slots, as_slots, columns_of, entries, nothing, parts_of, tight
+from jacobia._program.columns.tape import Tape
+
+# From this density on a product of dense matrices is faster than one of sparse ones.
+_FULL = 0.15
+
+
+def as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
+    """A value as a tangent: what is none is zero."""
+    return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
+
+
+def moving_of(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
+    """Which of the carry are tangents: what is none at the first step may be one later.
+
+    Args:
+      given: what a step reads, of which the carry is the `m` behind the first `n`.
+    """
+    tangent = [isinstance(v, (Slots, Parts)) for v in given]
+    avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
+    while True:
+        args = [_some(a) if t else w.value(None, a.shape) for t, a in zip(tangent, avals, strict=True)]
+        outs = w.inside(Tape()).body(body, args)[:m]
+        grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(tangent[n : n + m], outs, strict=True)]
+        if grown == tangent[n : n + m]:
+            return grown
+        tangent[n : n + m] = grown
+
+
+def _some(aval: Any) -> Slots:
+    # A tangent of which only that it is one matters.
+    return Slots(np.zeros((1,) * (1 + len(aval.shape)), np.int32), None, aval.shape, aval.dtype)
+
+
+def check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], avals: Sequence) -> None:
+    """A loop whose test looks at tangents is not linear in them: an iteration that goes on until something is solved.
+
+    Raises:
+      NotLinear: it does.
+    """
+    carry = [_some(a) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
+    looks = any(isinstance(v, (Slots, Parts)) for v in tested)
+    if looks or isinstance(w.inside(Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
+        raise NotLinear("while")
+
+
+def closure(
+    w: Any, body: Any, consts: list, start: list, each: list, moving: list[bool], length: int | None
+) -> list[np.ndarray]:
+    """The columns that each carried tangent can have at any of the steps; nothing to look at for the others."""
+    import scipy.sparse as sp
+
+    carried = [k for k, t in enumerate(moving) if t]
+    others = [v for v in (*consts, *each) if isinstance(v, (Slots, Parts))]
+    sizes = [start[k].size for k in carried] + [v.size for v in others]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    total = int(offsets[-1])
+    # One step, with all that it reads as its inputs.
+    fresh = iter(numbered((size,), int(start)) for size, start in zip(sizes, offsets, strict=False))
+    tape = Tape()
+    inner = w.inside(tape, total)
+
+    def identity(v: Any) -> Slots:
+        return Slots(next(fresh).reshape(1, *v.shape), None, v.shape, v.dtype)
+
+    for_carry = [identity(v) if t else w.value(None, v.shape) for v, t in zip(start, moving, strict=True)]
+    for_consts = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in consts]
+    for_each = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in each]
+    outs = inner.body(body, [*for_consts, *for_carry, *for_each])
+    rows = []
+    for k in carried:
+        o = outs[k]
+        rows.append(_matrix([o] if isinstance(o, (Slots, Parts)) else [nothing(start[k].shape, start[k].dtype)], total))
+    c = int(offsets[len(carried)])
+    step = sp.vstack(rows, format="csr") if rows else sp.csr_array((0, total), dtype=bool)
+    kept = np.ones(total - c, bool), np.arange(c, total), np.arange(total - c + 1)
+    hold = sp.csr_array(kept, shape=(total - c, total))
+    step = sp.vstack([step, hold], format="csr").astype(bool)
+    entering = _matrix([start[k] for k in carried] + others, w.n)
+    reached = powers(step, entering, length)
+    cols = []
+    at = 0
+    for k, t in enumerate(moving):
+        if not t:
+            cols.append(np.zeros((0,), np.int32))
+            continue
+        part = reached[at : at + start[k].size]
+        cols.append(tight(_columns(part, start[k].shape, w.n)))
+        at += start[k].size
+    return cols
+
+
+def powers(step: Any, entering: Any, length: int | None) -> Any:
+    """All that 0, 1, 2, … up to `length` steps make of what enters (None: any number of steps), as booleans.
+
+    Args:
+      step: square, `scipy.sparse`; entry (i, j): a step reads element j for element i.
+      entering: `scipy.sparse`, the columns of each element before the first step.
+    """
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import connected_components
+
+    step, entering = sp.csr_array(step, dtype=bool), sp.csr_array(entering, dtype=bool)
+    total = step.shape[0]
+    if length is not None and length < total - 1:
+        return _squared(step, entering, length)
+    # No way from one element to another is longer: any number of steps. Elements on a common cycle end up the same.
+    count, member = connected_components(step, connection="strong")
+    ones = np.ones(total, bool), (member, np.arange(total))
+    groups = sp.csr_array(ones, shape=(count, total))
+    between = _product(_product(groups, step), groups.T.tocsr())
+    # All bits are set: every power is tried at once, and the first one that adds nothing is the last.
+    return _squared(between, _product(groups, entering), 2 ** (count - 1).bit_length() - 1)[member]
+
+
+def _squared(step: Any, reached: Any, length: int) -> Any:
+    import scipy.sparse as sp
+
+    # (1 + step)^length, by squaring; what has stopped growing, or has everything, stays as it is.
+    grow = step + sp.eye_array(step.shape[0], dtype=bool, format="csr")
+    everything = reached.shape[0] * reached.shape[1]
+    while length:
+        if length % 2:
+            reached, before = _product(grow, reached), reached.nnz
+            if reached.nnz in (before, everything):
+                break
+        length //= 2
+        if length:
+            grow, before = _product(grow, grow), grow.nnz
+            if grow.nnz == before:
+                return _product(grow, reached)
+    return reached
+
+
+def _product(a: Any, b: Any) -> Any:
+    import scipy.sparse as sp
+
+    if min(_density(a), _density(b)) < _FULL:
+        return a @ b
+    # Sums of ones: positive in any precision.
+    return sp.csr_array(a.astype(np.float32).toarray() @ b.astype(np.float32).toarray() > 0)
+
+
+def _density(a: Any) -> float:
+    return a.nnz / max(1, a.shape[0] * a.shape[1])
+
+
+def _matrix(ts: Sequence, n: int) -> Any:
+    import scipy.sparse as sp
+
+    # The pattern of some tangents, as a sparse matrix.
+    found = []
+    for v in ts:
+        terms = parts_of(v)
+        rows, cols = entries(terms)
+        keep = (cols < n) & (rows >= 0)
+        ones = np.ones(int(keep.sum()), bool)
+        found.append(sp.coo_array((ones, (rows[keep], cols[keep])), shape=(v.size, n)).tocsr().astype(bool))
+    return sp.vstack(found, format="csr").astype(bool)
+
+
+def _columns(matrix: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
+    if matrix.nnz and matrix.nnz == matrix.shape[0] * n:  # all columns everywhere
+        return np.arange(n, dtype=np.int32).reshape(n, *[1] * len(shape))
+    matrix.sort_indices()
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    cols = columns_of(row, matrix.indices, matrix.shape[0], n)[1]
+    return cols.reshape(len(cols), *shape)

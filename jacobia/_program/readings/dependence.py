@@ -1,0 +1,114 @@
+"""A reading of the linear program: which outputs depend on which inputs, and through what.
+
+The intermediates are sets of input leaves. What depends on no input is known and evaluated here, so that
+a product with a known zero is seen for what it is. `strict` and `holomorphic` are decided by this reading.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jacobia._compat import bind, inner_consts, is_jaxpr, scan_split
+from jacobia._program.walk import CALLS, run
+
+# On complex numbers these are linear over the reals only: rows and columns would disagree.
+_REAL_LINEAR = {"conj", "real", "imag", "abs"}
+
+
+class _Known(NamedTuple):
+    value: Any  # an array that depends on no input
+
+
+class _Tangent(NamedTuple):
+    sources: frozenset[int]  # the input leaves it depends on; none: it is zero, or only a residual
+
+
+class Dependence(NamedTuple):
+    outputs: list[frozenset[int]]  # per output leaf
+    real_linear: list[str]  # operations on the way that are linear over the reals only
+
+
+def dependence(jaxpr: Any, consts: Sequence, known: Sequence[Any | None], num_tangents: int) -> Dependence:
+    """Read which of the last `num_tangents` inputs each output of a linear program depends on.
+
+    Args:
+      jaxpr: a program whose last inputs are the tangents.
+      consts: the values of its constant variables, or None where they are not to be looked at.
+      known: for the other inputs, a value known now, or None.
+      num_tangents: how many tangents there are.
+    """
+    seen: list[str] = []
+    inputs: list = [_Tangent(frozenset()) if k is None else _Known(k) for k in known]
+    inputs += [_Tangent(frozenset([i])) for i in range(num_tangents)]
+    outs = _run(jaxpr, [_Tangent(frozenset()) if c is None else _Known(c) for c in consts], inputs, seen)
+    return Dependence([_sources(o) for o in outs], seen)
+
+
+def _sources(v: Any) -> frozenset[int]:
+    return v.sources if isinstance(v, _Tangent) else frozenset()
+
+
+def _is_zero(v: Any) -> bool:
+    return isinstance(v, _Known) and not np.any(np.asarray(v.value))
+
+
+def _run(jaxpr: Any, consts: list, args: list, seen: list[str]) -> list:
+    return run(jaxpr, consts, args, lambda eqn, values: _rule(eqn, values, seen))
+
+
+def _rule(eqn: Any, values: list, seen: list[str]) -> list:
+    values = [v if isinstance(v, (_Known, _Tangent)) else _Known(v) for v in values]  # literals
+    name, params = eqn.primitive.name, eqn.params
+    if all(isinstance(v, _Known) for v in values) and not eqn.effects:
+        with jax.ensure_compile_time_eval():
+            return [_Known(v) for v in bind(eqn, *(v.value for v in values))]
+    sources = [_sources(v) for v in values]
+    union = frozenset().union(*sources)
+    if name in _REAL_LINEAR and union and name not in seen:
+        seen.append(name)
+    if name in ("mul", "dot_general") and any(_is_zero(v) for v in values):
+        return [_Tangent(frozenset())]
+    if name == "select_n" and isinstance(values[0], _Known):
+        which = np.unique(np.asarray(values[0].value))
+        return [_Tangent(frozenset().union(*(sources[1 + int(k)] for k in which)))]
+    if name in CALLS or name in ("closed_call", "core_call", "remat2", "checkpoint"):
+        return _body(params["jaxpr"], values, seen)
+    if name in ("custom_jvp_call", "custom_vjp_call"):
+        return _body(params["call_jaxpr"], values, seen)
+    if name == "cond":
+        branches = params["branches"]
+        if isinstance(values[0], _Known):  # the index is clamped, as cond does
+            k = int(np.clip(int(np.asarray(values[0].value)), 0, len(branches) - 1))
+            return _body(branches[k], values[1:], seen)
+        outs = [_body(b, values[1:], seen) for b in branches]
+        return [_Tangent(frozenset().union(*map(_sources, o))) for o in zip(*outs, strict=True)]
+    if name == "scan":
+        return _loop(params["jaxpr"], values, *scan_split(params), seen)
+    if name == "while":
+        skip, n = params["cond_nconsts"], params["body_nconsts"]
+        return _loop(params["body_jaxpr"], values[skip:], n, len(values) - skip - n, seen)
+    return [_Tangent(union) for _ in eqn.outvars]
+
+
+def _body(inner: Any, values: list, seen: list[str]) -> list:
+    assert is_jaxpr(inner)
+    jaxpr = getattr(inner, "jaxpr", inner)
+    return _run(jaxpr, [_Known(c) for c in inner_consts(inner)], values, seen)
+
+
+def _loop(inner: Any, values: list, num_consts: int, num_carry: int, seen: list[str]) -> list:
+    # What is known at the first step need not be at the next: only sources go around, until nothing grows.
+    values = [_Tangent(_sources(v)) for v in values]
+    consts, carry, xs = (
+        values[:num_consts],
+        values[num_consts : num_consts + num_carry],
+        values[num_consts + num_carry :],
+    )
+    while True:
+        outs = _body(inner, consts + carry + xs, seen)
+        grown = [_Tangent(_sources(c) | _sources(o)) for c, o in zip(carry, outs, strict=False)]
+        if grown == carry:
+            return grown + [_Tangent(_sources(o)) for o in outs[num_carry:]]
+        carry = grown

@@ -1,0 +1,245 @@
+"""The narrow waist of a linear program: the fewest elements that everything it tells its outputs goes through.
+
+A program that is cut there is two linear programs, and its Jacobian is the product of theirs, J = A B. Knows which
+values of a program are tangents. Knows nothing of seeds, rows or columns.
+Shapes: M outputs, N inputs, k elements in the cut; A is (M, k), B is (k, N).
+
+References:
+  Ford, Fulkerson, "Maximal flow through a network", Canadian J. Math. 8 (1956), doi:10.4153/CJM-1956-045-5: the
+    narrowest cut is as wide as the largest flow.
+  Even, "An algorithm for determining whether the connectivity of a graph is at least k", SIAM J. Comput. 4 (1975):
+    cuts of vertices, each of which is split in two.
+  Griewank, Walther, "Evaluating Derivatives" (2nd ed., 2008), doi:10.1137/1.9780898717761, chapter 10: Jacobians
+    accumulated over the linearized computational graph, part by part.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import Literal, bind, inner_consts
+from jacobia._program.axis.samples import body_of
+from jacobia._program.readings.dependence import dependence
+from jacobia._program.walk import holds, run, subprograms
+
+Linear = Callable[[Sequence], list]
+
+# Programs with more tangents than this, such as long unrolled loops, are not cut: looking at so many takes about as
+# long as compiling a small program.
+MAX_TANGENTS = 10_000
+
+# Equations that hold programs and of which it is known which of their results are tangents.
+_LOOKED_INTO = ("scan", "while", "cond", "custom_linear_solve")
+
+
+class Waist(NamedTuple):
+    """Where a linear program is narrow.
+
+    `split(inputs)` evaluates what the program is linear at, once, and gives two functions of tangents alone: the
+    head, tangents of the inputs → the cut, and the tail, the cut → tangents of the outputs. Both can be transposed,
+    but for a tail with a `while` loop.
+    """
+
+    size: int  # k
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+    split: Callable[[Sequence], tuple[Linear, Linear]]
+
+
+def waist(jaxpr: Any, num_tangents: int) -> Waist | None:
+    """Find the narrowest cut between the tangents that go into a linear program and those that come out.
+
+    Args:
+      jaxpr: a program whose last inputs are the tangents. The other inputs, those that `split` takes, are its
+        constant variables and then what comes before the tangents.
+      num_tangents: how many tangents there are.
+
+    Returns:
+      None where no cut is narrower than both all inputs and all outputs, or nothing goes through, or the program
+      cannot be cut: it can't be pushed through (`custom_vjp`), has effects, is between real and complex numbers, or
+      is too long.
+    """
+    start = len(jaxpr.invars) - num_tangents
+    ends = [v.aval for v in (*jaxpr.invars[start:], *jaxpr.outvars)]
+    n, m = (sum(a.size for a in part) for part in (ends[:num_tangents], ends[num_tangents:]))
+    if min(n, m) < 2 or n >= np.iinfo(np.int32).max or not all(jnp.issubdtype(a.dtype, np.inexact) for a in ends):
+        return None
+    if jaxpr.effects or holds(jaxpr, "custom_lin"):
+        return None
+    kinds = {_is_complex(a) for a in ends}
+    if len(kinds) > 1 or (kinds == {True} and any(holds(jaxpr, p) for p in ("conj", "real", "imag", "abs"))):
+        return None
+    try:
+        program = _flattened(jaxpr, start)
+    except _Opaque:
+        return None
+    cut = _narrowest(program, n, kinds.pop())
+    size = sum(v.aval.size for v in cut)
+    if not 0 < size < min(n, m):
+        return None
+    return Waist(size, tuple(v.aval.shape for v in cut), tuple(v.aval.dtype for v in cut), _split(program, cut))
+
+
+class _Opaque(Exception):
+    pass
+
+
+class _Value:
+    # `sources`: the tangents that a value is made of; None: it is no tangent, as nothing without elements is.
+    def __init__(self, aval: Any, sources: list["_Value"] | None = None):
+        self.aval, self.sources = aval, sources if getattr(aval, "size", 0) else None
+
+
+class _Step(NamedTuple):
+    eqn: Any
+    ins: list  # values, or arrays
+    outs: list[_Value]
+
+
+class _Program(NamedTuple):
+    inputs: list[_Value]  # that are no tangents
+    tangents: list[_Value]
+    steps: list[_Step]
+    outs: list[_Value]
+
+
+def _is_complex(aval: Any) -> bool:
+    return jnp.issubdtype(aval.dtype, np.complexfloating)
+
+
+def _is_tangent(v: Any) -> bool:
+    return isinstance(v, _Value) and v.sources is not None
+
+
+def _tangents(values: Sequence) -> list[_Value]:
+    return [v for v in values if _is_tangent(v)]
+
+
+def _flattened(jaxpr: Any, start: int) -> _Program:
+    # Nothing is traced: the interpreter runs on names of values, and enters what calls a program on tangents.
+    steps: list[_Step] = []
+    count = 0
+
+    def rule(eqn: Any, values: list) -> list:
+        nonlocal count
+        body = body_of(eqn) if _tangents(values) else None
+        if body is not None:
+            return run(getattr(body, "jaxpr", body), inner_consts(body), values, rule)
+        outs = [_Value(v.aval, s) for v, s in zip(eqn.outvars, _sources(jaxpr, eqn, values), strict=True)]
+        count += len(_tangents(outs))
+        if count > MAX_TANGENTS:
+            raise _Opaque
+        steps.append(_Step(eqn, values, outs))
+        return outs
+
+    inputs = [_Value(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars[:start])]
+    tangents = [_Value(v.aval, []) for v in jaxpr.invars[start:]]
+    split = len(jaxpr.constvars)
+    ends = zip(run(jaxpr, inputs[:split], inputs[split:] + tangents, rule), jaxpr.outvars, strict=True)
+    # An output that is no tangent is zero.
+    return _Program(inputs, tangents, steps, [o if _is_tangent(o) else _Value(v.aval) for o, v in ends])
+
+
+def _sources(jaxpr: Any, eqn: Any, values: list) -> list:
+    # Per result, the tangents that it is made of.
+    tangents = list(dict.fromkeys(_tangents(values)))
+    if not tangents:
+        return [None] * len(eqn.outvars)
+    name = eqn.primitive.name
+    if name.startswith("scatter") or not any(subprograms(eqn)):
+        return [tangents] * len(eqn.outvars)
+    if name not in _LOOKED_INTO:
+        raise _Opaque
+    # A loop gives what it is linear at beside its tangents: read which is which off this equation alone.
+    seen = {a: v for a, v in zip(eqn.invars, values, strict=True) if not isinstance(a, Literal)}
+    others = [a for a, v in seen.items() if not _is_tangent(v)]
+    moving = [a for a, v in seen.items() if _is_tangent(v)]
+    alone = jaxpr.replace(constvars=[], invars=[*others, *moving], outvars=eqn.outvars, eqns=[eqn])
+    read = dependence(alone, [], [None] * len(others), len(moving)).outputs
+    return [list(dict.fromkeys(seen[moving[k]] for k in sorted(s))) or None for s in read]
+
+
+def _forward_only(eqn: Any) -> bool:
+    # A loop without a known number of steps can't be transposed. A linear solve brings its own transposition.
+    if eqn.primitive.name not in ("scan", "cond"):
+        return eqn.primitive.name == "while"
+    return any(holds(getattr(p, "jaxpr", p), "while") for p in subprograms(eqn))
+
+
+def _narrowest(program: _Program, n: int, is_complex: bool) -> list[_Value]:
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    # Each tangent is an edge between two nodes. All N inputs are a cut, so what is wider is never in the narrowest.
+    made = [v for step in program.steps for v in _tangents(step.outs)]
+    inputs, never = _tangents(program.tangents), n + 1
+    values = inputs + made
+    place = {v: 2 * k for k, v in enumerate(values)}
+    source, sink = 2 * len(values), 2 * len(values) + 1
+    edges = [(source, place[v]) for v in inputs]
+    edges += [(place[u] + 1, place[v]) for v in made for u in v.sources or ()]
+    stops = [v for step in program.steps if _forward_only(step.eqn) for v in _tangents(step.ins)]
+    edges += [(place[v] + 1, sink) for v in dict.fromkeys(_tangents(program.outs) + stops)]
+    # A complex number in a real program is two real ones, and not linear over the complex ones.
+    sizes = [min(v.aval.size, never) if _is_complex(v.aval) == is_complex else never for v in values]
+    heads, tails = np.asarray([(p, p + 1) for p in place.values()] + edges, np.int32).T
+    widths = np.asarray(sizes + [never] * len(edges), np.int32)
+    graph = csr_array((widths, (heads, tails)), (sink + 1, sink + 1))
+    left = csr_array(graph - maximum_flow(graph, source, sink).flow)
+    left.eliminate_zeros()
+    reached = np.zeros(sink + 1, bool)
+    reached[breadth_first_order(left, source, return_predecessors=False)] = True
+    return [v for v, p in place.items() if reached[p] and not reached[p + 1]]
+
+
+_HEAD, _TAIL = 0, 1
+
+
+def _needed(program: _Program, cut: list[_Value]) -> list[tuple[_Step, list[int]]]:
+    # The steps of the head, of the tail, of both (what leads to one part of the cut may follow from another) or,
+    # with what the rest is linear at, of neither; such a step runs once, with the head.
+    wanted = set(cut), set(_tangents(program.outs))
+    known, needed = set(), []
+    for step in reversed(program.steps):
+        wanted[_TAIL].difference_update(cut)
+        sides = [side for side in (_HEAD, _TAIL) if any(v in wanted[side] for v in step.outs)]
+        for side in sides:
+            wanted[side].update(_tangents(step.ins))
+        if sides or any(v in known for v in step.outs):
+            known.update(v for v in step.ins if isinstance(v, _Value) and not _is_tangent(v))
+            needed.append((step, sides or [_HEAD]))
+    return needed[::-1]
+
+
+def _split(program: _Program, cut: list[_Value]) -> Callable[[Sequence], tuple[Linear, Linear]]:
+    needed = _needed(program, cut)
+
+    def zeros(values: Sequence[_Value]) -> list:
+        return [jnp.zeros(v.aval.shape, v.aval.dtype) for v in values]
+
+    def split(inputs: Sequence) -> tuple[Linear, Linear]:
+        def both(tangents: list, narrow: list) -> tuple[list, list]:
+            known = dict(zip(program.inputs, inputs, strict=True))
+            env = dict(zip(program.tangents, tangents, strict=True)), dict(zip(cut, narrow, strict=True))
+
+            def read(side: int, v: Any) -> Any:
+                if not isinstance(v, _Value):
+                    return v
+                where = env[side] if _is_tangent(v) else known
+                return where[v] if v in where else zeros([v])[0]  # only beside what the step is run for
+
+            for step, sides in needed:
+                for side in sides:
+                    for v, o in zip(step.outs, bind(step.eqn, *(read(side, v) for v in step.ins)), strict=True):
+                        (env[side] if _is_tangent(v) else known).setdefault(v, o)
+            return [env[_HEAD][v] for v in cut], [read(_TAIL, o) for o in program.outs]
+
+        # Linear already; this takes loops apart into what they are linear at and what they do to tangents.
+        before, at = zeros(program.tangents), zeros(cut)
+        _, linear = jax.linearize(both, before, at)
+        return (lambda tangents: linear(list(tangents), at)[0]), (lambda narrow: linear(before, list(narrow))[1])
+
+    return split

@@ -1,0 +1,115 @@
+"""What a read would do, as an object: the plans considered, the one chosen, and why. Text and HTML for people.
+
+Knows plans and numbers. Knows nothing of f, and computes nothing.
+"""
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jacobia._run.plan import Plan, readable
+from jacobia._words import counted
+
+
+class Considered(NamedTuple):
+    """One plan: how many passes it takes, and what they cost by estimate."""
+
+    way: str  # "rows", "columns", "nonzeros", "waist"
+    passes: int  # 0: no seeds
+    by: str  # what a pass is: "pullbacks", "pushforwards", …
+    flops: float  # floating-point operations
+    nbytes: float  # bytes read and written
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `J[key]` would do now. `print` shows it; a notebook draws it."""
+
+    view: str
+    shape: tuple[int, ...]  # of what is asked for
+    nbytes: int  # of the result
+    density: float | None  # of the pattern, where it has been found
+    plan: Plan
+    plans: tuple[Considered, ...]  # the one chosen is the first
+    by: tuple[str, str]  # what gives a row, and what a column
+    notes: tuple[str, ...]
+    _memory: Callable[[], int] = field(repr=False, compare=False)
+
+    @property
+    def way(self) -> str:
+        """ "rows", "columns", "rows and columns", "nonzeros", "waist", or "none": all of it is known."""
+        return self.plan.way
+
+    @property
+    def passes(self) -> int:
+        return self.plan.passes
+
+    @property
+    def why(self) -> str:
+        return self.plan.why
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the read takes at its peak beyond what is there already: the result and what it is made of.
+
+        From the compiler's own analysis of the kernel, which is compiled for that, once, and kept; and from the copies
+        that are made where the result is not what the kernel gives, but put together from it and from what is known.
+        """
+        return self._memory()
+
+    def _asked(self) -> str:
+        density = "" if self.density is None else f", {100 * self.density:.3g} % nonzero"
+        return f"shape {self.shape}, {readable(self.nbytes)}{density}"
+
+    def _to_do(self) -> str:
+        plan = self.plan
+        if plan.way == "none":
+            return f"nothing; {plan.why}"
+        if plan.way == "rows and columns":
+            cheaper = min(self.plans[1:], key=lambda p: p.passes, default=None)
+            fewer = counted(plan.instead, "passes" if cheaper is None else cheaper.by)
+            return f"{counted(plan.passes, 'passes')} in two kernel calls ({plan.why}); instead of {fewer}"
+        if plan.way not in ("rows", "columns"):
+            fewer = counted(plan.instead, "passes")
+            return f"all of it in one kernel call, without seeds ({plan.why}); instead of {fewer}"
+        these, others = self.by if plan.way == "rows" else self.by[::-1]
+        instead = f"; instead of {counted(plan.instead, others)}" if others != these else ""
+        return f"{counted(plan.passes, these)} in one kernel call ({plan.why}){instead}"
+
+    def _table(self) -> list[tuple[str, ...]]:
+        return [
+            (p.way, counted(p.passes, p.by) if p.passes else "no seeds", _short(p.flops), readable(int(p.nbytes)))
+            for p in self.plans
+        ]
+
+    def __str__(self) -> str:
+        lines = [self.view, f"asked for: {self._asked()}", f"to do: {self._to_do()}"]
+        if self.plans:
+            cells = [_HEAD, *self._table()]
+            widths = [max(len(row[k]) for row in cells) for k in range(len(_HEAD))]
+            marks = ["  ", "> ", *["  "] * (len(cells) - 2)]
+            for mark, row in zip(marks, cells, strict=True):
+                lines.append("  " + mark + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+        return "\n".join([*lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        def row(cells: tuple[str, ...], tag: str, bold: bool = False) -> str:
+            made = [f"<b>{html.escape(c)}</b>" if bold else html.escape(c) for c in cells]
+            return "<tr>" + "".join(f'<{tag} style="text-align:left">{c}</{tag}>' for c in made) + "</tr>"
+
+        head = [self.view, f"asked for: {self._asked()}", f"to do: {self._to_do()}"]
+        rows = [row(cells, "td", k == 0) for k, cells in enumerate(self._table())]
+        table = f"<table>{row(_HEAD, 'th')}{''.join(rows)}</table>" if rows else ""
+        before, after = ("".join(f"<div>{html.escape(line)}</div>" for line in lines) for lines in (head, self.notes))
+        return before + table + after
+
+
+_HEAD = ("plan", "passes", "operations", "bytes moved")
+
+
+def _short(count: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.3g}"

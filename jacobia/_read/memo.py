@@ -1,0 +1,306 @@
+"""A block of which nothing that is asked for is known, read as the reads of its kind before: by one compiled call.
+
+A kernel gives lines of a block, padded to a few widths. What a key makes of the lines is computed by NumPy the first
+time; from the second time on the kernel gives the lines, to be remembered, and the result beside them. Knows what the
+last read of a kind has chosen; weighs nothing but the number of lines.
+Shapes: B samples, M by N a block, R lines asked for.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import Tracer, eval_context
+from jacobia._plans.lines import Recipe, Want, choose_way, padded_to, recipe_name, request, store_of
+from jacobia._plans.samples import are_few, width_of
+from jacobia._plans.take import as_array, on_host
+from jacobia._program.walk import subprograms
+from jacobia._run import plan as _plan
+from jacobia._run.blueprint import Blueprint
+from jacobia._run.point import Linearized
+from jacobia._run.seeds import Sweep
+from jacobia._store.keys import ROLES, Asked, gather
+from jacobia._store.lines import Patches
+
+# A kernel that returns the result too is compiled anew for each kind of key. Where a pass takes so long that copying
+# the result by NumPy (some 50 us) does not matter beside it, or where the program is so long that compiling it takes
+# seconds, the kernel for lines alone has to do.
+_CHEAP = 1e6  # elements read or written
+_SHORT = 400  # equations
+
+# So many kinds of keys are told apart for one kernel, and so many keys of a view are found again at once.
+_KINDS = 64
+_KEYS = 256
+
+# Lines up to so many run at once; more of them in a loop, as many times as there are numbers that count.
+_UNPADDED = 64
+
+
+class Take(NamedTuple):
+    """What a key makes of the lines of one kernel: the form, without the numbers."""
+
+    place: int  # of the lines among what the kernel gives
+    cube: tuple[int, int, int]  # axes (samples, rows, columns) of the lines; -1: with padding or without
+    turned: bool  # they are rows of the mirror image, whose rows are columns here
+    axis: int  # along which they lie, with padding behind them
+    seeds: int  # how many they are without padding
+    samples: int  # and samples
+    roles: tuple[str, ...]  # which have places
+    order: tuple[str, ...]
+    outer: bool
+    shape: tuple[int, ...]
+
+    def of(self, lines: Any, places: Sequence, xp: Any = jnp) -> Any:
+        """The result of the key.
+
+        Args:
+          lines: as the kernel gives them.
+          places: for each of `roles`, where the result stands along that axis, shaped as in the key.
+          xp: numpy or jax.numpy.
+        """
+        cube = lines.reshape(self.cube)
+        if self.turned:
+            cube = cube.swapaxes(1, 2)
+        if cube.shape[self.axis] != self.seeds:
+            cube = cube[(slice(None),) * self.axis + (slice(0, self.seeds),)]
+        cube = cube if cube.shape[0] == self.samples else cube[: self.samples]
+        found = dict(zip(self.roles, places, strict=True))
+        return gather(xp, cube, found, self.order, self.outer, self.shape)
+
+
+class _Prepared(NamedTuple):
+    # A read of one kind, with all of it that no point changes.
+    block: int  # the number of the one that is read
+    recipe: Recipe
+    sweeps: tuple[Sweep, ...]
+    kernel: tuple[Any, Any] | None  # its name and its body; None: that of the recipe, and NumPy behind it
+    take: Take | None  # None: the kernel's lines are the result
+    ids: tuple  # numbers of seeds, and perhaps of samples
+    places: tuple  # of the result in the lines, for each role of the take
+    numbers: np.ndarray | None  # of the lines
+    samples: np.ndarray | None
+    placed: bool = False  # whether ids and places lie on the device, which is worth it if the same key is read again
+
+    def run(self, origin: Linearized) -> jax.Array:
+        recipe, take = self.recipe, self.take
+        kernel, given = self.kernel or recipe.plain, () if self.kernel is None else self.places
+        if recipe.samples is None and origin.keeps_for(self.sweeps):
+            out = origin.run(self.sweeps, self.ids, (), None if self.kernel is None else take, given)
+        else:
+            out = origin.run_fused(*kernel, self.ids, given)
+        lines = out[0][recipe.place]
+        if take is not None and isinstance(lines, Tracer):  # another thread has begun a trace
+            return take.of(lines, self.places)
+        _remember(origin, self, lines)
+        if take is None:
+            return lines
+        if self.kernel is not None:
+            return out[-1]
+        if not on_host(lines):
+            return take.of(lines, self.places)
+        return as_array(np, take.of(np.asarray(lines), [np.asarray(p) for p in self.places], np), lines)
+
+
+class Reads:
+    """Reads that are prepared, of views that are laid out alike: found by their keys, bounded in number."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple, tuple[Blueprint, _Prepared]] = {}
+
+    def again(self, origin: Linearized, index: int, key: Any) -> jax.Array | None:
+        """The result of a key that was read before at other points, remembered; None: it was not, or not enough.
+
+        Args:
+          key: its token. Nothing may be known of the block.
+        """
+        found = self._of.get((index, key, origin.stacks))
+        if found is None or found[0] is not origin.blue:
+            return None
+        read = found[1]
+        if not read.placed:
+            read = _placed(read)
+            self._of[index, key, origin.stacks] = origin.blue, read
+        with origin.lock:
+            return None if index in origin.stores else read.run(origin)
+
+    def keep(self, origin: Linearized, key: Any, read: _Prepared) -> None:
+        """Find a read from now on, by the token of its key."""
+        if len(self._of) >= _KEYS:
+            self._of.clear()
+        self._of[read.block, key, origin.stacks] = origin.blue, read
+
+
+def again(
+    origin: Linearized, index: int, key: Any, reads: Reads, order: tuple[str, ...], natural: bool, asked: Asked
+) -> Any:
+    """The result of a key by the kernel of a read before, remembered; None where there was no such read.
+
+    Args:
+      key: its token, if it has one.
+      reads: gets what was prepared.
+      order: of the roles in the view.
+      natural: whether the axes of the view lie as those of the block.
+    """
+    if 0 in asked.choice.shape:
+        return None
+    rows, columns = asked.numbers["rows"], asked.numbers["columns"]
+    if index in origin.stores and not origin.stores[index].lacks(rows, columns):
+        return None
+    recipe = _recipe(origin, index, asked)
+    if recipe is None:
+        return None
+    read, settled = _prepared(origin, index, recipe, order, natural, asked)
+    nbytes = math.prod(asked.choice.shape) * origin.blue.blocks[index].dtype.itemsize
+    if settled and key is not None and origin.limit(nbytes) is None:  # else the memory there is has to be looked at
+        reads.keep(origin, key, read)
+    return read.run(origin)
+
+
+def _prepared(
+    origin: Linearized, index: int, recipe: Recipe, order: tuple[str, ...], natural: bool, asked: Asked
+) -> tuple[_Prepared, bool]:
+    # A read, and whether the next one of its kind is prepared alike.
+    numbers = None if recipe.width is None else asked.numbers[recipe.way]
+    samples = None if recipe.samples is None else asked.numbers["batch"]
+    take, places = _taking(origin, index, recipe, numbers, samples, order, asked)
+    as_it_is = natural and not places and take.outer and not recipe.turned
+    if as_it_is and recipe.shape == take.shape:
+        made, settled = _Made(recipe.sweeps, recipe.plain, None), True
+    else:
+        made, settled = _made(origin, recipe, take, as_it_is, numbers, samples)
+    if made.kernel is not None:
+        places = [p.astype(np.int32) for p in places]
+    ids = _ids(made.sweeps[0], numbers, recipe.samples, samples)
+    return _Prepared(index, recipe, *made, ids, tuple(places), numbers, samples), settled
+
+
+def _ids(sweep: Sweep, numbers: np.ndarray | None, count: int | None, samples: np.ndarray | None) -> tuple:
+    ids = None if numbers is None or sweep.width is None else padded_to(numbers, sweep.width, -1)
+    return (ids,) if samples is None or count is None else (ids, padded_to(samples, count, int(samples[0])))
+
+
+def _placed(read: _Prepared) -> _Prepared:
+    with eval_context():
+        return read._replace(ids=jax.device_put(read.ids), places=jax.device_put(read.places), placed=True)
+
+
+class _Made(NamedTuple):
+    sweeps: tuple[Sweep, ...]
+    kernel: tuple[Any, Any] | None  # its name and its body; None: the recipe's, and NumPy behind it
+    take: Take | None  # None: the lines are the result
+
+
+def _made(
+    origin: Linearized, recipe: Recipe, take: Take, as_it_is: bool, numbers: Any, samples: Any
+) -> tuple[_Made, bool]:
+    # The kernel that gives the result beside the lines, from the second time on.
+    name = take, as_it_is
+    known = recipe.takes.get(name)
+    if known is not None:
+        return known, True
+    by_numpy = _Made(recipe.sweeps, None, take)
+    if name not in recipe.takes:
+        if len(recipe.takes) >= _KINDS:
+            recipe.takes.pop(next(iter(recipe.takes)))
+        recipe.takes[name] = None
+        return by_numpy, False
+    made = by_numpy
+    if _is_cheap(origin):
+        made = _compiled(origin, recipe, take, as_it_is, numbers, samples)
+    recipe.takes[name] = made
+    return made, True
+
+
+def _compiled(origin: Linearized, recipe: Recipe, take: Take, as_it_is: bool, numbers: Any, samples: Any) -> _Made:
+    # It is for so many lines, which need no padding.
+    (sweep,) = recipe.sweeps
+    if numbers is not None and sweep.padded and numbers.size <= _UNPADDED:
+        sweep = sweep._replace(width=numbers.size, padded=False)
+    result = None if as_it_is and _unpadded(origin, recipe, sweep) == take.shape else take
+    if samples is None:
+        return _Made((sweep,), origin.fused((sweep,), (), result), result)
+    ids = _ids(sweep, numbers, recipe.samples, samples)
+    return _Made((sweep,), origin.cut_kernel(sweep, ids[1], result), result)
+
+
+def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
+    rows, columns = asked.numbers["rows"], asked.numbers["columns"]
+    recipes, (m, n) = origin.blue.recipes, origin.blue.counts[index]
+    if rows is None and columns is None and asked.numbers["batch"] is None:
+        return recipes.get(recipe_name(origin, index, "all", None))
+    r, c = m if rows is None else rows.size, n if columns is None else columns.size
+    if not asked.choice.outer and asked.choice.ids[0].size not in (r, c) and min(r, c) > 1:
+        return None  # entries at pairs of places, which fewer rows and columns together may hold
+    way = choose_way(origin, index, request(Want(index, rows, columns)), r, c).way
+    lines, most = (rows, m) if way == "rows" else (columns, n)
+    width = None if lines is None else _plan.padded_width(lines.size, most)
+    samples = asked.numbers["batch"]
+    if samples is None or not are_few(origin, samples):
+        return recipes.get(recipe_name(origin, index, way, width))
+    store = origin.stores.get(index)
+    if store is not None and any(map(len, store.patches.values())):
+        return None  # something is known of some samples
+    return recipes.get(recipe_name(origin, index, way, width, width_of(origin, samples)))
+
+
+def _unpadded(origin: Linearized, recipe: Recipe, sweep: Sweep) -> tuple[int, ...]:
+    # The shape of the lines where they are no more than are asked for.
+    shape, lead = list(recipe.shape), len(origin.lead) if recipe.samples is None else 1
+    if sweep.width is not None and not sweep.single:
+        shape[lead if recipe.lines == "rows" else -1] = sweep.width
+    return tuple(shape)
+
+
+def _taking(
+    origin: Linearized,
+    index: int,
+    recipe: Recipe,
+    numbers: np.ndarray | None,
+    samples: np.ndarray | None,
+    order: tuple[str, ...],
+    asked: Asked,
+) -> tuple[Take, list]:
+    choice, (m, n) = asked.choice, origin.blue.counts[index]
+    b = recipe.samples or math.prod(origin.lead)
+    axis = 1 if recipe.way == "rows" else 2
+    size = (m, n)[axis - 1] if numbers is None else -1  # with padding behind the lines, or without
+    cube = (b, size, m) if recipe.turned else (b, size, n) if axis == 1 else (b, m, size)
+    held = {r: asked.places[r] if asked.numbers[r] is None else asked.ids[r] for r in ROLES}
+    if numbers is not None:
+        held[recipe.way] = asked.places[recipe.way]
+    if samples is not None:
+        held["batch"] = asked.places["batch"]
+    if b == 1:
+        held["batch"] = None
+    roles = tuple(r for r in ROLES if held[r] is not None)
+    count = (m, n)[axis - 1] if numbers is None else numbers.size
+    left = b if samples is None else samples.size
+    take = Take(recipe.place, cube, recipe.turned, axis, count, left, roles, order, choice.outer, choice.shape)
+    return take, [held[r] for r in roles]
+
+
+def _is_cheap(origin: Linearized) -> bool:
+    return origin.blue.primal_cost < _CHEAP and _equations(origin.blue.program.jaxpr) < _SHORT
+
+
+def _equations(jaxpr: Any) -> int:
+    return sum(1 + sum(_equations(getattr(p, "jaxpr", p)) for p in subprograms(eqn)) for eqn in jaxpr.eqns)
+
+
+def _remember(origin: Linearized, read: _Prepared, lines: jax.Array) -> None:
+    recipe, numbers, samples = read.recipe, read.numbers, read.samples
+    store, own = store_of(origin, recipe.block), store_of(origin, read.block)
+    run = read.sweeps[0].width or recipe.count
+    count = run if numbers is None else numbers.size
+    if samples is not None:
+        patches = store.patches.setdefault(recipe.lines, Patches())
+        patches.put(samples, np.arange(count) if numbers is None else numbers, lines)
+    elif numbers is None:
+        store.set_whole(lines)
+    else:
+        (store.rows if recipe.lines == "rows" else store.columns).put(numbers, lines)
+    own.count(recipe.way, recipe.by, count, count, run)

@@ -1,0 +1,383 @@
+"""What a call of a transform is like, apart from its arrays: its program, its blocks, what was found out about them.
+
+Hashable, so that it can be the static part of a tree. Knows no arrays and runs nothing.
+"""
+
+import math
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.tree_util import tree_structure
+
+from jacobia._call.linearize import Point
+from jacobia._call.trace import Program
+from jacobia._compat import opened
+from jacobia._program.axis.cut import Cut, cut
+from jacobia._program.readings.cost import Work, peak_bytes, seed_cost, work, written_bytes
+from jacobia._program.readings.seed import products_met
+from jacobia._run.directions import Directions, directions, learn
+from jacobia._run.plan import Ways
+from jacobia._run.seeds import Spaces, Sweep, applied_program, is_by_number
+from jacobia._space import Batch, Space
+
+
+class Primal(NamedTuple):
+    """The f of a Hessian, beside the program of its gradient."""
+
+    program: Program
+    num_own: int  # constants of the gradient in front of those of f
+    outputs: Space  # of one sample, with a batch
+    batch: Batch | None
+    has_rules: bool  # derivative rules of its own: what they give need be no gradient, and its Jacobian not symmetric
+    forward: bool  # whether the gradient is made of pushforwards, since f has no pullback
+
+
+# What a linear program writes is about twice what its primal does.
+_LINEAR = 2
+
+# Where all passes cost less than this many elements read or written, which is some microseconds, they are not weighed:
+# reading what they cost takes some ten milliseconds, once.
+_WORTH_WEIGHING = 1e4
+
+# An element of an answer to seeds that are picked by number, which run in a loop, beside what a pass costs: 1.7 ns in
+# the median (0.2 to 4), of a tridiagonal program, exp, a layer and an MLP, 256 to 1000 of 512 to 2000 seeds.
+_PICKED = 15
+
+
+class Block(NamedTuple):
+    """One view of the tree: which output leaves (rows) and input leaves (columns), and its shapes."""
+
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+    row_shape: tuple[int, ...]
+    column_shape: tuple[int, ...]
+    dtype: Any
+    ways: Ways
+    weak: bool  # whether its entries are weakly typed, as a Python number is
+    # Between complex and real numbers, where f is linear over the reals only: "rows" of a real output with respect to
+    # a complex input, "columns" of a complex output with respect to a real input. None: both are defined.
+    only: str | None = None
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything about a call but its arrays: hashable, and equal for calls that could share a kernel."""
+
+    name: str  # "jacobian", for messages
+    program: Program
+    positions: tuple[int, ...]
+    spaces: Spaces
+    in_tree: Any
+    kept_leaves: tuple[bool, ...]  # of in_tree: is the leaf differentiated
+    out_tree: Any
+    aux_tree: Any
+    ravel: bool
+    mode: str
+    chunk_size: Any
+    memory_limit: int | None
+    jit: bool
+    leaf_shapes: tuple[tuple[int, ...], ...]
+    const_shapes: tuple[tuple[int, ...], ...]
+    primal: Primal | None = None  # of a Hessian
+    sparsity: Any = "auto"  # or "dense", a pattern, a coloring
+    weak: tuple[bool, ...] = ()  # of the differentiated leaves: are they weakly typed
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.program, self.positions, self.mode, self.ravel))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def single(self) -> bool:
+        """One view and no tree around it."""
+        return self.ravel or (tree_structure(0) == self.in_tree == self.out_tree and self.kept_leaves == (True,))
+
+    def point(self, consts: Sequence, leaves: Sequence) -> Point:
+        """Where the program is linearized."""
+        return Point(self.program, self.positions, consts, leaves, self.spaces.batch)
+
+    def primal_point(self, consts: Sequence, leaves: Sequence) -> Point:
+        """Where the f of a Hessian is evaluated."""
+        assert self.primal is not None
+        program, num_own, _, batch, *_ = self.primal
+        return Point(program, self.positions, consts[num_own:], leaves, batch)
+
+    @property
+    def primal_spaces(self) -> Spaces:
+        """The two sides of f, where its Hessian is asked for."""
+        assert self.primal is not None
+        return Spaces(self.primal.outputs, self.spaces.inputs, self.primal.batch)
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether a row of a block is a column of its mirror image: the Hessian of a scalar f without own rules."""
+        return self.primal is not None and self.program.heads is None and not self.primal.has_rules
+
+    # Directions
+
+    def directions(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> Directions:
+        """What is known of the directions of some outputs and inputs."""
+        return directions(self.program, self.positions, self.spaces, outs, ins)
+
+    def learn(self, outs: tuple[int, ...], ins: tuple[int, ...], linear: Any = None) -> Directions:
+        """The same, learned if it has not been; `linear`: gives the linear program of an f that Python runs."""
+        return learn(self.program, self.positions, self.spaces, outs, ins, linear)
+
+    def by(self, way: str, outs: tuple[int, ...], ins: tuple[int, ...]) -> str:
+        """The direction that gives rows or columns: "pullback", "jvp" or "transposed pullback"."""
+        pushforward = self.directions(outs, ins).pushforward
+        if way == "columns":
+            return pushforward or "jvp"
+        return "jvp" if self.spaces.pushes_rows and pushforward == "jvp" else "pullback"
+
+    @cached_property
+    def mirrors(self) -> tuple[int, ...]:
+        """Of a Hessian: for each block the one that is its transpose."""
+        if self.ravel:
+            return (0,)
+        n = len(self.spaces.inputs)
+        outs = range(len(self.spaces.outputs) // n)
+        return tuple((o * n + j) * n + i for o in outs for i in range(n) for j in range(n))
+
+    @cached_property
+    def counts(self) -> tuple[tuple[int, int], ...]:
+        """For each block, how many rows and columns it has as a matrix."""
+        return tuple((math.prod(b.row_shape), math.prod(b.column_shape)) for b in self.blocks)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Row by row of the tree of views: each output leaf with each input leaf."""
+        outs, ins = self.spaces.outputs, self.spaces.inputs
+        if self.ravel:
+            return (self._block(tuple(range(len(outs))), tuple(range(len(ins))), (outs.size,), (ins.size,)),)
+        return tuple(
+            self._block((i,), (j,), outs.shapes[i], ins.shapes[j]) for i in range(len(outs)) for j in range(len(ins))
+        )
+
+    def _block(self, outs: tuple, ins: tuple, row_shape: tuple, column_shape: tuple) -> Block:
+        y = [self.spaces.outputs.dtypes[i] for i in outs]
+        x = [self.spaces.inputs.dtypes[j] for j in ins]
+        dtype = jnp.result_type(*y, *x)
+        # A pullback answers in the dtype of the input and a pushforward in that of the output: where one
+        # of them is narrower than the result, it would round or overflow on the way, silently.
+        exact = _exact(dtype, y, x)
+        exact = exact if any(exact) else Ways(True, True)
+        only = _only(y, x)
+        asked = Ways(self.mode != "fwd", self.mode != "rev")
+        if self.spaces.hessian:
+            asked = Ways(True, True)  # a line of it is a pushforward or a pullback, whichever the mode says
+        both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
+        # As `jax.jacrev` has it, it is the input that counts; in `jax.hessian`, the one of the gradient.
+        places = [i % len(self.spaces.inputs) for i in outs] if self.spaces.hessian else ins
+        weak = all(self.weak[j] and self.spaces.inputs.dtypes[j] == dtype for j in places)
+        return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact, weak, only)
+
+    @property
+    def exact(self) -> Ways:
+        """Which ways answer for all leaves at once in the dtype of the result."""
+        y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
+        return _exact(jnp.result_type(*y, *x), y, x)
+
+    def relative_cost(self, block: Block, rows: int, columns: int) -> float | None:
+        """What so many rows cost, in units of what so many columns cost; None where looking takes longer."""
+        if _LINEAR * min(rows, columns) * self.primal_cost < _WORTH_WEIGHING:
+            return None
+        m, n = math.prod(block.row_shape), math.prod(block.column_shape)
+        by_rows = rows * self.pass_cost("rows", block) + self._picking("rows", block, rows, m) * n
+        by_columns = columns * self.pass_cost("columns", block) + self._picking("columns", block, columns, n) * m
+        known = 0 < by_rows < math.inf and 0 < by_columns < math.inf
+        return by_rows / by_columns if known else None
+
+    def _picking(self, way: str, block: Block, seeds: int, of: int) -> float:
+        free = seeds == of or self._left_out(way, block.outs, block.ins)
+        return 0 if free else _PICKED * seeds
+
+    def pass_cost(self, way: str, block: Block) -> float:
+        """What one more row or column costs, in elements read or written; infinite where there is none."""
+        key = way, self.by(way, block.outs, block.ins), block.outs, block.ins
+        if key not in self.costs:
+            self.costs[key] = self._pass_cost(way, block.outs, block.ins)
+        return self.costs[key]
+
+    def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
+        closed = self.pass_program(way, outs, ins)
+        if closed is None:
+            return math.inf
+        seeds, left_out = len(outs if way == "rows" else ins), self._left_out(way, outs, ins)
+        return seed_cost(closed.jaxpr, seeds, way == "columns", left_out)
+
+    def _left_out(self, way: str, outs: tuple, ins: tuple) -> Set[int]:
+        # Products of a pass that kernels do not make: they take a row by the number of the seed.
+        key, closed = (way, self.by(way, outs, ins), outs, ins), self.pass_program(way, outs, ins)
+        if key not in self.left_out:
+            basis = self.spaces.outputs.pick(outs) if way == "rows" else self.spaces.inputs.pick(ins)
+            jaxpr = closed.jaxpr if closed is not None and is_by_number(self.spaces, basis) else None
+            self.left_out[key] = frozenset() if jaxpr is None else products_met(jaxpr, jaxpr.invars[-1])
+        return self.left_out[key]
+
+    def pass_work(self, way: str, block: Block) -> Work | None:
+        """The operations and bytes of one more row or column; None where that cannot be read off one program."""
+        closed = None if self.program.heads is not None else self.pass_program(way, block.outs, block.ins)
+        if closed is None:
+            return None
+        left_out = self._left_out(way, block.outs, block.ins)
+        return work(closed.jaxpr, len(block.outs if way == "rows" else block.ins), left_out)
+
+    def pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
+        """The program of constants, leaves and seeds that one row or column is; None where there is none."""
+        key = way, self.by(way, outs, ins), outs, ins
+        if key not in self.passes:
+            single = self.program.jaxpr is not None and self.program.heads is None
+            self.passes[key] = None if not single else self._pass_program(*key)
+        return self.passes[key]
+
+    def _pass_program(self, way: str, by: str, outs: tuple, ins: tuple) -> Any:
+        try:
+            return applied_program(self.program, self.positions, self.spaces, way, by, outs, ins)
+        except (TypeError, ValueError, NotImplementedError):
+            return None  # whoever runs it will find out
+
+    @cached_property
+    def primal_cost(self) -> float:
+        """What evaluating f costs, in the same units."""
+        return math.inf if self.program.jaxpr is None else seed_cost(self.program.jaxpr, self.program.num_leaves, False)
+
+    def cut(self, sweep: Sweep) -> Cut | None:
+        """The program that answers one seed for one sample, where samples can be told apart in all of it."""
+        name = sweep.way, sweep.by, sweep.seeded, sweep.read
+        if name not in self.cuts:
+            self.cuts[name] = self._cut(*name)
+        return self.cuts[name]
+
+    def _cut(self, way: str, by: str, seeded: tuple, read: tuple) -> Cut | None:
+        program, spaces = self.program, self.spaces
+        if way == "second":
+            assert self.primal is not None
+            program, spaces = self.primal.program, self.primal_spaces
+        batch = spaces.batch
+        if program.jaxpr is None or batch is None:
+            return None
+        outs, ins = (seeded, read) if way == "rows" else (read, seeded)
+        jaxpr, own = opened(applied_program(program, self.positions, spaces, way, by, outs, ins))
+        axes: list[int | None] = [None] * len(program.jaxpr.invars)
+        for place, axis in zip(self.positions, batch.inputs, strict=True):
+            axes[len(axes) - program.num_leaves + place] = axis
+        made = cut(jaxpr, [None] * len(own) + axes + [0] * len(seeded), [0] * len(read), batch.size)
+        return made and Cut(lambda sample, args: made(sample, [*own, *args]), made.has_rules)
+
+    @cached_property
+    def cuts(self) -> dict:
+        return {}
+
+    @property
+    def primal_work(self) -> Work:
+        """The operations and bytes of f itself."""
+        return work(self.program.jaxpr, len(self.program.jaxpr.invars))
+
+    @cached_property
+    def costs(self) -> dict:
+        return {}
+
+    @cached_property
+    def passes(self) -> dict:
+        return {}
+
+    @cached_property
+    def left_out(self) -> dict:
+        return {}
+
+    @cached_property
+    def wholes(self) -> dict:
+        """How to compute all of a block without seeds, by its index; None: not worth it."""
+        return {}
+
+    @cached_property
+    def per_seed(self) -> int:
+        """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
+        peak = peak_bytes(self.program.jaxpr) if self.program.jaxpr is not None else 0
+        sides, lead = (self.spaces.outputs, self.spaces.inputs), math.prod(self.spaces.lead)
+        return peak + lead * sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in sides)
+
+    @cached_property
+    def heavy(self) -> int:
+        """Bytes of what one seed makes pass through memory: answers of operations that no compiler fuses."""
+        return 0 if self.program.jaxpr is None else _LINEAR * written_bytes(self.program.jaxpr)
+
+    @property
+    def lies_across(self) -> bool:
+        """Whether all of a symmetric matrix is better written with the seeds on its last axis.
+
+        Element by element the seeds are what a processor's vectors hold best; products give their answers row by row.
+        """
+        block = self.blocks[0]
+        if not self.symmetric or self.by("rows", block.outs, block.ins) != "jvp":
+            return False
+        inputs = self.spaces.inputs
+        line = inputs.size * max((d.itemsize for d in inputs.dtypes), default=0) * math.prod(self.spaces.lead)
+        return self.program.jaxpr is not None and self.heavy < line
+
+    def sweep(
+        self,
+        way: str,
+        outs: tuple,
+        ins: tuple,
+        width: int | None,
+        chunk: int | None,
+        padded: bool = False,
+        diagonal: bool = False,
+        block: int | None = None,
+    ) -> Sweep:
+        seeded, read = (outs, ins) if way == "rows" else (ins, outs)
+        y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
+        if self.ravel:
+            dtypes = (self.blocks[0].dtype,) * len(read)
+        elif way == "rows":
+            dtypes = tuple(jnp.result_type(y[outs[0]], x[j]) for j in read)
+        else:
+            dtypes = tuple(jnp.result_type(y[i], x[ins[0]]) for i in read)
+        by = self.by(way, outs, ins)
+        return Sweep(way, by, seeded, read, width, chunk, dtypes, self.ravel, padded, diagonal, block)
+
+    @cached_property
+    def recipes(self) -> dict:
+        """How lines were computed the last time: by the block, the way, the width of the kernel, samples, stacks."""
+        return {}
+
+    @cached_property
+    def layouts(self) -> dict:
+        """How the views of a block are laid out, by the block, the axes of samples, and how they are turned."""
+        return {}
+
+    @cached_property
+    def taken(self) -> dict:
+        """What compiled kernels take, by their sweeps and images."""
+        return {}
+
+    @cached_property
+    def small_sweeps(self) -> dict:
+        """Sweeps that are too small for memory to matter."""
+        return {}
+
+    @cached_property
+    def colorings(self) -> dict:
+        """Colorings as kernels take them: the given one, or by pattern and the directions that f has."""
+        return {}
+
+    @cached_property
+    def kinds(self) -> dict:
+        """Names of the kernels used so far: their hashes are computed once."""
+        return {}
+
+
+def _only(y: Any, x: Any) -> str | None:
+    y_complex, x_complex = (any(jnp.issubdtype(d, jnp.complexfloating) for d in side) for side in (y, x))
+    return None if y_complex == x_complex else "rows" if x_complex else "columns"
+
+
+def _exact(dtype: Any, y: Any, x: Any) -> Ways:
+    return Ways(all(d == dtype for d in x), all(d == dtype for d in y))

@@ -1,0 +1,169 @@
+"""Which directions a program has: a pullback, a pushforward, and whether the pullback is linear.
+
+Learned here and nowhere else, from what JAX says when one direction is traced by itself, and remembered by the
+program. What a rule of f raises, or this library, is never taken for a direction that is missing.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+
+from jacobia._call.trace import Program
+from jacobia._program.readings.linear import LINEAR, OTHER, ZERO, outputs_of
+from jacobia._program.walk import holds
+from jacobia._run.seeds import Spaces, applied_program
+
+
+class Missing(NamedTuple):
+    """What JAX says of a direction that is missing."""
+
+    kind: type[Exception]
+    says: str
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What f has. Until JAX says otherwise a program has both directions, and its pullback is linear."""
+
+    pullback: bool = True
+    pushforward: str | None = "jvp"  # or "transposed pullback", where JAX has no jvp
+    linear: bool = True  # whether the pullback is seen to be linear; if not, there are rows and nothing else
+    missing: tuple[Missing, ...] = field(default=(), compare=False)  # in the order in which they were looked for
+
+
+# Of a `custom_vjp`, a `while_loop`, callbacks and foreign functions, and primitives without a rule.
+_SAYS = re.compile(
+    "forward-mode|[Rr]everse-mode|do not support (JVP|transpose)|cannot be differentiated"
+    "|support, subclass .* must implement|(Differentiation|Transpose) rule|[Dd]erivatives? of|JVP|jvp"
+    "|can't be transposed"
+)
+_KINDS = (TypeError, ValueError, NotImplementedError, RuntimeError)
+
+# What a pushforward through a `custom_vjp` leaves behind, which nothing can run.
+_LEFT = "custom_lin"
+# A program that holds one of these is looked at before it is used.
+_DOUBTFUL = ("custom_vjp_call", "custom_vjp_call_jaxpr", "call_hi_primitive", "while", _LEFT)
+_NO_JVP = Missing(TypeError, "can't apply forward-mode differentiation (jvp) to a custom_vjp function.")
+
+
+def said_by_jax(error: Exception) -> Missing | None:
+    """What an error says of a direction that is missing; None for any other error."""
+    if type(error) not in _KINDS or _SAYS.search(str(error)) is None:
+        return None
+    return Missing(type(error), str(error))
+
+
+def is_doubtful(program: Program) -> bool:
+    """Whether a program may lack a direction; all others are taken to have both until JAX says otherwise."""
+    if "doubtful" not in program.forms:
+        program.forms["doubtful"] = any(holds(program.jaxpr, name) for name in _DOUBTFUL)
+    return program.forms["doubtful"]
+
+
+def directions(
+    program: Program, positions: tuple[int, ...], spaces: Spaces, outs: Sequence[int], ins: Sequence[int]
+) -> Directions:
+    """What is known of the directions of some outputs and inputs; a doubtful program is looked at first."""
+    known = program.directions.get(_name(program, positions, spaces, outs, ins))
+    if known is None and program.jaxpr is not None and is_doubtful(program):
+        known = learn(program, positions, spaces, outs, ins)
+    return known or Directions()
+
+
+def learn(
+    program: Program,
+    positions: tuple[int, ...],
+    spaces: Spaces,
+    outs: Sequence[int],
+    ins: Sequence[int],
+    linear: Callable[[], Callable[[list], list]] | None = None,
+) -> Directions:
+    """The same, learned if it has not been: each direction is traced by itself. Nothing is computed.
+
+    Args:
+      linear: of an f that Python runs: gives the linear program of all outputs and inputs at a point.
+
+    Raises:
+      What tracing raises, unless JAX says by it that the direction is missing.
+    """
+    name = _name(program, positions, spaces, outs, ins)
+    known = program.directions.get(name)
+    if known is None:
+        every: tuple[tuple[int, ...], tuple[int, ...]] = name[2:]
+
+        def traced(way: str, by: str) -> tuple[Any, int]:
+            if linear is not None:
+                return _of_linear(linear(), spaces, by)
+            closed = applied_program(program, positions, spaces, way, by, *every)
+            return closed, len(every[0] if way == "rows" else every[1])
+
+        known = _learned(traced)
+        with program.lock:
+            known = program.directions.setdefault(name, known)
+    return known
+
+
+def _name(program: Program, positions: tuple, spaces: Spaces, outs: Sequence[int], ins: Sequence[int]) -> tuple:
+    # Outputs of a gradient are inputs of f: of a Hessian all have what one has. So has what Python runs at once.
+    if spaces.hessian or program.jaxpr is None:
+        outs, ins = range(len(spaces.outputs)), range(len(spaces.inputs))
+    return positions, spaces.batch, tuple(outs), tuple(ins)
+
+
+def _of_linear(linear: Callable[[list], list], spaces: Spaces, by: str) -> tuple[Any, int]:
+    tangents, cotangents = spaces.inputs.zeros(spaces.lead), spaces.outputs.zeros(spaces.lead)
+    if by == "jvp":
+        return jax.make_jaxpr(linear)(tangents), len(tangents)
+    pull = jax.linear_transpose(linear, tangents)
+    if by == "pullback":
+        return jax.make_jaxpr(lambda cotangents: pull(cotangents)[0])(cotangents), len(cotangents)
+    push = jax.vjp(lambda cotangents: pull(cotangents)[0], cotangents)[1]
+    return jax.make_jaxpr(lambda tangents: push(tangents)[0])(tangents), len(tangents)
+
+
+def _learned(traced: Callable[[str, str], tuple[Any, int]]) -> Directions:
+    # `traced`: from "rows" or "columns", and what gives them, to a program whose last inputs are so many seeds.
+    missing: list[Missing] = []
+
+    def tried(way: str, by: str) -> Any:
+        found = _tried(lambda: traced(way, by))
+        if isinstance(found, Missing):
+            missing.append(found)
+            return None
+        return found
+
+    pulled, pushed = tried("rows", "pullback"), tried("columns", "jvp")
+    if pushed is not None or pulled is None:
+        return Directions(pulled is not None, None if pushed is None else "jvp", True, tuple(missing))
+    closed, seeds = pulled
+    # A result that does not depend on the seeds, and is not zero, is not linear in them either.
+    linear = all(kind in (LINEAR, ZERO) for kind in outputs_of(closed.jaxpr, closed.consts, seeds))
+    pushforward = "transposed pullback" if linear and tried("columns", "transposed pullback") is not None else None
+    return Directions(True, pushforward, linear, tuple(missing))
+
+
+def has_second(program: Program, positions: tuple[int, ...], spaces: Spaces, out: int, ins: tuple[int, ...]) -> bool:
+    """Whether an output can be differentiated twice along some inputs, forward over forward."""
+    name = "second", positions, spaces.batch, out, ins
+    if name not in program.directions:
+        closed = lambda: applied_program(program, positions, spaces, "second", "jvp", (out,), ins)  # noqa: E731
+        found = _tried(lambda: (closed(), len(ins)))
+        with program.lock:
+            program.directions[name] = not isinstance(found, Missing)
+    return program.directions[name]
+
+
+def _tried(traced: Callable[[], tuple[Any, int]]) -> Any:
+    # A program and how many seeds it has, or that it is missing.
+    try:
+        closed, seeds = traced()
+    except _KINDS as error:
+        said = said_by_jax(error)
+        if said is None:
+            raise
+        return said
+    left = holds(closed.jaxpr, _LEFT) and OTHER in outputs_of(closed.jaxpr, closed.consts, seeds)
+    return _NO_JVP if left else (closed, seeds)

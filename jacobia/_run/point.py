@@ -1,0 +1,473 @@
+"""One call of a transform: the point, its linearization, and how sweeps are run there.
+
+All views of a call share one `Linearized`. Knows nothing of keys or of what is remembered.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jacobia._call.linearize import Point, linearize, value
+from jacobia._call.trace import tracing
+from jacobia._compat import Tracer, jit_disabled, trace_state, varying
+from jacobia._program.axis.cut import Cut
+from jacobia._run.blueprint import Block, Blueprint
+from jacobia._run.directions import Directions, has_second, said_by_jax
+from jacobia._run.kernels import Kind, ReadError, call, keep, residual_bytes
+from jacobia._run.plan import byte_limit, worth_apart
+from jacobia._run.seeds import (
+    Image,
+    Sweep,
+    applied,
+    sweep_in_blocks,
+    sweep_of_samples,
+    sweeps_at,
+    sweeps_of,
+)
+from jacobia._run.stacked import Chosen, Stacks, at_chosen, at_each, choose, count
+
+
+class Linearized:
+    """f linearized at one point. Shared by all views of a call; its leaves may be traced, or batched."""
+
+    # Until something else is said, an attribute has the value it has here: views are made often.
+    stacks: Stacks = ()  # axes that vmap or scan has put in front, and which arrays have them
+    batch: tuple[int, ...] = ()  # their sizes
+    const_leaves: tuple[bool, ...] = ()  # which constants are leaves of a view as a pytree, where that is settled
+    source: Any = None  # how to make this call again, for pickle
+    guard: Any = None  # the key among the leaves of the tree that the view has come from
+    traced: bool = False  # whether any array is a tracer
+    reads = 0
+    _kept: Any = None
+    _kept_in: Any = None
+    _value: Any = None
+
+    def __init__(self, blue: Blueprint, consts: Sequence, leaves: Sequence):
+        self.blue = blue
+        self.consts = consts
+        self.leaves = leaves
+        self.lock = threading.RLock()
+        self.stores: dict = {}
+
+    @staticmethod
+    def anywhere(
+        blue: Blueprint, consts: Sequence, leaves: Sequence, stacks: Stacks = (), guard: Any = None
+    ) -> "Linearized":
+        """At leaves that may be traced or batched."""
+        self = Linearized(blue, consts, leaves)
+        self.stacks, self.guard = stacks, guard
+        self.batch = tuple(s.size for s in stacks)
+        self.traced = any(isinstance(a, Tracer) for a in (*leaves, *consts))
+        return self
+
+    @property
+    def remembers(self) -> bool:
+        """Whether results are arrays that can be kept; otherwise they are part of a trace."""
+        return not (tracing() or self.traced)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether kernels are compiled besides; otherwise they are part of a trace, or run by Python."""
+        return self.blue.jit and not (jit_disabled() or tracing() or self.traced)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Axes of samples, in front of everything that is computed."""
+        return self.batch + self.blue.spaces.lead
+
+    @property
+    def point(self) -> Point:
+        return self.blue.point(self.consts, self.leaves)
+
+    @property
+    def device(self) -> Any:
+        for a in self.leaves:
+            if isinstance(a, jax.Array) and not isinstance(a, Tracer):
+                return next(iter(a.sharding.device_set))  # an array that has been deleted has no `devices()`
+            if isinstance(a, jax.ShapeDtypeStruct):  # to compile ahead of time for
+                return jax.devices()[0] if a.sharding is None else next(iter(a.sharding.device_set))
+        return None
+
+    def by(self, way: str, block: Block) -> str:
+        """What gives rows or columns of a block here: pullbacks or pushforwards."""
+        return "pullbacks" if self.blue.by(way, block.outs, block.ins) == "pullback" else "pushforwards"
+
+    def by_for_products(self, way: str, block: Block) -> str:
+        """The direction of a product: a cotangent for several outputs of f has no single head to push through."""
+        if way == "rows" and self.blue.program.heads is not None:
+            return "pullback"
+        return self.blue.by(way, block.outs, block.ins)
+
+    def directions(self, block: Block) -> Directions:
+        """What is known of the directions of a block. What Python runs is looked at first, at this point."""
+        if self.blue.program.jaxpr is None and not self.batch:
+            return self.learn(block)
+        return self.blue.directions(block.outs, block.ins)
+
+    def learn(self, block: Block) -> Directions:
+        """The same, learned if it has not been."""
+        if self.blue.program.jaxpr is None:
+            return self.blue.learn(block.outs, block.ins, self._linear_program)
+        return self.blue.learn(block.outs, block.ins)
+
+    def has_second(self, block: Block) -> bool:
+        """Whether the f of a Hessian is known to have second derivatives forward over forward, for a block."""
+        blue = self.blue
+        if blue.primal is None or blue.primal.program.jaxpr is None:  # not to be told without running it
+            return False
+        o = block.outs[0] // len(blue.spaces.inputs)
+        return has_second(blue.primal.program, blue.positions, blue.primal_spaces, o, block.ins)
+
+    def again(self) -> "Linearized":
+        """The same point with nothing remembered."""
+        fresh = Linearized.anywhere(self.blue, self.consts, self.leaves, self.stacks, self.guard)
+        fresh.source, fresh.const_leaves = self.source, self.const_leaves
+        return fresh
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """A result without entries, where results live."""
+        for a in self.leaves:
+            if isinstance(a, jax.Array) and not isinstance(a, Tracer) and a.committed:
+                return jnp.zeros(shape, dtype, device=next(iter(a.sharding.device_set)))
+        return jnp.zeros(shape, dtype)
+
+    def placed(self, array: Any) -> jax.Array:
+        """A NumPy array where results live; compiles nothing."""
+        for a in self.leaves:
+            if isinstance(a, jax.Array) and a.committed and len(a.sharding.device_set) == 1:
+                return jax.device_put(array, next(iter(a.sharding.device_set)))
+        return jax.device_put(array)
+
+    def limit(self, need: int) -> int | None:
+        return byte_limit(self.blue.memory_limit, need, lambda: None if self.traced else self.device)
+
+    def check_alive(self) -> None:
+        """Raise where an array of the point has been deleted or donated: whoever computes something asks first.
+
+        A kernel that does not look at the array, and residuals that are kept, would go on; an error would come by
+        chance.
+        """
+        for k, a in enumerate((*self.leaves, *self.consts)):
+            if self.traced and isinstance(a, Tracer):
+                continue
+            is_deleted = getattr(a, "is_deleted", None)  # None: an array of NumPy, or a shape alone
+            if is_deleted is not None and is_deleted():
+                what = f"input leaf {k}" if k < len(self.leaves) else "an array that f closes over"
+                raise ReadError(
+                    f"J[...]: expected the point at which the view was made, but {what} has been deleted or donated. "
+                    "Keep the arrays of a view alive for as long as you read new rows from it."
+                )
+
+    # Running sweeps
+
+    def run(
+        self,
+        sweeps: tuple[Sweep, ...],
+        ids: Sequence,
+        images: tuple[Image, ...] = (),
+        take: Any = None,
+        places: tuple = (),
+    ) -> list:
+        """Run sweeps: compiled for arrays, inline under a trace, by Python for jit=False.
+
+        Args:
+          take: hashable; `take.of(lines, places)` is wanted too, of the lines `take.place` of the first sweep.
+
+        Returns:
+          For each sweep its answers; behind them, where there are any, the images, and what was taken.
+        """
+        self.check_alive()
+        self.reads += 1
+        if not self.compiles:
+            # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
+            shared = (self.reads > 1 or not self.blue.jit) and not self.batch and not any(map(varying, self.leaves))
+            if shared and all(map(self._pushes, sweeps)):
+                return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
+            return self._fused(sweeps)(self.consts, self.leaves, ids, ())
+        return self._compiled(sweeps, ids, images, take, places)
+
+    def _compiled(
+        self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...], take: Any, places: tuple
+    ) -> list:
+        blue = self.blue
+        if self._keeps(sweeps, self.reads):
+            kept = self._kept_residuals()
+            spaces, tree = blue.spaces, kept.tree
+            kind = self._kind("kept", sweeps, (), take)
+
+            def body(residuals: list, ids: Sequence, places: tuple) -> list:
+                lin = jax.tree_util.tree_unflatten(tree, residuals)
+                return _with_taken(sweeps_of(lin, spaces, sweeps, ids), take, places)
+
+            return call(blue.program, blue.positions, kind, body, kept.residuals, tuple(ids), places)
+        kernel = self.fused(sweeps, images, take)
+        return call(blue.program, blue.positions, *kernel, self.consts, self.leaves, tuple(ids), places)
+
+    def fused(
+        self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None
+    ) -> tuple[Kind, Callable]:
+        """The kernel that linearizes and runs sweeps at once: its name and its body."""
+        return self._kind("fused", sweeps, images, take), self._fused(sweeps, images, take)
+
+    def run_fused(self, kind: Kind, body: Callable, ids: tuple, places: tuple) -> list:
+        """Run a kernel that `fused` has named."""
+        self.check_alive()
+        self.reads += 1
+        program, positions = self.blue.program, self.blue.positions
+        return call(program, positions, kind, body, self.consts, self.leaves, ids, places)
+
+    # Few samples of a batch: the same at a point cut down to them
+
+    def cuts(self, sweep: Sweep, samples: Any) -> bool:
+        """Whether a sweep can be run for some samples alone: f evaluates the samples one by one, and so can we."""
+        if not self.batch:
+            return self._cut(sweep) is not None
+        chosen = choose(self.stacks, samples) if self.blue.spaces.batch is None else None
+        return chosen is not None and worth_apart(count(chosen), math.prod(self.batch))
+
+    def _cut(self, sweep: Sweep) -> Cut | None:
+        # The program of one sample. One without its derivative rules must not be differentiated again.
+        made = None if self.blue.spaces.batch is None else self.blue.cut(sweep)
+        return made if made is not None and (self.compiles or not made.has_rules) else None
+
+    @property
+    def cores(self) -> int:
+        """Cores of the CPU that computes, each with a cache of its own; 0 where it is no CPU, or part of a trace."""
+        device = None if self.traced else self.device
+        return (os.cpu_count() or 1) if self.compiles and device is not None and device.platform == "cpu" else 0
+
+    def run_cut(self, sweep: Sweep, ids: Any, samples: Any) -> list[Any]:
+        """Run a sweep for some samples, whose axis is the first of every answer."""
+        chosen = self.chosen(samples)
+        if not self.compiles or isinstance(samples, Tracer):
+            self.check_alive()
+            self.reads += 1
+            return self._cut_body(sweep)(self.consts, self.leaves, ids, chosen)
+        return self.run_fused(*self.cut_kernel(sweep, chosen), (ids, chosen), ())[0]
+
+    def chosen(self, samples: Any) -> Any:
+        """Numbers of samples as the kernel for some of them takes them."""
+        return choose(self.stacks, samples) if self.batch else samples
+
+    def cut_kernel(self, sweep: Sweep, chosen: Any, take: Any = None) -> tuple[Kind, Callable]:
+        """The kernel for as many samples: its name, and its body, which takes the numbers of seeds and of samples."""
+        name = ("cut", sweep, tuple(map(len, jax.tree_util.tree_leaves(chosen))), self.stacks, take)
+        if name not in self.blue.kinds:
+            self.blue.kinds[name] = Kind("cut", self.blue.positions, self.blue.spaces, *name[1:])
+        run = self._cut_body(sweep)
+
+        def body(consts: Sequence, leaves: Sequence, ids: Sequence, places: tuple) -> list:
+            return _with_taken([run(consts, leaves, *ids)], take, places)
+
+        return self.blue.kinds[name], body
+
+    def _cut_body(self, sweep: Sweep) -> Callable:
+        blue, stacks = self.blue, self.stacks
+
+        def of_samples(consts: Sequence, leaves: Sequence, ids: Any, samples: Any) -> list:
+            made = blue.cut(sweep)
+            assert made is not None
+            return sweep_of_samples(made, blue.point(consts, leaves), blue.spaces, sweep, ids, samples)
+
+        def of_views(consts: Sequence, leaves: Sequence, ids: Any, chosen: Chosen) -> list:
+            def one(consts: Sequence, leaves: Sequence) -> list:
+                return sweeps_at(blue.point(consts, leaves), blue.spaces, (sweep,), (ids,))[0]
+
+            return at_chosen(one, stacks, blue.const_shapes, blue.leaf_shapes)(consts, leaves, chosen)
+
+        return of_views if stacks else of_samples
+
+    def _kind(
+        self, what: str, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None
+    ) -> Kind:
+        name = (what, sweeps, self.stacks, images, take)
+        kinds = self.blue.kinds
+        if name not in kinds:
+            kinds[name] = Kind(what, self.blue.positions, self.blue.spaces, *name[1:])
+        return kinds[name]
+
+    def _fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None) -> Callable:
+        blue = self.blue
+        second = sweeps[0].way == "second"
+        at, spaces = (blue.primal_point, blue.primal_spaces) if second else (blue.point, blue.spaces)
+        cuts = [self._cut(s) for s in sweeps]
+
+        def body(consts: Sequence, leaves: Sequence, ids: Sequence) -> list:
+            point = at(consts, leaves)
+            if None in cuts:
+                out = sweeps_at(point, spaces, sweeps, ids)
+            else:
+                out = [sweep_in_blocks(c, point, spaces, s, i) for c, s, i in zip(cuts, sweeps, ids, strict=True) if c]
+            return [*out, [i.of(out[i.sweep][i.place]) for i in images]] if images else out
+
+        run = at_each(body, self.stacks, None)
+        return lambda consts, leaves, ids, places: _with_taken(run(consts, leaves, ids), take, places)
+
+    # The linear program, kept from the second read on (or from the first, where Python runs f)
+
+    def keeps_for(self, sweeps: tuple[Sweep, ...]) -> bool:
+        """Whether the read to come has its residuals kept."""
+        return self._keeps(sweeps, self.reads + 1)
+
+    def _keeps(self, sweeps: tuple[Sweep, ...], reads: int) -> bool:
+        if self._kept is None and reads < 2:
+            return False
+        if self.batch or any(s.width is None or s.width > 64 or not self._pushes(s) for s in sweeps):
+            return False
+        return self._kept is not None or self._residuals_fit()
+
+    def _residuals_fit(self) -> bool:
+        need = residual_bytes(self.point)
+        limit = self.limit(need)
+        return limit is None or need <= limit // 4
+
+    def _pushes(self, sweep: Sweep) -> bool:
+        if sweep.way == "second":
+            return False  # it is no sweep of the linear program
+        if self.blue.program.heads is not None:
+            return False  # it has no single row
+        if sweep.by == "pullback":
+            return not self.blue.spaces.hessian
+        # It holds all outputs, of which some may have an opaque rule in them that can be pulled through only.
+        outs, ins = range(len(self.blue.spaces.outputs)), range(len(self.blue.spaces.inputs))
+        return self.blue.directions(tuple(outs), tuple(ins)).pushforward == sweep.by == "jvp"
+
+    def _kept_residuals(self) -> Any:
+        if self._kept is None:
+            self._kept = keep(self.point)
+        return self._kept
+
+    def _linear_program(self) -> Callable:
+        # Residuals belong to the trace they were made in: another one makes its own.
+        state = trace_state()
+        if self._kept_in is None or self._kept_in[0] != state:
+            self.check_alive()
+            y, aux, lin = linearize(self.point)
+            self._kept_in = (state, lin, y, aux)
+        return self._kept_in[1]
+
+    # f(x) and aux
+
+    def value(self) -> tuple[list, list]:
+        """Leaves of y and of aux."""
+        with self.lock:
+            if self._value is not None and not any(a.is_deleted() for leaves in self._value for a in leaves):
+                return self._value
+            self.check_alive()
+            if not self.compiles:
+                if self.batch or self.blue.jit:
+                    return self._batched(value)(self.consts, self.leaves)
+                self._linear_program()
+                return self._kept_in[2], self._kept_in[3]
+            self._value = self._compiled_value()
+            return self._value
+
+    def aux(self) -> Any:
+        """What f returned beside its output."""
+        skip = 0 if self.blue.primal is None else len(self.blue.primal.outputs)  # the aux of a gradient is y, then aux
+        return jax.tree_util.tree_unflatten(self.blue.aux_tree, self.value()[1][skip:])
+
+    def _batched(self, of_point: Callable) -> Callable:
+        blue = self.blue
+
+        def body(consts: Sequence, leaves: Sequence) -> Any:
+            return of_point(blue.point(consts, leaves))
+
+        return at_each(body, self.stacks)
+
+    def _compiled_value(self) -> tuple[list, list]:
+        if not self.batch and self._value is None and self._residuals_fit():
+            kept = self._kept_residuals()
+            return kept.y, kept.aux
+        body = self._batched(value)
+        return call(self.blue.program, self.blue.positions, self._kind("value", ()), body, self.consts, self.leaves)
+
+    # Products
+
+    def product(self, way: str, block: Block, vectors: list) -> list:
+        """One pullback ("rows") or pushforward ("columns") of given vectors `(*lead, k, ...)`, leaf by leaf."""
+        blue = self.blue
+        axis = len(blue.spaces.lead)
+        sweep = blue.sweep(way, block.outs, block.ins, None, None)._replace(by=self.by_for_products(way, block))
+
+        def body(consts: Sequence, leaves: Sequence, vectors: list) -> list:
+            apply = applied(blue.point(consts, leaves), blue.spaces, way, sweep.by, block.outs, block.ins)
+            return jax.vmap(apply, in_axes=axis, out_axes=axis)(vectors)
+
+        body = at_each(body, self.stacks, 0)
+        self.check_alive()
+        self.reads += 1
+        if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
+            return body(self.consts, self.leaves, vectors)
+        kind = self._kind("product", (sweep,))
+        return call(blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
+
+    def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
+        """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name."""
+        self.check_alive()
+        self.reads += 1
+        body = at_each(body, self.stacks, None)
+        if not self.compiles:
+            return body(self.consts, self.leaves, arrays)
+        kind = (*name, self.stacks)
+        if kind not in self.blue.kinds:
+            self.blue.kinds[kind] = Kind(*kind)
+        args = self.blue.program, self.blue.positions, self.blue.kinds[kind], body
+        return call(*args, self.consts, self.leaves, arrays)
+
+
+def _with_taken(out: list, take: Any, places: tuple) -> list:
+    return out if take is None else [*out, take.of(out[0][take.place], places)]
+
+
+def by_what_exists(origin: Linearized, blocks: Sequence[Block], work: Callable[[], Any]) -> Any:
+    """Do work that is planned for the directions that f is known to have.
+
+    A program is taken to have both until JAX says otherwise. Then both are learned, once, and the work is planned
+    again. Any other error is raised as it is, and so is what JAX says where nothing new was learned by it.
+    """
+    before = [origin.directions(b) for b in blocks]
+    try:
+        return work()
+    except Exception as error:
+        if said_by_jax(error) is None or [origin.learn(b) for b in blocks] == before:
+            raise
+    return work()
+
+
+def check_linear(origin: Linearized, block: Block) -> None:
+    """Before nonzeros or a pattern are read, which a pullback that is not linear has not got.
+
+    Raises:
+      ValueError: f has such a one.
+    """
+    if not origin.directions(block).linear:
+        raise ValueError(
+            f"{origin.blue.name}: expected an f with a linear pullback for nonzeros or a pattern, got a custom_vjp "
+            "whose pullback is not linear in its cotangent, as far as its program shows. Read J[...], or set "
+            'sparsity="dense".'
+        )
+
+
+def refused(origin: Linearized, block: Block) -> Exception:
+    """What to raise where f has no direction that could give anything of a block."""
+    blue, known = origin.blue, origin.directions(block)
+    call = f"{blue.name}(mode={blue.mode!r})"
+    if not known.linear:
+        return ValueError(
+            f"{call}: expected an f with pushforwards, got one with a custom_vjp whose pullback is not linear in its "
+            "cotangent (as seen in its program), which has rows only. Set mode='auto' or mode='rev'."
+        )
+    said = known.missing[0]
+    if blue.mode not in ("fwd", "rev") or not (known.pullback or known.pushforward):
+        return said.kind(said.says)
+    by = "pullbacks" if blue.mode == "rev" else "pushforwards"
+    return said.kind(
+        f"{call}: expected an f with {by}, got one for which JAX says: {said.says} Set mode='auto' to use whichever "
+        "direction f has."
+    )

@@ -1,0 +1,77 @@
+"""Nonzeros and a pattern as sparse matrices of JAX and SciPy. Optional packages are imported here.
+
+Shapes: nnz entries; samples in front.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import Tracer, eval_context
+from jacobia._sparse.pattern import FORMATS, Pattern
+
+
+@lru_cache(maxsize=32)
+def _known(pattern: Pattern) -> tuple[Any, Any, Any]:
+    # Made once for a pattern.
+    with eval_context():
+        pairs = jax.device_put(np.stack([pattern.rows, pattern.cols], axis=1))
+        return pairs, jax.device_put(np.asarray(pattern.cols)), jax.device_put(pattern.indptr.astype(np.int32))
+
+
+def _indices(pattern: Pattern) -> tuple[Any, Any, Any]:
+    # (row, column) pairs, columns, row pointers.
+    if not isinstance(pattern.rows, Tracer):
+        known = _known(pattern)
+        if any(a.is_deleted() for a in known):  # with an array that was handed out
+            _known.cache_clear()
+            known = _known(pattern)
+        return known
+    starts = jnp.searchsorted(pattern.rows, jnp.arange(pattern.shape[0] + 1, dtype=pattern.rows.dtype))
+    return jnp.stack([pattern.rows, pattern.cols], axis=1), pattern.cols, starts.astype(jnp.int32)
+
+
+def to_bcoo(data: jax.Array, pattern: Pattern) -> Any:
+    """A `jax.experimental.sparse.BCOO`; samples are its batch axes."""
+    from jax.experimental.sparse import BCOO
+
+    lead = data.shape[:-1]
+    pairs = _indices(pattern)[0]
+    pairs = jnp.broadcast_to(pairs, (*[1] * len(lead), *pairs.shape)) if lead else pairs
+    return BCOO((data, pairs), shape=(*lead, *pattern.shape), indices_sorted=True, unique_indices=True)
+
+
+def to_bcsr(data: jax.Array, pattern: Pattern) -> Any:
+    """A `jax.experimental.sparse.BCSR`; samples are its batch axes."""
+    from jax.experimental.sparse import BCSR
+
+    lead = data.shape[:-1]
+    _, cols, starts = _indices(pattern)
+    if lead:
+        cols, starts = (jnp.broadcast_to(a, (*lead, *a.shape)) for a in (cols, starts))
+    return BCSR((data, cols, starts), shape=(*lead, *pattern.shape), indices_sorted=True, unique_indices=True)
+
+
+def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
+    """A `scipy.sparse` array. SciPy has no floats narrower than 32 bits: those come out as float32."""
+    from scipy.sparse import csr_array
+
+    if format not in FORMATS:
+        raise ValueError(
+            f"J.to_scipy(format={format!r}): expected one of {', '.join(FORMATS)}, got {format!r}. "
+            "The default is 'csr'."
+        )
+    if data.ndim != 1:
+        raise ValueError(
+            f"J.to_scipy(): expected one matrix, got {data.shape[:-1]} of them. "
+            "SciPy has no batches: take J.nonzeros() and build one for each sample."
+        )
+    starts = pattern.indptr.astype(np.int32)
+    narrow = jnp.issubdtype(data.dtype, jnp.floating) and data.dtype.itemsize < 4
+    values = np.asarray(data).astype(np.float32) if narrow else np.asarray(data)
+    # A copy of the columns: SciPy sorts and merges in place.
+    made = csr_array((values, np.array(pattern.cols), starts), shape=pattern.shape)
+    return made.asformat(format)

@@ -1,0 +1,1 @@
+"""Keys, and what is known of a block: arrays and numbers. Knows no derivative."""

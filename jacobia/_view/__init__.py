@@ -1,0 +1,1 @@
+"""What a user holds: views, laid out in one of several ways, alone or in trees. Open `jacobian` first."""

@@ -1,0 +1,759 @@
+"""The view `Jacobian`: a Jacobian that is computed where it is read. The centre of the library.
+
+A read is five steps (`Jacobian._read`): take the key apart, ask the store what is missing, choose a way,
+run a kernel, put and take.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._compat import Tracer, weakly_typed
+from jacobia._plans.colors import coloring_of, compressed, pattern_of, transposed, turned
+from jacobia._plans.diagonal import diagonal
+from jacobia._plans.lines import (
+    Done,
+    Want,
+    compute_each,
+    crossing,
+    fulfil,
+    fulfil_all,
+    plan,
+    store_of,
+)
+from jacobia._plans.nonzeros import nonzeros
+from jacobia._plans.products import checked, has_products, mv, vm
+from jacobia._plans.samples import compute_few, few, read_few
+from jacobia._plans.take import array_module, as_array, complete, entries_of, known_cube, on_host
+from jacobia._read.considered import explain
+from jacobia._read.explain import Explanation
+from jacobia._read.memo import Reads, again
+from jacobia._read.peak import peak_of_cross, peak_of_lines, peak_of_samples, peak_of_whole
+from jacobia._run import plan as _plan
+from jacobia._run.blueprint import Block, Blueprint
+from jacobia._run.plan import Plan
+from jacobia._run.point import Linearized, by_what_exists
+from jacobia._sparse.coloring import Coloring
+from jacobia._sparse.cover import Cross
+from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
+from jacobia._sparse.pattern import Pattern
+from jacobia._store.keys import ROLES, Asked, Axes, Part, asked, concrete, gather, is_all, pick, token
+from jacobia._store.lines import Stats
+from jacobia._view.array import ArrayLike, factor, not_traced
+from jacobia._words import describe, known_lines
+
+# A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
+_row_of = jax.jit(lambda rows, k: rows[k])
+
+_weakly = jax.jit(weakly_typed)
+
+
+class Layout:
+    """How a view arranges the axes of its block: natural or as a matrix, and perhaps transposed.
+
+    `turn` is "", "T" (all axes reversed) or "mT" (of axes (*batch, m, n), the last two swapped).
+    """
+
+    def __init__(self, block: Block, lead: tuple[int, ...], matrix: bool, turn: str):
+        self.block, self.lead, self.matrix, self.turn = block, lead, matrix, turn
+        shapes = [lead, block.row_shape, block.column_shape]
+        if matrix:
+            shapes[1:] = [(math.prod(s),) for s in shapes[1:]]
+        batch, rows, columns = (Part(r, s, turn == "T") for r, s in zip(ROLES, shapes, strict=True))
+        turns = {"": [batch, rows, columns], "T": [columns, rows, batch], "mT": [batch, columns, rows]}
+        self.axes = Axes(turns[turn])
+        self.order = tuple(p.role for p in self.axes.parts)
+        self.shape = self.axes.shape
+        self._straight = sum(shapes, ())  # the shape, not transposed
+        self.unfolded = self._straight == lead + block.row_shape + block.column_shape  # no axes are merged
+        self.natural = not turn and self.unfolded
+        self.flat = [len(p.shape) for p in (batch, rows, columns)] == [0, 1, 1]  # a matrix of rows and columns
+        # J[i] is one row then, and rows lie behind one another on the first axis.
+        self.rowwise = self.natural and not lead and len(block.row_shape) == 1 and block.only != "columns"
+        self.weak = block.weak
+        self.reads = Reads()
+
+    @property
+    def transposed(self) -> bool:
+        """Whether columns stand in front of rows."""
+        return bool(self.turn)
+
+    @cached_property
+    def everything(self) -> Asked:
+        """What `J[...]` asks for."""
+        return asked(..., self.axes)
+
+    def arrange(self, full: Any) -> Any:
+        """The whole block, of NumPy or JAX, from its natural axes to those of the view."""
+        if self.natural:
+            return full
+        full = full.reshape(self._straight)
+        return full.swapaxes(-1, -2) if self.turn == "mT" else full.transpose() if self.turn else full
+
+
+# So many ways to lay out the blocks of one program are kept; those of other numbers of samples are others.
+_LAYOUTS = 256
+
+
+def layout_of(
+    blue: Blueprint, index: int, lead: tuple[int, ...] | None = None, matrix: bool = False, turn: str = ""
+) -> Layout:
+    """The layout that all such views of a block share.
+
+    Args:
+      lead: axes of samples in front; None: those that a view has when it is made.
+    """
+    name = index, blue.spaces.lead if lead is None else lead, matrix, turn
+    known = blue.layouts.get(name)
+    if known is None:
+        if len(blue.layouts) >= _LAYOUTS:
+            blue.layouts.clear()
+        known = blue.layouts.setdefault(name, Layout(blue.blocks[index], *name[1:]))
+    return known
+
+
+class Jacobian(ArrayLike):
+    """A lazy Jacobian of shape `y.shape + x.shape`, made by `jacobian(f)(x)`.
+
+    Indexing with any key that NumPy takes computes the rows or columns asked for, remembers them, and gives a
+    `jax.Array`. Used as an array, it is the whole matrix. Immutable. A registered pytree: it goes into and
+    out of `jit`, `vmap` and `scan`; what it remembers stays behind.
+    """
+
+    __slots__ = ("__weakref__", "_index", "_layout", "_origin")
+
+    _origin: Linearized
+    _index: int
+    _layout: Layout
+
+    def __init__(self) -> None:
+        raise TypeError("Jacobian(): expected jacobian(f)(x), got a direct call. Views are made by the transform.")
+
+    # Metadata: never computes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._layout.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self._layout.block.dtype
+
+    @property
+    def T(self) -> "Jacobian":
+        """The transpose (all axes reversed, as in NumPy): lazy, on the same store."""
+        turn = self._layout.turn
+        if turn == "mT" and self._layout.lead:
+            return super().T  # pyright: ignore[reportReturnType]
+        return self._arranged(self._layout.matrix, "" if turn else "T")
+
+    @property
+    def mT(self) -> "Jacobian":
+        """The last two axes swapped, as in NumPy: lazy, on the same store for views `(*batch, m, n)`."""
+        layout = self._layout
+        if layout.flat:
+            return self.T
+        if layout.turn == "T" or [len(p.shape) for p in layout.axes.parts[1:]] != [1, 1]:
+            return super().mT  # pyright: ignore[reportReturnType]
+        return self._arranged(layout.matrix, "" if layout.turn else "mT")
+
+    @property
+    def matrix(self) -> "Jacobian":
+        """The 2-D view `(M, N)` on the same store; `(*batch, M, N)` where the view is batched."""
+        return self._arranged(True, self._layout.turn)
+
+    def _arranged(self, matrix: bool, turn: str) -> "Jacobian":
+        layout = layout_of(self._origin.blue, self._index, self._layout.lead, matrix, turn)
+        return view(type(self), self._origin, self._index, layout)
+
+    # Where results live: metadata of the input
+
+    @property
+    def weak_type(self) -> bool:
+        """Whether entries are weakly typed, as those of `jax.jacrev` are: where x is, as a Python number."""
+        return self._layout.weak
+
+    @property
+    def sharding(self) -> Any:
+        """The sharding of the input that the columns belong to."""
+        return self._input("sharding").sharding
+
+    @property
+    def device(self) -> Any:
+        """The device of that input, or its sharding over several."""
+        return self._input("device").device
+
+    @property
+    def committed(self) -> bool:
+        """Whether that input is bound to its devices."""
+        return self._input("committed").committed
+
+    @property
+    def is_fully_addressable(self) -> bool:
+        """Whether this process can address all devices of that input."""
+        return self._input("is_fully_addressable").is_fully_addressable
+
+    @property
+    def is_fully_replicated(self) -> bool:
+        """Whether each of its devices holds all of that input."""
+        return self._input("is_fully_replicated").is_fully_replicated
+
+    def devices(self) -> set:
+        """The devices of the input that the columns belong to."""
+        return self._input("devices").devices()
+
+    def _input(self, name: str) -> Any:
+        leaf = self._origin.leaves[self._origin.blue.positions[self._layout.block.ins[0]]]
+        if isinstance(leaf, Tracer) or not hasattr(leaf, name):
+            raise not_traced(name)
+        return leaf
+
+    def block_until_ready(self) -> "Jacobian":
+        """Wait for what is remembered; what is not, is not computed."""
+        store = self._origin.stores.get(self._index)
+        jax.block_until_ready([] if store is None else [a for a in store.arrays() if not a.is_deleted()])
+        return self
+
+    def __repr__(self) -> str:
+        store = store_of(self._origin, self._index)
+        samples = max((len(p) for p in store.patches.values()), default=0)
+        known = known_lines(store.rows.known(), store.columns.known(), store.whole() is not None, samples)
+        known = "all nonzeros known" if store.nonzeros is not None and store.whole() is None else known
+        return describe(type(self).__name__, self.shape, self.dtype, "traced" if self._origin.traced else known)
+
+    @property
+    def stats(self) -> Stats:
+        """What has really been done for this view (and its transpose and matrix)."""
+        return store_of(self._origin, self._index).stats()
+
+    def clear(self) -> None:
+        """Forget the remembered rows and columns. Counters go on."""
+        with self._origin.lock:
+            store_of(self._origin, self._index).clear()
+
+    # f(x)
+
+    @property
+    def value(self) -> Any:
+        """f(x), from the same linearization: the output leaf that the rows belong to (flattened with `ravel`)."""
+        y = [self._origin.value()[0][i] for i in self._layout.block.outs]
+        if not self._origin.blue.ravel:
+            return y[0]
+        lead = len(self._layout.lead)
+        return jnp.concatenate([a.reshape(a.shape[:lead] + (-1,)) for a in y], axis=-1)
+
+    @property
+    def aux(self) -> Any:
+        """The auxiliary output of f, or None."""
+        return self._origin.aux()
+
+    # Nonzeros
+
+    @property
+    def pattern(self) -> Pattern:
+        """Which entries of `J.matrix` can be nonzero, for every input of this shape; of one sample, with samples.
+
+        Read off the linear program, or given by `sparsity=`: no derivative is computed.
+        """
+        pattern = pattern_of(self._origin, self._index)
+        return pattern.T if self._layout.transposed else pattern
+
+    @property
+    def coloring(self) -> Coloring:
+        """The coloring given by `sparsity=`, or one of `J.pattern`, found when it is first asked for.
+
+        It takes directions that `f` is known to have. For the Hessian of a scalar "symmetric" is tried too.
+        """
+        given = coloring_of(self._origin, self._index).coloring
+        return transposed(given) if self._layout.transposed else given
+
+    def nonzeros(self) -> tuple[jax.Array, np.ndarray, np.ndarray]:
+        """The entries of `J.matrix` that can be nonzero, all at once, in about the time that f takes.
+
+        With a pattern or a coloring given by `sparsity=`, by one pass for each color. What is missing in the pattern
+        is looked for once for a program and a coloring, at the first point, by a product with random vectors; not
+        under a trace, where nothing can be raised. An entry that is zero there is not missed, nor one that is less
+        than the cube root of the machine epsilon beside the rest of its row.
+
+        Returns:
+          data, rows, cols: shape (nnz,), in the order of `J.pattern`; data has the axes of samples in front.
+
+        Raises:
+          ValueError: a pattern that was given lacks an entry, or f lacks the direction that a coloring takes.
+          MaterializationError: an intermediate with its derivatives does not fit, walked from either side.
+
+        References:
+          Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10 on accumulation; here every intermediate
+          holds its own nonzero derivatives, vectorized over its elements.
+        """
+        data, pattern = self._nonzeros()
+        return data, pattern.rows, pattern.cols
+
+    def to_bcoo(self) -> Any:
+        """`J.matrix` as a `jax.experimental.sparse.BCOO`; axes of samples are batch axes."""
+        return to_bcoo(*self._nonzeros())
+
+    def to_bcsr(self) -> Any:
+        """`J.matrix` as a `jax.experimental.sparse.BCSR`; axes of samples are batch axes."""
+        return to_bcsr(*self._nonzeros())
+
+    def to_scipy(self, format: str = "csr") -> Any:
+        """`J.matrix` as a `scipy.sparse` array of this format; floats of 16 bits, which SciPy lacks, as float32.
+
+        Raises:
+          ValueError: a format that SciPy has not, or more than one sample.
+          TypeError: inside a transformation, where there are no numbers yet.
+        """
+        if not self._origin.remembers:
+            raise TypeError(
+                "J.to_scipy(): expected a Jacobian outside of jit, grad and vmap, got one that is traced. Take "
+                "J.to_bcsr() or J.nonzeros() inside, or return J and write J.to_scipy() outside."
+            )
+        return to_scipy(*self._nonzeros(), format)
+
+    def _nonzeros(self) -> tuple[jax.Array, Pattern]:
+        origin, index = self._origin, self._index
+        if origin.blue.sparsity != "dense" and self._layout.block.only is not None:
+            raise TypeError(
+                "J.nonzeros(): expected an input and an output that are both real, or both complex and holomorphic, "
+                "got one of each. Set sparsity='dense', or write J[...]."
+            )
+        if origin.blue.sparsity == "dense":
+            full = view(type(self), origin, index, layout_of(origin.blue, index, origin.lead))[...]
+            data, pattern = full.reshape(*origin.lead, -1), pattern_of(origin, index)
+        elif not origin.remembers:
+            origin.check_alive()
+            data, pattern = (nonzeros if origin.blue.sparsity == "auto" else compressed)(origin, index)
+        else:
+            with origin.lock:
+                store = store_of(origin, index)
+                if store.nonzeros is None or store.nonzeros.is_deleted():
+                    origin.check_alive()
+                    if origin.blue.sparsity == "auto":
+                        store.nonzeros, store.pattern = nonzeros(origin, index)
+                        store.counts[5] += 1
+                    else:
+                        store.nonzeros, store.pattern = compressed(origin, index)
+                data, pattern = store.nonzeros, store.pattern
+        data = _weakly(data) if self._layout.weak else data
+        return turned(data, pattern) if self._layout.transposed else (data, pattern)
+
+    # Plans
+
+    @property
+    def plan(self) -> Plan:
+        """What `J[...]` would do now: the way, how many passes, and why."""
+        return by_what_exists(
+            self._origin, [self._layout.block], lambda: plan(self._origin, Want(self._index, None, None))
+        )
+
+    def explain(self, key: Any = ...) -> Explanation:
+        """What `J[key]` would do now, and what else it could do: an object that prints as a short table.
+
+        Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
+        """
+        origin, layout = self._origin, self._layout
+        what = self._asked(key)
+        choice, samples = what.choice, what.numbers["batch"]
+        want = self._want(what)
+        across = self._across(what, want)
+
+        def memory() -> int:
+            if not origin.compiles:
+                raise ValueError(
+                    "J.explain().memory: expected a view whose kernels are compiled, got one that is "
+                    f"{'traced' if origin.blue.jit else 'run by Python (jit=False)'}. Ask outside of transformations."
+                )
+            with origin.lock:
+                if is_all(key, self.ndim):
+                    copies = 0 if layout.natural else layout.transposed + (not layout.unfolded)
+                    return peak_of_whole(origin, self._index, copies)
+                if layout.lead and few(origin, want, samples):
+                    fresh = view(type(self), origin.again(), self._index, layout)
+                    return peak_of_samples(origin, want, samples, choice, lambda: fresh[key])
+                if across is not None:
+                    return peak_of_cross(origin, self._index, across, math.prod(choice.shape))
+                return peak_of_lines(origin, want, what.ids, layout.order, choice, layout.rowwise)
+
+        return by_what_exists(
+            origin, [layout.block], lambda: explain(origin, repr(self), want, samples, choice.shape, across, memory)
+        )
+
+    # Reading
+
+    def __getitem__(self, key: Any) -> jax.Array:
+        return _weakly(self._item(key)) if self._layout.weak else self._item(key)
+
+    def _item(self, key: Any) -> jax.Array:
+        origin, index, name = self._origin, self._index, None
+        if index not in origin.stores and origin.compiles:
+            name = token(key)
+            found = None if name is None else self._layout.reads.again(origin, index, name)
+            if found is not None:
+                return found
+        if key is Ellipsis or is_all(key, len(self._layout.shape)):
+            return self._whole()
+        full = self._known()
+        if full is not None and self._origin.remembers and self._layout.block.only is None:
+            items = concrete(key)
+            if items is not None:
+                return self._part_of(full, key, items)
+        return self._read(self._asked(key), name)
+
+    def _asked(self, key: Any) -> Asked:
+        return asked(key, self._layout.axes)
+
+    def _part_of(self, full: jax.Array, key: Any, items: tuple) -> jax.Array:
+        # Of a matrix that is known, a key means what NumPy says.
+        layout = self._layout
+        if layout.natural and not layout.lead and len(items) == 1 and type(items[0]) is int:
+            k, m = items[0], layout.shape[0]
+            if -m <= k < m:
+                return _row_of(full, k + m if k < 0 else k)
+        xp: Any = np if on_host(full) else jnp
+        try:
+            out = layout.arrange(xp.asarray(full))[items]
+        except IndexError:
+            pick(key, layout.axes)  # which raises the same with more words
+            raise
+        return as_array(xp, np.asarray(out) if xp is np else out, full)
+
+    def _read(self, what: Asked, name: Any) -> jax.Array:
+        choice = what.choice
+        if 0 in choice.shape:
+            return self._origin.empty(choice.shape, self.dtype)
+        origin, index, layout = self._origin, self._index, self._layout
+        order, want = layout.order, self._want(what)
+        self._check_result(choice.shape)
+        inline = not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids)
+        if inline:
+            # Part of a trace: what is indexed and nothing else, and nothing is remembered.
+            out = self._few_samples(what, want, inline) if layout.lead else None
+            if out is None:
+                out = self._inline(what, compute_each(origin, [want])[0] if self._known() is None else None)
+            return out
+        with origin.lock:
+            natural = not layout.transposed
+            out = again(origin, index, name, layout.reads, order, natural, what) if origin.compiles else None
+            if out is None and layout.lead:
+                out = self._few_samples(what, want, inline)
+            if out is None:
+                out = self._fulfilled(what, want)
+            self._shrink()
+        return out
+
+    def _fulfilled(self, what: Asked, want: Want) -> jax.Array:
+        origin, index, order, choice = self._origin, self._index, self._layout.order, what.choice
+        across = self._across(what, want)
+        if across is not None:
+            fulfil(origin, [Want(index, across.rows, None)] if len(across.rows) else [])
+            fulfil(origin, [Want(index, None, across.columns)] if len(across.columns) else [])
+            return origin.placed(entries_of(origin, index, what.ids["rows"], what.ids["columns"]))
+        done = fulfil(origin, [want])
+        if done and self._is_answer(done[0], what):
+            return done[0].array
+        store = store_of(origin, index)
+        xp = array_module(store)
+        cube, held = known_cube(xp, origin, index, want)
+        out = gather(xp, cube, what.among(held), order, choice.outer, choice.shape)
+        return as_array(xp, out, store.arrays()[0])
+
+    def _few_samples(self, what: Asked, want: Want, inline: bool) -> jax.Array | None:
+        # Some samples of a batch, evaluated by themselves, where that is worth it.
+        origin, samples, choice = self._origin, what.numbers["batch"], what.choice
+
+        def work() -> jax.Array | None:
+            if not few(origin, want, samples):
+                return None
+            xp: Any = jnp if inline else np
+            cube, held = compute_few(origin, want, samples) if inline else read_few(origin, want, samples)
+            out = gather(xp, cube, what.among(held), self._layout.order, choice.outer, choice.shape)
+            return out if inline else origin.placed(out)
+
+        return by_what_exists(origin, [self._layout.block], work)
+
+    def _is_answer(self, done: Done, what: Asked) -> bool:
+        # The kernel's own array, where it ran these lines and no others, in this order.
+        return (
+            not self._layout.transposed
+            and done.block == self._index
+            and not done.turned
+            and done.numbers is not None
+            and done.array.shape == what.choice.shape
+            and what.choice.outer
+            and all(places is None for places in what.places.values())
+            and what.numbers["columns" if done.way == "rows" else "rows"] is None
+            and np.array_equal(what.numbers[done.way], done.numbers)  # and not fewer, padded to as many
+        )
+
+    def _want(self, what: Asked) -> Want:
+        want = Want(self._index, what.numbers["rows"], what.numbers["columns"])
+        rows, columns = self._origin.blue.counts[self._index]
+        if want.rows is None and want.columns is not None and rows > 1:
+            self._check_defined("columns", "J[...][:, k]")
+        if want.columns is None and want.rows is not None and columns > 1:
+            self._check_defined("rows", "J[...][k]")
+        return want
+
+    def _check_defined(self, way: str, instead: str) -> None:
+        # Between real and complex numbers one direction alone is defined.
+        only = self._layout.block.only
+        if only not in (None, way):
+            got = "a complex input and a real output" if only == "rows" else "a real input and a complex output"
+            call, like = ("J.mv", "jax.jacrev") if only == "rows" else ("J.vm", "jax.jacfwd")
+            raise TypeError(
+                f"J[...]: expected an input and an output that are both real, or both complex and holomorphic, for "
+                f"{way} and {call}, got {got}, which have {only} only, as in {like}. Write {instead} where the matrix "
+                "is small enough, or differentiate with respect to real and imaginary parts."
+            )
+
+    def _across(self, what: Asked, want: Want) -> Cross | None:
+        # Entries at pairs of places, as of a mask: rows and columns may be fewer than either.
+        if what.choice.outer or not self._origin.remembers:
+            return None
+        return crossing(self._origin, want, what.ids["rows"].reshape(-1), what.ids["columns"].reshape(-1))
+
+    def _inline(self, what: Asked, done: Done | None) -> jax.Array:
+        layout = self._layout
+        shape = [math.prod(s) for s in (layout.lead, layout.block.row_shape, layout.block.column_shape)]
+        held: dict[str, Any] = {}
+        if done is not None and done.numbers is not None:
+            held = {done.way: done.numbers}
+            shape[ROLES.index(done.way)] = len(done.numbers)
+        known = self._known() if done is None else done.array
+        choice = what.choice
+        out = gather(jnp, known.reshape(shape), what.among(held), layout.order, choice.outer, choice.shape)
+        return weakly_typed(out) if layout.weak else out
+
+    def _whole(self) -> jax.Array:
+        origin, layout, index = self._origin, self._layout, self._index
+        full = self._known()
+        if full is None and origin.compiles:
+            with origin.lock:
+                natural = not layout.transposed
+                out = again(origin, index, ..., layout.reads, layout.order, natural, layout.everything)
+            if out is not None:
+                return out
+        if full is None:
+            full = self._computed_whole()
+        return full if layout.natural else layout.arrange(full)
+
+    def _computed_whole(self) -> jax.Array:
+        origin, layout, want = self._origin, self._layout, Want(self._index, None, None)
+        if 0 in layout.shape:
+            block = layout.block
+            return origin.empty(layout.lead + block.row_shape + block.column_shape, self.dtype)
+        self._check_result(layout.shape)
+        if not origin.remembers:
+            return compute_each(origin, [want])[0].array
+        with origin.lock:
+            fulfil(origin, [want])
+            return complete(origin, self._index)
+
+    def _known(self) -> Any:
+        store = self._origin.stores.get(self._index)
+        return None if store is None else store.whole()
+
+    def _check_result(self, shape: tuple[int, ...]) -> None:
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        _plan.check_result(
+            f"J[...] of shape {shape}",
+            nbytes,
+            self._origin.limit(nbytes),
+            "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
+        )
+
+    def _shrink(self) -> None:
+        store = store_of(self._origin, self._index)
+        limit = self._origin.limit(store.nbytes)
+        if limit is not None:
+            store.shrink(limit)
+
+    # Products
+
+    def mv(self, v: Any) -> jax.Array:
+        """`J @ v` without the matrix: one pushforward. With it, where f has no linear pushforward.
+
+        Args:
+          v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`. For `J.T` a cotangent, of the reversed shape.
+
+        Returns:
+          `y.shape`, or `(*y.shape, k)`; a batched view has its batch axes in front of both.
+        """
+        if self._layout.turn:
+            return self._turned_product("mv", jnp.asarray(v), len(self._layout.block.row_shape))
+        return self._product(mv, v, "columns")
+
+    def vm(self, u: Any) -> jax.Array:
+        """`u @ J` without the matrix: one pullback. With it, where f has no linear pullback.
+
+        Args:
+          u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`. For `J.T` a tangent, of the reversed shape.
+
+        Returns:
+          `x.shape`, or `(k, *x.shape)`; a batched view has its batch axes in front of both.
+        """
+        if self._layout.turn:
+            return self._turned_product("vm", jnp.asarray(u), len(self._layout.block.column_shape))
+        return self._product(vm, u, "rows")
+
+    def _turned_product(self, name: str, vector: jax.Array, axes: int) -> jax.Array:
+        # By the other product of the view that is not transposed.
+        lead, straight = self._layout.lead, self._arranged(self._layout.matrix, "")
+        if lead and self._layout.turn == "T":
+            raise ValueError(
+                f"J.T.{name}(...): expected a view without batch axes, got shape {self.shape}, with batch axes last. "
+                f"Write J.mT.{name}(...)."
+            )
+        turn = jnp.transpose
+        if lead:  # "mT": vectors, or matrices behind the axes of samples
+            turn = (lambda a: jnp.swapaxes(a, -1, -2)) if vector.ndim > len(lead) + axes else (lambda a: a)
+        return turn(getattr(straight, "vm" if name == "mv" else "mv")(turn(vector)))
+
+    def _product(self, product: Any, vector: Any, way: str) -> jax.Array:
+        origin, block, spaces = self._origin, self._layout.block, self._origin.blue.spaces
+        self._check_defined(way, "J[...] @ v" if way == "columns" else "u @ J[...]")
+        vector = checked(vector, way, origin.lead, block)
+        seeded = spaces.outputs.pick(block.outs) if way == "rows" else spaces.inputs.pick(block.ins)
+        if jnp.iscomplexobj(vector) and not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
+            return self._product(product, vector.real, way) + 1j * self._product(product, vector.imag, way)
+
+        def work() -> jax.Array:
+            known = self._known()
+            if known is None and not has_products(origin, block, way):
+                known = view(type(self), origin, self._index, layout_of(origin.blue, self._index, origin.lead))[...]
+            return product(origin, block, vector, known)
+
+        several = vector.ndim > len(origin.lead) + len(block.column_shape if way == "columns" else block.row_shape)
+        axis = -1 if way == "columns" else len(origin.lead)
+        count = vector.shape[axis] if several else 1
+        out = by_what_exists(origin, [block], work)
+        if self._known() is None and has_products(origin, block, way):
+            by = "pullbacks" if origin.by_for_products(way, block) == "pullback" else "pushforwards"
+            store_of(origin, self._index).count(way, by, 0, count, count)
+        return out
+
+    def diagonal(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """The diagonal, without the matrix: each pass keeps one entry for each sample.
+
+        With arguments, those of `numpy.diagonal`, it is that of the whole matrix as an array.
+
+        Lines already remembered are used. For a Hessian it is computed forward over forward, where f allows it.
+
+        Returns:
+          `x.shape` where that is `y.shape`, `(min(M, N),)` for other 2-D views; `y.shape + x.shape` for a Hessian.
+          A batched view has its batch axes in front. Of a transposed view, the same with all axes reversed.
+
+        Raises:
+          ValueError: a view that is neither.
+        """
+        if args or kwargs:
+            return self[...].diagonal(*args, **kwargs)
+        out = diagonal(self._origin, self._index, self._layout.matrix)
+        out = _weakly(out) if self._layout.weak else out
+        return jnp.transpose(out) if self._layout.turn == "T" and out.ndim > 1 else out
+
+    def __matmul__(self, other: Any) -> jax.Array:
+        v = self._factor(other)
+        if not self._layout.flat or v.ndim not in (1, 2):
+            return self[...] @ v
+        if self._layout.transposed:
+            return self.T._vm_matrix(v.T).T
+        return self._mv_matrix(v)
+
+    def __rmatmul__(self, other: Any) -> jax.Array:
+        u = self._factor(other)
+        if not self._layout.flat or u.ndim not in (1, 2):
+            return u @ self[...]
+        if self._layout.transposed:
+            return self.T._mv_matrix(u.T).T
+        return self._vm_matrix(u)
+
+    def _factor(self, other: Any) -> jax.Array:
+        if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse, and perhaps too large to be made dense
+            _plan.check_result(
+                f"J @ S with a sparse S, made dense, of shape {tuple(other.shape)}",
+                nbytes := math.prod(other.shape) * self.dtype.itemsize,
+                self._origin.limit(nbytes),
+                "Write J.to_scipy() @ S, or J.to_bcoo() @ S, which stay sparse.",
+            )
+        return factor(other)
+
+    def _mv_matrix(self, v: jax.Array) -> jax.Array:
+        _check_inner("J @ v", "v", v.shape, 0, self.shape[1])
+        out = self.mv(v.reshape(self._layout.block.column_shape + v.shape[1:]))
+        return out.reshape((self.shape[0],) + v.shape[1:])
+
+    def _vm_matrix(self, u: jax.Array) -> jax.Array:
+        _check_inner("v @ J", "v", u.shape, -1, self.shape[0])
+        out = self.vm(u.reshape(u.shape[:-1] + self._layout.block.row_shape))
+        return out.reshape(u.shape[:-1] + (self.shape[1],))
+
+    # Copies
+
+    def __copy__(self) -> "Jacobian":
+        return view(type(self), self._origin, self._index, self._layout)
+
+    def __deepcopy__(self, memo: dict) -> "Jacobian":
+        return view(type(self), self._origin.again(), self._index, self._layout)
+
+    def __reduce__(self) -> Any:
+        if self._origin.source is None:
+            raise TypeError(
+                "pickle(J): expected a view made by jacobian(f)(x), got one that came out of a transformation. "
+                "Pickle numpy.asarray(J), or make the view outside."
+            )
+        layout = self._layout
+        return _unpickle, (type(self), *self._origin.source, self._index, layout.matrix, layout.turn)
+
+
+def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: int) -> None:
+    if shape[axis] != size:
+        raise ValueError(
+            f"{what}: expected {name} of length {size} along axis {axis}, got shape {shape}. "
+            "J.mv and J.vm take vectors of the shapes of x and y."
+        )
+
+
+def _unpickle(kind: type, transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, turn: str) -> Jacobian:
+    origin = transform.linearized(args, kwargs)
+    return view(kind, origin, index, layout_of(origin.blue, index, origin.lead, matrix, turn))
+
+
+_set_origin = Jacobian.__dict__["_origin"].__set__
+_set_index = Jacobian.__dict__["_index"].__set__
+_set_layout = Jacobian.__dict__["_layout"].__set__
+
+
+def view(kind: type, origin: Linearized, index: int, layout: Layout) -> Any:
+    """A view of one block. Views are immutable: their fields are set here and nowhere else."""
+    self = object.__new__(kind)
+    _set_origin(self, origin)
+    _set_index(self, index)
+    _set_layout(self, layout)
+    return self
+
+
+def read_together(views: Sequence[Jacobian], key: Any) -> dict[int, jax.Array]:
+    """The same key of several views of one call, by their ids: one kernel call for all of them."""
+    if len(views) == 1:
+        return {id(views[0]): views[0][key]}
+    origin = views[0]._origin
+    if origin.remembers and all(0 not in J.shape and (key is ... or is_all(key, J.ndim)) for J in views):
+        with origin.lock:
+            fulfil_all(origin, [J._index for J in views])
+            return {id(J): J[...] for J in views}
+    whats = [J._asked(key) for J in views]
+    wants = [J._want(what) for J, what in zip(views, whats, strict=True)]
+    todo = [k for k, what in enumerate(whats) if 0 not in what.choice.shape and views[k]._known() is None]
+    if origin.remembers and not any(isinstance(i, Tracer) for what in whats for i in what.choice.ids):
+        with origin.lock:
+            fulfil(origin, [wants[k] for k in todo])
+            return {id(J): J[key] for J in views}
+    done = dict(zip(todo, compute_each(origin, [wants[k] for k in todo]) if todo else (), strict=True))
+    return {id(J): J._inline(whats[k], done[k]) if k in done else J[key] for k, J in enumerate(views)}
