@@ -10,6 +10,7 @@ from jacobia._compat import scan_split
 from jacobia._program.axis.along import Along, Followed, Lost, common, lost
 from jacobia._program.axis.rules import RULES
 from jacobia._program.expansions import written_out
+from jacobia._program.flow import flow
 from jacobia._program.walk import CALLS, run, subprograms
 
 # A call of a program that is done once, as it is, by the parameter that holds it.
@@ -136,30 +137,13 @@ def _steps(eqn: Any, consts: list, carry: list, xs: list) -> Followed:
     along = common(eqn, xs)
     body = eqn.params["jaxpr"]
     seen = [False] * (len(consts) + len(carry)) + [x is not None for x in xs]
-    if any(consts) or any(carry) or any(touched(getattr(body, "jaxpr", body), seen)[: len(carry)]):
+    if any(consts) or any(carry) or any(flow(body, seen)[: len(carry)]):
         raise lost(eqn, 0)
     return Followed(
         [None] * len(carry) + [along] * (len(eqn.outvars) - len(carry)),
         [None] * (len(consts) + len(carry)) + [along] * len(xs),
         eqn.params,
     )
-
-
-_TOUCHED = object()
-
-
-def touched(jaxpr: Any, flags: Sequence[bool]) -> list[bool]:
-    """Which results of a program can depend on the inputs that are marked."""
-
-    def rule(eqn: Any, values: list) -> list:
-        body = body_of(eqn)
-        if body is None:
-            return [_TOUCHED if any(v is _TOUCHED for v in values) else None] * len(eqn.outvars)
-        outs = touched(getattr(body, "jaxpr", body), [v is _TOUCHED for v in values])
-        return [_TOUCHED if o else None for o in outs]
-
-    outs = run(jaxpr, [None] * len(jaxpr.constvars), [_TOUCHED if f else None for f in flags], rule)
-    return [o is _TOUCHED for o in outs]
 
 
 def _while(eqn: Any, states: Sequence, size: int) -> Followed:

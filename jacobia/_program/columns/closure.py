@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from jacobia._program.columns.apply import NotLinear
 from jacobia._program.columns.room import numbered
 from jacobia._program.columns.slots import Parts, Slots, as_slots, columns_of, entries, nothing, parts_of, tight
 from jacobia._program.columns.tape import Tape
@@ -20,40 +19,6 @@ _FULL = 0.15
 def as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
     """A value as a tangent: what is none is zero."""
     return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
-
-
-def moving_of(w: Any, body: Any, given: Sequence, n: int, m: int) -> list[bool]:
-    """Which of the carry are tangents: what is none at the first step may be one later.
-
-    Args:
-      given: what a step reads, of which the carry is the `m` behind the first `n`.
-    """
-    tangent = [isinstance(v, (Slots, Parts)) for v in given]
-    avals = [v.aval for v in getattr(body, "jaxpr", body).invars]
-    while True:
-        args = [_some(a) if t else w.value(None, a.shape) for t, a in zip(tangent, avals, strict=True)]
-        outs = w.inside(Tape()).body(body, args)[:m]
-        grown = [t or isinstance(o, (Slots, Parts)) for t, o in zip(tangent[n : n + m], outs, strict=True)]
-        if grown == tangent[n : n + m]:
-            return grown
-        tangent[n : n + m] = grown
-
-
-def _some(aval: Any) -> Slots:
-    # A tangent of which only that it is one matters.
-    return Slots(np.zeros((1,) * (1 + len(aval.shape)), np.int32), None, aval.shape, aval.dtype)
-
-
-def check_test(w: Any, test: Any, tested: Sequence, moving: Sequence[bool], avals: Sequence) -> None:
-    """A loop whose test looks at tangents is not linear in them: an iteration that goes on until something is solved.
-
-    Raises:
-      NotLinear: it does.
-    """
-    carry = [_some(a) if t else w.value(None, a.shape) for t, a in zip(moving, avals, strict=True)]
-    looks = any(isinstance(v, (Slots, Parts)) for v in tested)
-    if looks or isinstance(w.inside(Tape()).body(test, [*tested, *carry])[0], (Slots, Parts)):
-        raise NotLinear("while")
 
 
 def closure(

@@ -15,8 +15,8 @@ from jax import lax
 
 from jacobia._compat import eval_jaxpr, inner_consts, scan_split
 from jacobia._program.axis.samples import solver_parts
-from jacobia._program.columns.apply import NotLinear, with_tangents
-from jacobia._program.columns.closure import as_tangent, check_test, closure, moving_of
+from jacobia._program.columns.apply import NotLinear, is_tangent, with_tangents
+from jacobia._program.columns.closure import as_tangent, closure
 from jacobia._program.columns.room import check_columns
 from jacobia._program.columns.rules import dense
 from jacobia._program.columns.slots import (
@@ -34,6 +34,7 @@ from jacobia._program.columns.slots import (
     values,
 )
 from jacobia._program.columns.tape import Fixed, Tape
+from jacobia._program.flow import around, flow
 from jacobia._program.known import Lazy, sliced
 
 # The carry of a loop is held with all columns in all elements where that makes it at most so many times larger.
@@ -319,9 +320,9 @@ def _around(
       tested: what only this test reads.
     """
     m, shapes = len(carry), [v.aval for v in eqn.outvars]
-    moving = moving_of(w, body, [*consts, *carry, *xs], len(consts), m)
-    if test is not None:
-        check_test(w, test, tested, moving, shapes)
+    moving = around(body, list(map(is_tangent, (*consts, *carry, *xs))), len(consts), m)[len(consts) :][:m]
+    if test is not None and any(flow(test, [*map(is_tangent, tested), *moving])):
+        raise NotLinear("while")  # it goes on until something is solved
     start = [as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
     given = [_whole(w, x) if isinstance(x, (Slots, Parts)) else x for x in xs]
     each, apart, n, cols, filled = [], None, w.n, [], None

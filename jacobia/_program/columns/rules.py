@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jacobia._compat import bind, inner_consts, scan_split
+from jacobia._compat import bind
 from jacobia._program.axis.rules import ELEMENTWISE, solves_columns
 from jacobia._program.columns.apply import blocked, by_lead, is_tangent, tangents
 from jacobia._program.columns.elements import add, div, elementwise, mul, select_n
@@ -20,7 +20,7 @@ from jacobia._program.columns.position_rules import dynamic_slice, dynamic_updat
 from jacobia._program.columns.slots import nothing
 from jacobia._program.columns.sums import cumsum, dot_general, psum, reduce_sum
 from jacobia._program.columns.windows import convolution, reduce_window_sum, select_and_gather
-from jacobia._program.walk import run, subprograms
+from jacobia._program.flow import through
 
 
 def _leading(*core: int) -> Callable:
@@ -58,7 +58,7 @@ def unknown(w: Any, eqn: Any, ins: Sequence) -> list:
     """An operation without a rule: every result may depend on everything."""
     w.warn(eqn.primitive.name)
     linear = tangents(ins)
-    moves = _moves(eqn, linear)
+    moves = through(eqn, linear)
     outs = blocked(w, eqn, ins, None)
     if all(moves):
         return outs
@@ -73,49 +73,6 @@ def unknown(w: Any, eqn: Any, ins: Sequence) -> list:
 
 def _zeros(aval: Any) -> Callable:
     return lambda: jnp.zeros(aval.shape, aval.dtype)
-
-
-_TANGENT = object()
-
-
-def _moves(eqn: Any, linear: Sequence[bool]) -> list[bool]:
-    # Which results depend on tangents.
-    name, inside = eqn.primitive.name, list(subprograms(eqn))
-    count = len(eqn.outvars)
-    if name == "cond":
-        if linear[0]:
-            return [True] * count
-        return [any(own) for own in zip(*(_moves_in(b, linear[1:]) for b in inside), strict=True)]
-    if name in ("scan", "while"):
-        skip = eqn.params["cond_nconsts"] if name == "while" else 0
-        own = linear[skip:]
-        n, m = scan_split(eqn.params) if name == "scan" else (eqn.params["body_nconsts"], count)
-        while True:
-            carry = own[n : n + m]
-            if name == "while" and any(_moves_in(eqn.params["cond_jaxpr"], [*linear[:skip], *carry])):
-                return [True] * count
-            outs = _moves_in(eqn.params["body_jaxpr" if name == "while" else "jaxpr"], own)
-            grown = [a or b for a, b in zip(carry, outs, strict=False)]
-            if grown == carry:
-                return [*grown, *outs[m:]]
-            own = [*own[:n], *grown, *own[n + m :]]
-    if len(inside) == 1 and [len(p) for p in _ends(inside[0])] == [len(linear), count]:
-        return _moves_in(inside[0], linear)
-    return [any(linear)] * count
-
-
-def _ends(program: Any) -> tuple[list, list]:
-    jaxpr = getattr(program, "jaxpr", program)
-    return jaxpr.invars, jaxpr.outvars
-
-
-def _moves_in(program: Any, linear: Sequence[bool]) -> list[bool]:
-    def rule(eqn: Any, ins: list) -> list:
-        return [_TANGENT if k else None for k in _moves(eqn, [v is _TANGENT for v in ins])]
-
-    given = [_TANGENT if k else None for k in linear]
-    outs = run(getattr(program, "jaxpr", program), inner_consts(program), given, rule)
-    return [o is _TANGENT for o in outs]
 
 
 def dense(w: Any, eqn: Any, ins: Sequence) -> list:

@@ -7,7 +7,8 @@ from collections.abc import Set
 from typing import Any, NamedTuple
 
 from jacobia._compat import Literal, scan_split
-from jacobia._program.walk import CALLS, subprograms
+from jacobia._program.flow import around, dependent, marks
+from jacobia._program.walk import subprograms
 
 # Operations that read and write memory of their own. The others run inside the loops of their neighbours.
 _UNFUSED = {
@@ -99,27 +100,8 @@ def _last(jaxpr: Any, count: int) -> list[bool]:
 
 def _dependent(jaxpr: Any, seeded: list[bool]) -> tuple[list, set]:
     # The equations and values that depend on the inputs that are marked.
-    linear = {v for v, flag in zip(jaxpr.invars, seeded, strict=True) if flag}
-    eqns = []
-    for eqn in jaxpr.eqns:
-        if any(a in linear for a in _variables(eqn.invars)):
-            linear.update(_dependent_outs(eqn, linear))
-            eqns.append(eqn)
-    return eqns, linear
-
-
-def _dependent_outs(eqn: Any, linear: set) -> list:
-    # A loop that carries values and their tangents gives values that depend on no seed.
-    inner = _inside(eqn)
-    if eqn.primitive.name not in _STEPPED_INTO or len(inner) != 1:
-        return eqn.outvars
-    ((body, flags),) = _bodies(eqn, inner, linear)
-    marked = _marked_outs(body, flags)
-    return [v for v, flag in zip(eqn.outvars, marked, strict=True) if flag]
-
-
-# Programs with one program inside, whose outputs are theirs.
-_STEPPED_INTO = (*CALLS, "closed_call", "custom_jvp_call", "checkpoint", "remat2", "scan")
+    linear = dependent(jaxpr, seeded)
+    return [eqn for eqn in jaxpr.eqns if any(marks(eqn, linear))], linear
 
 
 def _inside(eqn: Any) -> list:
@@ -127,36 +109,21 @@ def _inside(eqn: Any) -> list:
     return [] if eqn.primitive.name in _UNFUSED else list(subprograms(eqn))
 
 
-def _marked_outs(body: Any, flags: list[bool]) -> list[bool]:
-    linear = _dependent(body, flags)[1]
-    return [not isinstance(a, Literal) and a in linear for a in body.outvars]
-
-
 def _bodies(eqn: Any, inner: list, linear: set) -> list[tuple[Any, list[bool]]]:
     # The programs inside, and which of their inputs depend on the seeds. Inputs of a body are those of the
     # equation, from the back: constants in front may have been taken out.
-    ins = [not isinstance(a, Literal) and a in linear for a in eqn.invars]
+    ins = marks(eqn, linear)
     made = []
     for program in inner:
         body = getattr(program, "jaxpr", program)
         missing = len(body.invars) - len(ins)
         flags = [False] * missing + ins[max(0, -missing) :]
         if eqn.primitive.name == "scan":
-            flags = _carried(body, flags, *scan_split(eqn.params))
+            flags = around(body, flags, *scan_split(eqn.params))
         elif eqn.primitive.name == "while" and len(body.outvars) == len(eqn.outvars):
-            flags = _carried(body, flags, len(body.invars) - len(eqn.outvars), len(eqn.outvars))
+            flags = around(body, flags, len(body.invars) - len(eqn.outvars), len(eqn.outvars))
         made.append((body, flags))
     return made
-
-
-def _carried(body: Any, flags: list[bool], num_consts: int, num_carry: int) -> list[bool]:
-    # What a loop carries depends on the seeds where it does after any step.
-    while True:
-        after = _marked_outs(body, flags)[:num_carry]
-        carry = [a or b for a, b in zip(flags[num_consts : num_consts + num_carry], after, strict=True)]
-        if carry == flags[num_consts : num_consts + num_carry]:
-            return flags
-        flags = [*flags[:num_consts], *carry, *flags[num_consts + num_carry :]]
 
 
 def _length(eqn: Any) -> int:
