@@ -16,12 +16,13 @@ from jacobia._call.state import Wrapping, carries_state
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._plans.colors import is_traced
 from jacobia._program.fingerprint import Identity
+from jacobia._read.block import read_together
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import compiled
 from jacobia._run.point import Linearized
 from jacobia._view.entry import Entry, entry
 from jacobia._view.hessian import Hessian
-from jacobia._view.jacobian import Jacobian, read_together, view
+from jacobia._view.jacobian import Jacobian, view
 
 # Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
 _INPUTS, _FUNCTIONS = 64, 1024

@@ -10,10 +10,10 @@ from jacobia._plans import fitting as _fitting
 from jacobia._plans import lines as _fulfil
 from jacobia._plans import take as _take
 from jacobia._plans.lines import Want, compute, fulfil, plan, store_of
+from jacobia._read import block as _block
 from jacobia._read import memo as _memo
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import Taken, analysed
-from jacobia._view import jacobian as _jacobian
 
 RNG = np.random.default_rng(4)
 A = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -74,7 +74,7 @@ def accelerator(monkeypatch):
         asked.append(array)
         return False
 
-    for module in (_take, _memo, _jacobian):
+    for module in (_take, _memo, _block):
         monkeypatch.setattr(module, "on_host", on_host)
     return asked
 

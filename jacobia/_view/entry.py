@@ -16,12 +16,12 @@ from jacobia._call.options import Options
 from jacobia._call.trace import Program, Traced, trace
 from jacobia._errors import BatchMixingError, IndependenceError
 from jacobia._program.walk import has_rules
+from jacobia._read.layout import Layout, layout_of
 from jacobia._run.blueprint import Block, Blueprint, Primal
 from jacobia._run.directions import Directions, directions, learn, said_by_jax
 from jacobia._run.seeds import Spaces
 from jacobia._space import Batch, Space
 from jacobia._sparse.coloring import Coloring
-from jacobia._view.jacobian import Layout, layout_of
 
 
 class Entry(NamedTuple):

@@ -16,11 +16,12 @@ from jacobia._call.arguments import copied
 from jacobia._compat import Tracer
 from jacobia._plans.colors import is_traced
 from jacobia._program.fingerprint import Identity
+from jacobia._read.layout import layout_of
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.point import Linearized
 from jacobia._run.stacked import Axes, Carried, Guard, Stack, Stacks, with_axes
 from jacobia._view.hessian import Hessian
-from jacobia._view.jacobian import Jacobian, layout_of, view
+from jacobia._view.jacobian import Jacobian, view
 
 
 class _Form(NamedTuple):

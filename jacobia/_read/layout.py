@@ -1,0 +1,76 @@
+"""How a view arranges the axes of its block, and what was prepared for its keys.
+
+Knows shapes. Knows no arrays.
+"""
+
+import math
+from functools import cached_property
+from typing import Any
+
+from jacobia._read.memo import Reads
+from jacobia._run.blueprint import Block, Blueprint
+from jacobia._store.keys import ROLES, Asked, Axes, Part, asked
+
+
+class Layout:
+    """How a view arranges the axes of its block: natural or as a matrix, and perhaps transposed.
+
+    `turn` is "", "T" (all axes reversed) or "mT" (of axes (*batch, m, n), the last two swapped).
+    """
+
+    def __init__(self, block: Block, lead: tuple[int, ...], matrix: bool, turn: str):
+        self.block, self.lead, self.matrix, self.turn = block, lead, matrix, turn
+        shapes = [lead, block.row_shape, block.column_shape]
+        if matrix:
+            shapes[1:] = [(math.prod(s),) for s in shapes[1:]]
+        batch, rows, columns = (Part(r, s, turn == "T") for r, s in zip(ROLES, shapes, strict=True))
+        turns = {"": [batch, rows, columns], "T": [columns, rows, batch], "mT": [batch, columns, rows]}
+        self.axes = Axes(turns[turn])
+        self.order = tuple(p.role for p in self.axes.parts)
+        self.shape = self.axes.shape
+        self._straight = sum(shapes, ())  # the shape, not transposed
+        self.unfolded = self._straight == lead + block.row_shape + block.column_shape  # no axes are merged
+        self.natural = not turn and self.unfolded
+        self.flat = [len(p.shape) for p in (batch, rows, columns)] == [0, 1, 1]  # a matrix of rows and columns
+        # J[i] is one row then, and rows lie behind one another on the first axis.
+        self.rowwise = self.natural and not lead and len(block.row_shape) == 1 and block.only != "columns"
+        self.weak = block.weak
+        self.reads = Reads()
+
+    @property
+    def transposed(self) -> bool:
+        """Whether columns stand in front of rows."""
+        return bool(self.turn)
+
+    @cached_property
+    def everything(self) -> Asked:
+        """What `J[...]` asks for."""
+        return asked(..., self.axes)
+
+    def arrange(self, full: Any) -> Any:
+        """The whole block, of NumPy or JAX, from its natural axes to those of the view."""
+        if self.natural:
+            return full
+        full = full.reshape(self._straight)
+        return full.swapaxes(-1, -2) if self.turn == "mT" else full.transpose() if self.turn else full
+
+
+# So many ways to lay out the blocks of one program are kept; those of other numbers of samples are others.
+_LAYOUTS = 256
+
+
+def layout_of(
+    blue: Blueprint, index: int, lead: tuple[int, ...] | None = None, matrix: bool = False, turn: str = ""
+) -> Layout:
+    """The layout that all such views of a block share.
+
+    Args:
+      lead: axes of samples in front; None: those that a view has when it is made.
+    """
+    name = index, blue.spaces.lead if lead is None else lead, matrix, turn
+    known = blue.layouts.get(name)
+    if known is None:
+        if len(blue.layouts) >= _LAYOUTS:
+            blue.layouts.clear()
+        known = blue.layouts.setdefault(name, Layout(blue.blocks[index], *name[1:]))
+    return known
