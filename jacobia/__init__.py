@@ -1,7 +1,7 @@
 """Jacobians computed where they are read.
 
-A Jacobian is a linear program (`jax.linearize` gives it), and everything is read off it. Open `_view/jacobian.py`
-first, or go by the ten files that README.md names.
+A Jacobian is a linear program (`jax.linearize` gives it), and everything is read off it. Open `_read/block.py` first,
+or go by the ten files that README.md names.
 """
 
 from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
@@ -10,10 +10,11 @@ from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.partition import coloring
 from jacobia._sparse.pattern import Pattern
 from jacobia._sparsity import sparsity_pattern
-from jacobia._transform import hessian, jacobian, materialize
+from jacobia._transform import hessian, jacobian
 from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
 from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian
+from jacobia._view.tree import materialize
 
 __version__ = "0.1.0.dev0"
 

@@ -1,33 +1,23 @@
 """`jacobian(f)`: from a call to views, by a program that is traced once for each abstract input."""
 
-import threading
-import types
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
+from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
 from jacobia._call.arguments import Call, copied_where, is_predicate, static_arguments, take_apart
 from jacobia._call.options import Options, checked_sparsity, options
 from jacobia._call.state import Wrapping, carries_state
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._plans.colors import is_traced
-from jacobia._program.fingerprint import Identity
-from jacobia._read.block import read_together
-from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import compiled
 from jacobia._run.point import Linearized
+from jacobia._view.entries import Entries, entries_of, where_key
 from jacobia._view.entry import Entry, entry
 from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian, view
-
-# Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
-_INPUTS, _FUNCTIONS = 64, 1024
-# Combinations of arguments remembered per function, the oldest go first.
-_OPTIONS = 64
+from jacobia._view.tree import materialize, tree_of
 
 _LATER = {"mesh": None}
 
@@ -223,8 +213,8 @@ class _Transform(Wrapping):
         self._plain = plain and not self.carries_state
         self._static = static_arguments(f, options.static_argnums, options.static_argnames)
         # A traced coloring has no content yet: what is known with it goes with this transform.
-        key = options, _where_key(self._where)
-        self._entries = _Entries() if is_traced(options.sparsity) else _entries_of(f, key)
+        key = options, where_key(self._where)
+        self._entries = Entries() if is_traced(options.sparsity) else entries_of(f, key)
 
     @property
     def __name__(self) -> str:
@@ -283,7 +273,7 @@ class _Transform(Wrapping):
         kind = Hessian if self._options.name == "hessian" else Jacobian
         if known.only is not None:
             return view(kind, origin, 0, known.only)
-        return _tree(origin.blue, [view(kind, origin, k, layout) for k, layout in enumerate(known.layouts)])
+        return tree_of(origin.blue, [view(kind, origin, k, layout) for k, layout in enumerate(known.layouts)])
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         """What `jacobian(f)(*args)[...]` would do, and why. Nothing is computed.
@@ -393,86 +383,3 @@ for _name in "matmul rmatmul add radd sub rsub mul rmul truediv rtruediv pow neg
 _ARRAYS: set[type] = set()
 
 _ONE_ARRAY = tree_structure(((0,), {}))
-
-
-def _tree(blue: Blueprint, items: list) -> Any:
-    # The output tree, with the tree of the differentiated inputs in each leaf; for a Hessian in each of those again.
-    if blue.ravel:
-        return items[0]
-    width, counts = len(blue.spaces.inputs), [len(blue.spaces.outputs)]
-    if blue.primal is not None:
-        counts.append(len(blue.primal.outputs))
-    for count in counts:
-        rest = iter(items)
-        items = []
-        for _ in range(count):
-            own = iter([next(rest) for _ in range(width)])
-            items.append(tree_unflatten(blue.in_tree, [next(own) if kept else None for kept in blue.kept_leaves]))
-    return tree_unflatten(blue.out_tree, items)
-
-
-def materialize(tree: Any, key: Any = ...) -> Any:
-    """Read the same key of every view of a tree, in one kernel call for all views of one `jacobian` call.
-
-    Args:
-      tree: a tree of views, as `jacobian(f)(x)` returns it. Other leaves stay as they are.
-      key: any key that NumPy takes.
-
-    Returns:
-      The tree with arrays in the places of views.
-    """
-    leaves, treedef = tree_flatten(tree, is_leaf=lambda v: isinstance(v, Jacobian))
-    calls: dict[int, list[Jacobian]] = {}
-    for leaf in leaves:
-        if isinstance(leaf, Jacobian):
-            calls.setdefault(id(leaf._origin), []).append(leaf)
-    ready: dict[int, Any] = {}
-    for views in calls.values():
-        ready.update(read_together(views, key))
-    return tree_unflatten(treedef, [ready.get(id(v), v) for v in leaves])
-
-
-class _Entries:
-    """Abstract inputs → what is known of f there; bounded, the oldest go first."""
-
-    def __init__(self) -> None:
-        self.known: OrderedDict[Hashable, Entry] = OrderedDict()
-
-    def get(self, key: Hashable) -> Entry | None:
-        return self.known.get(key)
-
-    def put(self, key: Hashable, entry: Entry) -> None:
-        self.known[key] = entry
-        while len(self.known) > _INPUTS:
-            self.known.popitem(last=False)
-
-
-_functions: OrderedDict[int, tuple[weakref.ref, dict]] = OrderedDict()
-_functions_lock = threading.Lock()
-
-
-def _entries_of(f: Callable, options: Hashable) -> _Entries:
-    # By the identity of f, and no longer than f lives. A bound method lives as long as its object.
-    owner, name = (f.__self__, f.__func__) if isinstance(f, types.MethodType) else (f, None)
-    place = id(owner)
-    try:
-        ref = weakref.ref(owner, lambda _: _functions.pop(place, None))
-    except TypeError:
-        return _Entries()  # cannot be watched: its entries live as long as this transform
-    with _functions_lock:
-        known = _functions.get(place)
-        if known is None or known[0]() is not owner:
-            known = _functions[place] = (ref, {})
-        _functions.move_to_end(place)
-        while len(_functions) > _FUNCTIONS:
-            _functions.popitem(last=False)
-        entries = known[1].setdefault((name, options), _Entries())
-        while len(known[1]) > _OPTIONS:  # one may hold a large pattern
-            known[1].pop(next(iter(known[1])))
-        return entries
-
-
-def _where_key(where: Any) -> Hashable:
-    if where is None or is_predicate(where):
-        return None if where is None else Identity(where)
-    return tree_structure(where), tuple(tree_leaves(where))

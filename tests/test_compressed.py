@@ -755,9 +755,9 @@ def test_few_combinations_of_arguments_are_kept():
 
     for k in range(100):
         jacobian(f, sparsity=Pattern.from_coo([0, k], [0, k], (200, 200)))
-    from jacobia import _transform
+    from jacobia._view import entries
 
-    assert len(_transform._functions[id(f)][1]) <= _transform._OPTIONS
+    assert len(entries._functions[id(f)][1]) <= entries._OPTIONS
 
 
 # Nonzeros that are remembered serve every read: nothing is computed again.

@@ -9,7 +9,9 @@ from jacobia import MaterializationError, cache_info, hessian, jacobian, materia
 from jacobia._plans import fitting as _fitting
 from jacobia._plans import lines as _fulfil
 from jacobia._plans import take as _take
-from jacobia._plans.lines import Want, compute, fulfil, plan, store_of
+from jacobia._plans.choose import plan
+from jacobia._plans.lines import compute, fulfil
+from jacobia._plans.wants import Want, store_of
 from jacobia._read import block as _block
 from jacobia._read import memo as _memo
 from jacobia._run.blueprint import Blueprint

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia._store.keys import Axes, Part, asked, gather, is_all, pick, token
+from jacobia._store.gather import gather
+from jacobia._store.keys import Axes, Part, asked, is_all, pick, token
 
 ROLES = ("batch", "rows", "columns")
 

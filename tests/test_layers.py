@@ -16,7 +16,7 @@ _errors _compat _words _files _space _sparse _program _call _run _store _plans _
 _demo _command __init__ __main__
 """.split()
 INSIDE = {"_program": ["", "axis", "columns", "readings"]}
-MOST_AT_THE_TOP = 25
+MOST_AT_THE_TOP, MOST_LINES = 25, 450
 ALLOWED_ANYWHERE = {"jax", "jaxlib", "numpy", "jacobia"} | set(sys.stdlib_module_names)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -116,6 +116,11 @@ def test_the_package_is_seen_at_a_glance():
     assert len(names) <= MOST_AT_THE_TOP
     private = {n for n in names if n.startswith("_")} | {"py.typed", "testing.py"}
     assert names == private, "what is not underscored is public"
+
+
+def test_a_file_is_read_in_one_go():
+    long = {module_of(p): n for p in FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > MOST_LINES}
+    assert not long
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -11,17 +11,14 @@ import scipy.sparse as sp
 from jacobia._program.columns import room
 from jacobia._program.columns import slots as module
 from jacobia._program.columns.closure import powers
+from jacobia._program.columns.parts import as_slots, entries, parts_of, relabelled
 from jacobia._program.columns.slots import (
     Parts,
     Slots,
     aligned,
-    as_slots,
     distinct,
-    entries,
     merge,
     nothing,
-    parts_of,
-    relabelled,
     repeats,
     select,
     stacked,

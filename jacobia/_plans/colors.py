@@ -16,13 +16,16 @@ from jax.tree_util import tree_leaves
 
 from jacobia._call.linearize import Point
 from jacobia._compat import Tracer, eval_context
+from jacobia._plans.choose import possible
 from jacobia._plans.confirm import confirm, lacks_entry
-from jacobia._plans.lines import Want, compute_each, possible, store_of
+from jacobia._plans.lines import compute_each
 from jacobia._plans.nonzeros import found
+from jacobia._plans.wants import Want, store_of
 from jacobia._run import plan as _plan
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.kernels import Kind
-from jacobia._run.point import Linearized, by_what_exists
+from jacobia._run.missing import by_what_exists
+from jacobia._run.point import Linearized
 from jacobia._run.seeds import Spaces, Sweep, applied, run_sweep
 from jacobia._space import Space
 from jacobia._sparse.coloring import Coloring, lower_bound

@@ -11,11 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._plans.lines import Want, compute_each, padded, possible, sized, store_of
+from jacobia._plans.choose import possible
+from jacobia._plans.lines import compute_each
+from jacobia._plans.sizes import padded, sized
 from jacobia._plans.take import array_module, as_array, known_cube
+from jacobia._plans.wants import Want, store_of
 from jacobia._run import plan as _plan
 from jacobia._run.blueprint import Block
-from jacobia._run.point import Linearized, by_what_exists
+from jacobia._run.missing import by_what_exists
+from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
 from jacobia._store.lines import Store
 

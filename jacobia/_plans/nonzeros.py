@@ -18,7 +18,8 @@ from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.fingerprint import Identity
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.directions import Directions
-from jacobia._run.point import Linearized, by_what_exists, check_linear, refused
+from jacobia._run.missing import by_what_exists, check_linear, refused
+from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern, made_of
 
 # Walks of one program that differ in the arrays f closes over; beyond, weights may have any value.

@@ -10,20 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jacobia._plans.lines import (
-    Plan,
-    Recipe,
-    Want,
-    choose_way,
-    mirrored,
-    padded,
-    recipe_name,
-    request,
-    sized,
-    store_of,
-    worth_remembering,
-)
+from jacobia._plans.choose import choose_way
+from jacobia._plans.recipes import Recipe, recipe_name, worth_remembering
+from jacobia._plans.sizes import padded, sized
+from jacobia._plans.wants import Want, mirrored, request, store_of
 from jacobia._run import plan as _plan
+from jacobia._run.plan import Plan
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
 from jacobia._store.lines import Patches

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._plans.lines import Want, store_of
+from jacobia._plans.wants import Want, store_of
 from jacobia._run.point import Linearized
-from jacobia._store.keys import along, places
+from jacobia._store.gather import along, places
 from jacobia._store.lines import Store, aligned
 
 

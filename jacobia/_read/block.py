@@ -14,25 +14,20 @@ import numpy as np
 
 from jacobia._compat import Tracer, weakly_typed
 from jacobia._plans.colors import compressed, pattern_of, turned
-from jacobia._plans.lines import (
-    Done,
-    Want,
-    compute_each,
-    crossing,
-    fulfil,
-    fulfil_all,
-    store_of,
-)
+from jacobia._plans.lines import compute_each, crossing, fulfil, fulfil_all
 from jacobia._plans.nonzeros import nonzeros
 from jacobia._plans.samples import compute_few, few, read_few
 from jacobia._plans.take import array_module, as_array, complete, entries_of, known_cube, on_host
+from jacobia._plans.wants import Done, Want, store_of
 from jacobia._read.layout import Layout
 from jacobia._read.memo import again
 from jacobia._run import plan as _plan
-from jacobia._run.point import Linearized, by_what_exists
+from jacobia._run.missing import by_what_exists
+from jacobia._run.point import Linearized
 from jacobia._sparse.cover import Cross
 from jacobia._sparse.pattern import Pattern
-from jacobia._store.keys import ROLES, Asked, asked, concrete, gather, is_all, pick, token
+from jacobia._store.gather import gather
+from jacobia._store.keys import ROLES, Asked, asked, concrete, is_all, pick, token
 
 # A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
 _row_of = jax.jit(lambda rows, k: rows[k])

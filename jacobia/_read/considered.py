@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jacobia._plans.lines import Want, plan, possible, request, store_of
+from jacobia._plans.choose import plan, possible
 from jacobia._plans.samples import few, plan_few
+from jacobia._plans.wants import Want, request, store_of
 from jacobia._plans.whole import whole
 from jacobia._program.readings.cost import Work
 from jacobia._read.explain import Considered, Explanation

@@ -15,15 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, eval_context
-from jacobia._plans.lines import Recipe, Want, choose_way, padded_to, recipe_name, request, store_of
+from jacobia._plans.choose import choose_way
+from jacobia._plans.recipes import Recipe, recipe_name
 from jacobia._plans.samples import are_few, width_of
+from jacobia._plans.sizes import padded_to
 from jacobia._plans.take import as_array, on_host
+from jacobia._plans.wants import Want, request, store_of
 from jacobia._program.walk import subprograms
 from jacobia._run import plan as _plan
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
-from jacobia._store.keys import ROLES, Asked, gather
+from jacobia._store.gather import gather
+from jacobia._store.keys import ROLES, Asked
 from jacobia._store.lines import Patches
 
 # A kernel that returns the result too is compiled anew for each kind of key. Where a pass takes so long that copying

@@ -8,12 +8,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jacobia._plans.lines import Want, compute_missing, nonzeros_known, plan, store_of
+from jacobia._plans.choose import nonzeros_known, plan
+from jacobia._plans.lines import compute_missing
 from jacobia._plans.samples import plan_few
+from jacobia._plans.wants import Want, store_of
 from jacobia._run.kernels import Taken, analysed
 from jacobia._run.point import Linearized
 from jacobia._sparse.cover import Cross
-from jacobia._store.keys import ROLES, Pick, evenly, gathered, places
+from jacobia._store.gather import evenly, gathered, places
+from jacobia._store.keys import ROLES, Pick
 
 
 def peak_of_whole(origin: Linearized, index: int, copies: int) -> int:

@@ -17,7 +17,7 @@ from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, jit_disabled, trace_state, varying
 from jacobia._program.axis.cut import Cut
 from jacobia._run.blueprint import Block, Blueprint
-from jacobia._run.directions import Directions, has_second, said_by_jax
+from jacobia._run.directions import Directions, has_second
 from jacobia._run.kernels import Kind, ReadError, call, keep, residual_bytes
 from jacobia._run.plan import byte_limit, worth_apart
 from jacobia._run.seeds import (
@@ -423,51 +423,3 @@ class Linearized:
 
 def _with_taken(out: list, take: Any, places: tuple) -> list:
     return out if take is None else [*out, take.of(out[0][take.place], places)]
-
-
-def by_what_exists(origin: Linearized, blocks: Sequence[Block], work: Callable[[], Any]) -> Any:
-    """Do work that is planned for the directions that f is known to have.
-
-    A program is taken to have both until JAX says otherwise. Then both are learned, once, and the work is planned
-    again. Any other error is raised as it is, and so is what JAX says where nothing new was learned by it.
-    """
-    before = [origin.directions(b) for b in blocks]
-    try:
-        return work()
-    except Exception as error:
-        if said_by_jax(error) is None or [origin.learn(b) for b in blocks] == before:
-            raise
-    return work()
-
-
-def check_linear(origin: Linearized, block: Block) -> None:
-    """Before nonzeros or a pattern are read, which a pullback that is not linear has not got.
-
-    Raises:
-      ValueError: f has such a one.
-    """
-    if not origin.directions(block).linear:
-        raise ValueError(
-            f"{origin.blue.name}: expected an f with a linear pullback for nonzeros or a pattern, got a custom_vjp "
-            "whose pullback is not linear in its cotangent, as far as its program shows. Read J[...], or set "
-            'sparsity="dense".'
-        )
-
-
-def refused(origin: Linearized, block: Block) -> Exception:
-    """What to raise where f has no direction that could give anything of a block."""
-    blue, known = origin.blue, origin.directions(block)
-    call = f"{blue.name}(mode={blue.mode!r})"
-    if not known.linear:
-        return ValueError(
-            f"{call}: expected an f with pushforwards, got one with a custom_vjp whose pullback is not linear in its "
-            "cotangent (as seen in its program), which has rows only. Set mode='auto' or mode='rev'."
-        )
-    said = known.missing[0]
-    if blue.mode not in ("fwd", "rev") or not (known.pullback or known.pushforward):
-        return said.kind(said.says)
-    by = "pullbacks" if blue.mode == "rev" else "pushforwards"
-    return said.kind(
-        f"{call}: expected an f with {by}, got one for which JAX says: {said.says} Set mode='auto' to use whichever "
-        "direction f has."
-    )

@@ -8,23 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer
+from jacobia._plans.choose import plan
 from jacobia._plans.colors import coloring_of, pattern_of, transposed
 from jacobia._plans.diagonal import diagonal
-from jacobia._plans.lines import (
-    Want,
-    plan,
-    store_of,
-)
 from jacobia._plans.products import checked, has_products, mv, vm
 from jacobia._plans.samples import few
+from jacobia._plans.wants import Want, store_of
 from jacobia._read.block import LiveBlock, weakly
 from jacobia._read.considered import explain
 from jacobia._read.explain import Explanation
 from jacobia._read.layout import Layout, layout_of
 from jacobia._read.peak import peak_of_cross, peak_of_lines, peak_of_samples, peak_of_whole
 from jacobia._run import plan as _plan
+from jacobia._run.missing import by_what_exists
 from jacobia._run.plan import Plan
-from jacobia._run.point import Linearized, by_what_exists
+from jacobia._run.point import Linearized
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
 from jacobia._sparse.pattern import Pattern

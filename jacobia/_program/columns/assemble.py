@@ -10,8 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._program.columns.parts import entries
 from jacobia._program.columns.room import check_columns
-from jacobia._program.columns.slots import Slots, entries, select, values
+from jacobia._program.columns.slots import Slots, select, values
 from jacobia._program.columns.tape import APART, Planes, Tape, slots_first, slots_last
 
 Term = tuple[Slots, np.ndarray]

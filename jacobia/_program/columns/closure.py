@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from jacobia._program.columns.parts import as_slots, columns_of, entries, parts_of
 from jacobia._program.columns.room import numbered
-from jacobia._program.columns.slots import Parts, Slots, as_slots, columns_of, entries, nothing, parts_of, tight
+from jacobia._program.columns.slots import Parts, Slots, nothing, tight
 from jacobia._program.columns.tape import Tape
 
 # From this density on a product of dense matrices is faster than one of sparse ones.

@@ -19,7 +19,8 @@ from jacobia._program.columns.apply import (
     tangents,
     with_tangents,
 )
-from jacobia._program.columns.slots import Parts, Slots, as_slots, nothing, parts_of, sum_of, values
+from jacobia._program.columns.parts import as_slots, parts_of
+from jacobia._program.columns.slots import Parts, Slots, nothing, sum_of, values
 from jacobia._program.columns.tape import Last, Planes, each
 
 

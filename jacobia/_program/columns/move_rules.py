@@ -9,8 +9,9 @@ import numpy as np
 
 from jacobia._program.columns.apply import apply, is_tangent, out_of, tangents
 from jacobia._program.columns.moves import MOVES
+from jacobia._program.columns.parts import parts_of, relabelled
 from jacobia._program.columns.room import check_columns, numbered
-from jacobia._program.columns.slots import UNEVEN, Parts, Slots, nothing, parts_of, relabelled, tight, values
+from jacobia._program.columns.slots import UNEVEN, Parts, Slots, nothing, tight, values
 
 
 def move(w: Any, eqn: Any, ins: Sequence) -> list:

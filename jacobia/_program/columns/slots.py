@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._program.columns.room import Extent, check_columns, numbered
+from jacobia._program.columns.room import Extent, check_columns
 from jacobia._program.columns.tape import APART, Last, Planes, Tape, slots_first, slots_last
 
 # An array of this size may be a constant of a program.
@@ -298,6 +298,12 @@ def union_along(cols: np.ndarray, shape: tuple[int, ...], axes: Sequence[int], n
     return flat.reshape(len(flat), *(1 if a in move else cols.shape[a] for a in range(1, cols.ndim)))
 
 
+def repeats(cols: np.ndarray, n: int) -> bool:
+    """Whether any element has a column twice."""
+    ordered = np.sort(cols, axis=0)
+    return bool(((ordered[1:] == ordered[:-1]) & (ordered[1:] < n)).any())
+
+
 def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
     """The same tangent with other columns, among which are all of its own."""
     if t.cols is cols or np.array_equal(t.cols, cols):
@@ -390,68 +396,3 @@ def _masks(old: np.ndarray, new: np.ndarray, n: int) -> list[list[tuple[int, np.
             own.append((k, mask))
         found.append(own)
     return found
-
-
-def repeats(cols: np.ndarray, n: int) -> bool:
-    """Whether any element has a column twice."""
-    ordered = np.sort(cols, axis=0)
-    return bool(((ordered[1:] == ordered[:-1]) & (ordered[1:] < n)).any())
-
-
-def as_slots(tape: Tape, t: Slots | Parts, n: int) -> Slots:
-    """A sum of parts as one: as many slots as the widest element needs."""
-    if isinstance(t, Slots):
-        return t
-    rows, cols = entries(t.terms)
-    keep = (cols < n) & (rows >= 0)
-    key = rows[keep].astype(np.int64) * n + cols[keep]
-    unique, inverse = np.unique(key, return_inverse=True)
-    row = unique // n
-    slot, wide = columns_of(row, unique % n, t.size, n)
-    width = len(wide)
-    if not width:
-        return nothing(t.shape, t.dtype)
-    places = np.full(len(rows), width * t.size, np.int64)
-    places[keep] = (slot * t.size + row)[inverse.reshape(-1)]
-    shape, count = (width, *t.shape), width * t.size
-
-    def gathered(to: Any, *vals: Any) -> Any:
-        flat = jnp.concatenate([v.reshape(-1) for v in vals])
-        return jnp.zeros(count, flat.dtype).at[to].add(flat, mode="drop").reshape(shape)
-
-    names = [values(tape, s, n) for s, _ in t.terms]
-    name = tape.step(gathered, tape.array(places.astype(np.int32)), *names)
-    return Slots(wide.reshape(shape), name, t.shape, t.dtype)
-
-
-def columns_of(row: np.ndarray, col: np.ndarray, count: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Entries sorted by row as columns: the slot of each entry, and the columns (K, count)."""
-    slot = np.arange(len(row)) - np.searchsorted(row, row)
-    width = int(slot.max(initial=-1)) + 1
-    check_columns(width, (count,))
-    cols = np.full((width, count), n, np.int32)
-    cols[slot, row] = col
-    return slot, cols
-
-
-def entries(terms: Sequence[tuple[Slots, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of every value of the terms, in the order of their values, one term behind the other."""
-    check_columns(1, (sum(s.width * s.size for s, _ in terms),))
-    rows = [np.broadcast_to(r, (s.width, s.size)).reshape(-1) for s, r in terms]
-    cols = [s.full_cols().reshape(-1) for s, _ in terms]
-    empty = np.zeros(0, np.int32)
-    return np.concatenate([*rows, empty]), np.concatenate([*cols, empty])
-
-
-def parts_of(t: Slots | Parts) -> list[tuple[Slots, np.ndarray]]:
-    """A tangent as terms."""
-    return t.terms if isinstance(t, Parts) else [(t, numbered((t.size,)))]
-
-
-def relabelled(t: Slots | Parts, to: np.ndarray, shape: tuple[int, ...], dtype: Any) -> Parts:
-    """Every element goes to one element of another shape, where those that meet are added up; -1: it is left out."""
-    terms = []
-    for slots, rows in parts_of(t):
-        new = np.where(rows >= 0, to[np.maximum(rows, 0)], -1) if (rows < 0).any() else to[rows]
-        terms.append((slots, new.astype(np.int32)))
-    return Parts(terms, shape, dtype)

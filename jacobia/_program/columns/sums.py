@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._program.columns.apply import NotLinear, apply, blocked, is_tangent, out_of, tangents
+from jacobia._program.columns.parts import as_slots, relabelled
 from jacobia._program.columns.room import check_columns, numbered
 from jacobia._program.columns.slots import (
     FEW,
@@ -15,11 +16,9 @@ from jacobia._program.columns.slots import (
     Slots,
     added,
     aligned,
-    as_slots,
     distinct,
     merge,
     nothing,
-    relabelled,
     repeats,
     select,
     tight,

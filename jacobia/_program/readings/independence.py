@@ -19,8 +19,9 @@ from jacobia._program.axis.rules import ELEMENTWISE
 from jacobia._program.axis.samples import body_of, follow, has_references, through
 from jacobia._program.columns.accumulate import Value, Walk
 from jacobia._program.columns.apply import NotLinear, is_tangent
+from jacobia._program.columns.parts import parts_of
 from jacobia._program.columns.room import TooWide, within
-from jacobia._program.columns.slots import Slots, parts_of
+from jacobia._program.columns.slots import Slots
 from jacobia._program.columns.tape import Tape
 from jacobia._program.known import Lazy
 

@@ -1,0 +1,75 @@
+"""How wide a kernel is, and how many of its seeds run at once: as memory allows."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._run import plan as _plan
+from jacobia._run.point import Linearized
+from jacobia._run.seeds import Sweep
+
+
+def padded(numbers: Any, sweep: Sweep) -> Any:
+    """Numbers of seeds as the kernel of a sweep takes them."""
+    if numbers is None or sweep.width is None:
+        return None
+    return padded_to(numbers, sweep.width) if sweep.padded else jnp.asarray(numbers, jnp.int32)
+
+
+def padded_to(numbers: np.ndarray, width: int, padding: int = -1) -> np.ndarray:
+    """Numbers of seeds, or of samples, with others behind them that do not count."""
+    out = np.full(width, padding, np.int32)
+    out[: numbers.size] = numbers
+    return out
+
+
+def sized(
+    origin: Linearized,
+    way: str,
+    outs: tuple,
+    ins: tuple,
+    numbers: Any,
+    diagonal: bool = False,
+    samples: int | None = None,
+) -> Sweep:
+    """A sweep over some seeds (None: all), for so many samples (None: all), as wide as memory allows.
+
+    How wide the kernel is and how many seeds run at once is decided last: it depends on everything else. Where no
+    memory has to be watched it is always the same.
+    """
+    blue, padded = origin.blue, numbers is not None and origin.compiles
+    seeded, read = blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins)
+    if way != "rows":
+        seeded, read = read, seeded
+    seeds = seeded.size if numbers is None else len(numbers)
+    width = _plan.padded_width(seeds, seeded.size) if padded else seeds
+    by = blue.by(way, outs, ins)
+    name = (way, by, outs, ins, None if numbers is None else width, padded, diagonal, origin.batch, samples)
+    if name in blue.small_sweeps:
+        return blue.small_sweeps[name]
+    answer = 1 if diagonal else read.size
+    share = 1.0 if samples is None else samples / math.prod(origin.lead)
+    line = int(answer * max(d.itemsize for d in seeded.dtypes + read.dtypes) * math.prod(origin.lead) * share)
+    per_seed = int(blue.per_seed * math.prod(origin.batch) * share)
+    limit = origin.limit(width * (line + per_seed))
+    _plan.check_result(
+        f"{blue.name}: {seeds} {way} of a Jacobian",
+        seeds * line,
+        limit,
+        "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
+    )
+    if limit is not None and width * line > limit:
+        width = seeds  # a kernel of its own, where padding would not fit
+    chunk = _plan.chunk(width, per_seed, width * line, blue.chunk_size, limit)
+    block = None
+    if chunk is None and samples is None and blue.chunk_size == "auto" and origin.cores:
+        if blue.spaces.batch is not None:
+            block = _plan.fits_cache(blue.spaces.batch.size, blue.heavy * width // blue.spaces.batch.size, origin.cores)
+        elif way == "rows" and numbers is None:  # columns would have to be laid out anew
+            chunk = _plan.fits_cache(width, blue.heavy, origin.cores)
+    sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded, diagonal, block)
+    if limit is None:
+        blue.small_sweeps[name] = sweep
+    return sweep
