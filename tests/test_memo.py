@@ -163,3 +163,39 @@ def test_fewer_lines_that_are_padded_to_as_many_are_not_the_answer():
         J[5:8]
         np.testing.assert_allclose(J[:8], full[:8], rtol=1e-4, atol=1e-5)
         assert J.stats.rows_computed == 8
+
+
+BEFORE = {
+    "nothing": lambda J: None,
+    "a row": lambda J: J.matrix[..., 1, :],
+    "a column": lambda J: J.matrix[..., 0],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_is_explained_is_what_runs(view):
+    make, dense, xs = VIEWS[view]
+    for before, read in BEFORE.items():
+        for name, key in KEYS.items():
+            for x in xs:  # the third time another kernel runs
+                J = make(x)
+                read(J)
+                given = key(J.shape)
+                told, old = J.explain(given), J.stats
+                J[given]
+                done = [b - a for a, b in zip(old, J.stats, strict=True)]
+                rows, columns, pulled, pushed, _, calls, *_ = done
+                case = f"{name} of {view} after {before}: {told.plan}, done {done}"
+                if told.way == "none":
+                    assert calls == 0 == rows + columns, case
+                elif told.way == "rows and columns":
+                    assert rows + columns == pulled + pushed == told.passes and calls == (rows > 0) + (columns > 0), case
+                elif told.passes:
+                    assert (rows, columns) == ((told.passes, 0) if told.way == "rows" else (0, told.passes)), case
+                    by = told.by[0 if told.way == "rows" else 1]
+                    assert by == "Hessian-vector products" or (pulled, pushed) == (
+                        (told.passes, 0) if by == "pullbacks" else (0, told.passes)
+                    ), case
+                    assert pulled + pushed == told.passes and calls == 1, case
+                else:
+                    assert told.way in ("nonzeros", "waist") and (pulled, pushed, calls) == (0, 0, 1), case

@@ -11,6 +11,7 @@ from shortcut_cases import Draw, N, columns_met, narrow, partly_constant, rows_m
 
 from jacobia import hessian, jacobian, materialize
 from jacobia._read.memo import again
+from jacobia._store.keys import token
 
 B = 8  # samples
 
@@ -146,7 +147,8 @@ def test_a_view_is_read_as_the_one_before(number, draw):
     keys = [..., slice(low, low + draw.count(2, 3)), k, [more, k, more], (slice(None), 1), (k, 1), ([k, more], [0, 1])]
 
     def taken(J, key):
-        out = again(J._origin, J._index, J._layout.order, True, J._asked(key))
+        reads, name = J._layout.reads, token(key)
+        out = again(J._origin, J._index, name, reads, J._layout.order, True, J._asked(key))
         assert out is not None, key
         return out
 
@@ -155,6 +157,10 @@ def test_a_view_is_read_as_the_one_before(number, draw):
         for _ in range(2):
             jac(first)[key]
             assert_close(taken(jac(second), key), right)
+        J = jac(second)
+        prepared = J._layout.reads.again(J._origin, J._index, token(key))
+        assert prepared is not None, key
+        assert_close(prepared, right)
         J = jac(second)
         J[more]
         if J.stats.rows_computed == 1 and key is k:  # a further row
@@ -169,7 +175,7 @@ def test_blocks_are_read_as_those_before(number, draw):
     jac = jacobian(g, (0, 1), mode=draw.one_of(["rev", "fwd"]))
     materialize(jac(first[:2], first[2:]))
     blocks = jac(second[:2], second[2:])
-    assert frozenset(range(4)) in blocks[0][0]._origin.blue.recipes
+    assert (frozenset(range(4)), ()) in blocks[0][0]._origin.blue.recipes
     assert_close(np.block(jax.tree.map(np.asarray, [list(row) for row in materialize(blocks)])), expected)
     if draw.chance():
         scalar = lambda a, b: jnp.sum(jnp.sin(f(jnp.concatenate([a, b]))))  # noqa: E731

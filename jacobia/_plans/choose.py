@@ -64,11 +64,12 @@ def plan(origin: Linearized, want: Want, across: Cross | None = None) -> Plan:
     rows, columns = store.rows.num_missing(want.rows), store.columns.num_missing(want.columns)
     choice = choose_way(origin, want.block, request(still_wanted(*want, store)), rows, columns)
     if across is not None:
-        own, other = counted(len(across.rows), "rows"), counted(len(across.columns), "columns")
-        passes = len(across.rows) + len(across.columns)
-        if not passes:
+        parts = [(len(own), way) for own, way in zip(across, ("rows", "columns"), strict=True) if len(own)]
+        if not parts:
             return Plan("none", 0, 0, "everything asked for is known")
-        return Plan("rows and columns", passes, min(rows, columns), f"{own} and {other} hold all of it")
+        why = " and ".join(counted(*part) for part in parts)
+        passes, way = sum(n for n, _ in parts), " and ".join(way for _, way in parts)
+        return Plan(way, passes, min(rows, columns), f"{why} {'holds' if passes == 1 else 'hold'} all of it")
     if request(want) == "all" and rows == store.rows.count and columns == store.columns.count:
         found = whole(origin, want.block)
         if found is not None:

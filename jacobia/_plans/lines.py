@@ -67,10 +67,14 @@ def crossing(origin: Linearized, want: Want, rows: np.ndarray, columns: np.ndarr
     if origin.lead or not all(ways) or store.whole() is not None or store.nonzeros is not None:
         return None
     alone = min(store.rows.missing(want.rows).size, store.columns.missing(want.columns).size)
-    if alone < 2:
+    if not alone:
         return None
     unknown = np.isin(rows, store.rows.missing(want.rows)) & np.isin(columns, store.columns.missing(want.columns))
+    if alone == 1 and unknown.any():
+        return None
     found = cross(rows[unknown], columns[unknown])
+    if origin.blue.symmetric and origin.blue.mirrors[want.block] == want.block:  # a row is a column too
+        found = Cross(np.union1d(found.rows, found.columns), found.columns[:0])
     return found if len(found.rows) + len(found.columns) < alone else None
 
 

@@ -73,7 +73,8 @@ def _considered(
     ):
         if blue.symmetric and way != ("rows" if todo.way != "columns" else "columns"):
             continue  # the same products give both
-        total = _passes_work(origin, way, block) if allowed else None
+        instead = across is not None and way == todo.way  # fewer of the same, below
+        total = _passes_work(origin, way, block) if allowed and not instead else None
         if total is not None:
             passes = lines.num_missing(wanted)
             each, once = total
