@@ -7,7 +7,7 @@ import pytest
 from cases import CASES
 from reference import assert_close, is_block, views
 
-from jacobia import hessian, jacobian
+from jacobia import Pattern, hessian, jacobian
 from jacobia._plans import program as _way
 from jacobia._plans import whole as _whole
 from jacobia._plans.accumulated import accumulated
@@ -221,13 +221,33 @@ def test_trees_and_hessians_through_a_narrow_part():
     np.testing.assert_allclose(H[...], jax.hessian(g)(X[:20]), atol=1e-5)
 
 
-@pytest.mark.parametrize("mode, f", [("waist", jnp.sin), ("accumulate", lambda z: z * 1j)], ids=["waist", "complex"])
-def test_a_mode_that_f_does_not_allow(mode, f):
-    z = X[:4] if mode == "waist" else X[:4].astype(np.complex64)
-    jac = jacobian(f, mode=mode, holomorphic=mode != "waist")
+clipped = jax.custom_vjp(lambda x: x)
+clipped.defvjp(lambda x: (x, None), lambda _, u: (jnp.clip(u, -1, 1),))
+
+# mode, f, options → what is said of it
+REFUSED = {
+    "no waist": ("waist", jnp.sin, {}, "expected an f whose linear program is narrower .* got one that is nowhere"),
+    "complex": ("accumulate", lambda z: z * (1 + 0j), {"holomorphic": True}, "expected a real f, got complex64"),
+    "by Python": ("accumulate", jnp.sin, {"jit": False}, "expected an f that is compiled, got jit=False"),
+    "a pattern": ("waist", jnp.sin, {"sparsity": Pattern.from_dense(np.eye(4))}, "expected sparsity='auto'"),
+    "a rule": ("accumulate", clipped, {}, "expected an f with a linear pullback, got a custom_vjp"),
+    "large": ("accumulate", jnp.sin, {"memory_limit": 100}, "expected a result .* half of the memory .* got 64 bytes of 100"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mode_that_f_does_not_allow(case):
+    mode, f, options, said = REFUSED[case]
+    z = X[:4].astype(np.complex64) if "holomorphic" in options else X[:4]
+    jac = jacobian(f, mode=mode, **options)
     assert jac(z)[1].shape == (4,)
-    with pytest.raises(ValueError, match=rf"jacobian\(mode='{mode}'\): expected an f whose linear program"):
+    with pytest.raises(ValueError, match=rf"jacobian\(mode='{mode}'\): {said}.*Set mode='auto'"):
         jac(z)[...]
+
+
+def test_samples_have_no_mode_of_their_own():
+    with pytest.raises(ValueError, match=r"expected an f of one sample, got samples \(3,\)"):
+        jacobian(jax.vmap(jnp.sin), batch_axis=0, mode="accumulate")(np.ones((3, 4), np.float32))[...]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jacobia._plans.accumulated import accumulated
 from jacobia._plans.program import Whole
 from jacobia._plans.waist import through_waist
+from jacobia._run.plan import readable
 from jacobia._run.point import Linearized
 
 # Where all passes together cost less than this many elements read or written, which is about 0.4 ms, no other way is
@@ -27,11 +28,11 @@ _BETTER = 0.6
 # Where a way costs only so many times what writing the result does, no other one is looked for.
 _WRITTEN = 4
 
-# By the value of `mode` that asks for it, with what it needs.
+# By the value of `mode` that asks for it, with what it needs, and what to say of an f that has not got it.
 _WAYS = {"waist": through_waist, "accumulate": accumulated}
 _NEEDS = {
-    "accumulate": "an f whose linear program can be walked within memory",
-    "waist": "an f whose linear program is narrower somewhere than at both its ends",
+    "accumulate": ("an f whose linear program can be walked within memory", "one that cannot"),
+    "waist": ("an f whose linear program is narrower somewhere than at both its ends", "one that is nowhere"),
 }
 
 _UNKNOWN: Any = object()
@@ -47,32 +48,47 @@ def whole(origin: Linearized, index: int) -> Whole | None:
     known = blue.wholes.get(index, _UNKNOWN)
     if known is None or (known is not _UNKNOWN and known.fits(origin.consts)):
         return known
-    made = _cheapest(origin, index) if _may_pay(origin, index) else None
-    if made is None and blue.mode in _WAYS:
-        raise ValueError(
-            f"{blue.name}(mode={blue.mode!r}): expected {_NEEDS[blue.mode]}, of one sample, compiled, real, and with a "
-            "result that fits into memory; got one that has not got it. Set mode='auto' to use whatever is there."
-        )
+    made = None
+    if blue.mode in _WAYS or _may_pay(origin, index):
+        against = _against(origin, index)
+        made = _cheapest(origin, index) if against is None else None
+        if made is None and blue.mode in _WAYS:
+            expected, got = against or _NEEDS[blue.mode]
+            raise ValueError(
+                f"{blue.name}(mode={blue.mode!r}): expected {expected}, got {got}. Set mode='auto' to use whatever is "
+                "there."
+            )
     blue.wholes[index] = made
     return made
 
 
-def _may_pay(origin: Linearized, index: int) -> bool:
-    # From what is known without tracing anything.
+def _against(origin: Linearized, index: int) -> tuple[str, str] | None:
+    # What any such way needs and does not find, from what is known without tracing anything.
     blue = origin.blue
-    if blue.sparsity != "auto" or blue.mode in ("fwd", "rev") or blue.program.jaxpr is None:
-        return False
-    if blue.program.heads is not None or origin.lead or jnp.issubdtype(blue.blocks[index].dtype, jnp.complexfloating):
-        return False
-    if not origin.directions(blue.blocks[index]).linear:
-        return False
-    nbytes = 2 * math.prod(blue.counts[index]) * blue.blocks[index].dtype.itemsize
+    dtype, nbytes = blue.blocks[index].dtype, 2 * math.prod(blue.counts[index]) * blue.blocks[index].dtype.itemsize
     limit = origin.limit(nbytes)
+    if not isinstance(blue.sparsity, str) or blue.sparsity != "auto":
+        return "sparsity='auto'", "another one"
+    if blue.program.jaxpr is None:
+        return "an f that is compiled", "jit=False"
+    if origin.lead:
+        return "an f of one sample", f"samples {origin.lead}"
+    if blue.program.heads is not None:
+        return "a Hessian of a scalar", "one of several outputs"
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "a real f", str(dtype)
+    if not origin.directions(blue.blocks[index]).linear:
+        return "an f with a linear pullback", "a custom_vjp whose pullback is not linear in its cotangent"
     if limit is not None and nbytes > limit:
+        return "a result that takes half of the memory at most", f"{readable(nbytes // 2)} of {readable(limit)}"
+    return None
+
+
+def _may_pay(origin: Linearized, index: int) -> bool:
+    blue = origin.blue
+    if blue.mode != "auto" or blue.chunk_size != "auto":
         return False
-    if blue.mode != "auto":
-        return True
-    return blue.chunk_size == "auto" and 2 * min(blue.counts[index]) * blue.primal_cost > _WORTH_LOOKING
+    return 2 * min(blue.counts[index]) * blue.primal_cost > _WORTH_LOOKING
 
 
 def _cheapest(origin: Linearized, index: int) -> Whole | None:

@@ -40,6 +40,8 @@ def explain(
     blue, block = origin.blue, origin.blue.blocks[want.block]
     notes, alone = [], 0 not in shape and bool(origin.lead) and few(origin, want, samples)
     todo = plan_few(origin, want, samples) if alone else plan(origin, want, across)
+    if 0 in shape:
+        todo = Plan("none", 0, 0, "there is nothing in it")
     if alone:
         notes.append(f"samples: {len(samples)} of {math.prod(origin.lead)}, evaluated by themselves")
     known = origin.directions(block)
