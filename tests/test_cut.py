@@ -66,8 +66,6 @@ WHOLE = {
     "masked mean", "diagonal by a mask", "diagonal by einsum", "handed over, by cg", "sparse of a sample, made dense",
     "sparse, diagonal", "triangle of some samples",
 }  # fmt: skip
-if jax.__version_info__ >= (0, 12):
-    WHOLE.add("interp")  # a search that shows no program, and no rule for other shapes
 CASES = INDEPENDENT | FORWARD_ONLY
 PULLED = [
     "mlp", "layer norm", "softmax", "attention", "convolution", "convolution, kernels per sample", "max pooling",
