@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,3 +153,14 @@ def test_the_checks_can_fail():
     assert optional_imports(ast.parse(source), "jacobia._demo") == ["tqdm"]
     for source in ("import jax._src", "from jax._src.core import x", "from jax import _src", "jax._src.core"):
         assert private_jax(ast.parse(source), "jacobia._x"), source
+
+
+def test_importing_the_package_imports_nothing_large():
+    code = (
+        "import sys, jax, jax.numpy; before = set(sys.modules); import jacobia; "
+        "print(*{name for name in set(sys.modules) - before if not name.startswith('jacobia')})"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    large = ("scipy", "jax.experimental.sparse", "matplotlib", "tqdm", "pandas", "sklearn", "torch")
+    assert done.stdout and not [name for name in done.stdout.split() if name.startswith(large)]
