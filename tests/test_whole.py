@@ -118,7 +118,7 @@ def test_rows_that_do_not_depend_on_x_are_taken_over_from_point_to_point(remembe
         J = jac(x)
         np.testing.assert_allclose(J[...], by_hand(LINEAR, other, x), rtol=1e-4, atol=1e-5)
         assert J.stats.constant_rows == (5 if k else 0)
-        assert J._origin.blue.wholes[0]._split.flops >= 2 * 5 * 5 * 4
+        assert J._origin.blue.found.get("whole", 0)._split.flops >= 2 * 5 * 5 * 4
 
 
 def test_never_those_of_another_program(remembering):
@@ -145,7 +145,7 @@ def test_what_was_remembered_and_is_gone_is_computed_again(remembering):
     jac = jacobian(partly_linear(LINEAR, other))
     J = jac(X[:4])
     assert J[...].shape == (8, 4)
-    for a in J._origin.blue.wholes[0]._remembered:
+    for a in J._origin.blue.found.get("whole", 0)._remembered:
         a.delete()
     np.testing.assert_allclose(jac(X[:4])[...], by_hand(LINEAR, other, X[:4]), rtol=1e-4, atol=1e-5)
 
@@ -153,7 +153,7 @@ def test_what_was_remembered_and_is_gone_is_computed_again(remembering):
 def test_nothing_is_remembered_where_it_saves_nothing(always):
     J = jacobian(partly_linear(LINEAR, LINEAR @ LINEAR.T))(X[:4])
     assert J[...].shape == (8, 4)
-    assert J._origin.blue.wholes[0]._split is None  # too few operations
+    assert J._origin.blue.found.get("whole", 0)._split is None  # too few operations
 
 
 # Through a narrow part

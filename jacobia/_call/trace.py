@@ -16,6 +16,7 @@ import numpy as np
 from jacobia._call.arguments import Call
 from jacobia._call.blame import looks_at_values, name_of, reason
 from jacobia._compat import config_values, eval_jaxpr, opened, trace_state
+from jacobia._found import Found
 from jacobia._program.fingerprint import fingerprint
 from jacobia._program.walk import needed, nested_consts, run_hoisted
 from jacobia._space import Space
@@ -54,7 +55,7 @@ class Program:
     """
 
     __slots__ = (
-        "__weakref__", "_run", "directions", "forms", "heads", "jaxpr", "lock", "num_leaves", "num_y", "opaque",
+        "__weakref__", "_run", "directions", "found", "heads", "jaxpr", "lock", "num_leaves", "num_y", "opaque",
         "settings",
     )  # fmt: skip
 
@@ -63,7 +64,7 @@ class Program:
         self.jaxpr = jaxpr  # None: f is a Python function, run as it is (jit=False)
         self.opaque = opaque
         self.heads: Space | None = None  # of the gradient of a vector-valued f: cotangents, behind its leaves
-        self.forms: dict = {}  # what kernels had to trace to know how to make themselves
+        self.found = Found()  # what had to be traced to know how to make kernels, walks and their like
         self.directions: dict = {}  # what has been learned of them, by what is differentiated
         self.lock = threading.Lock()  # of what has been learned
         self.settings = settings()
@@ -77,10 +78,8 @@ class Program:
         if self.jaxpr is None:
             y, _ = self(consts, leaves)
             return [y[i] for i in outs]
-        name = "part", outs
-        if name not in self.forms:
-            self.forms[name] = needed(self.jaxpr, outs)
-        return eval_jaxpr(self.forms[name], (), *consts, *leaves)
+        part = self.found.find("part", outs, lambda: needed(self.jaxpr, outs))
+        return eval_jaxpr(part, (), *consts, *leaves)
 
 
 _programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictionary()

@@ -84,7 +84,7 @@ def coloring_of(origin: Linearized, index: int) -> Colored:
     """
     blue, given = origin.blue, origin.blue.sparsity
     if isinstance(given, Coloring):
-        return Colored(given) if is_traced(given) else blue.colorings.setdefault(None, Colored(given))
+        return Colored(given) if is_traced(given) else blue.found.find("coloring", None, lambda: Colored(given))
     pattern, ways = pattern_of(origin, index), _ways(origin, index)
     if is_traced(pattern):
         raise TypeError(
@@ -93,10 +93,8 @@ def coloring_of(origin: Linearized, index: int) -> Colored:
         )
     if not any(ways):
         raise _refused(origin, index, "columns")
-    if (pattern, ways) not in blue.colorings:
-        symmetric = blue.symmetric and blue.mirrors[index] == index
-        blue.colorings[pattern, ways] = Colored(_fewest(pattern, ways, symmetric))
-    return blue.colorings[pattern, ways]
+    symmetric = blue.symmetric and blue.mirrors[index] == index
+    return blue.found.find("coloring", (pattern, ways), lambda: Colored(_fewest(pattern, ways, symmetric)))
 
 
 def _fewest(pattern: Pattern, ways: _plan.Ways, symmetric: bool) -> Coloring:

@@ -34,7 +34,7 @@ def confirm(origin: Linearized, index: int, coloring: Coloring, data: jax.Array,
     Raises:
       ValueError: they differ by more than rounding explains.
     """
-    done = origin.blue.program.forms.setdefault(("confirmed", origin.blue.positions, origin.blue.spaces), set())
+    done = origin.blue.program.found.find("confirmed", (origin.blue.positions, origin.blue.spaces), set)
     empty = 0 in data.shape[:-1] or 0 in coloring.pattern.shape
     if empty or hash(coloring) in done or not data.is_fully_addressable:
         return

@@ -40,10 +40,8 @@ def fitting(
 
 
 def _taken(origin: Linearized, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]) -> Taken:
-    known = origin.blue.taken
-    if (sweeps, images) not in known:
-        known[sweeps, images] = analysed(lambda: origin.again().run(sweeps, ids, images))
-    return known[sweeps, images]
+    made = lambda: analysed(lambda: origin.again().run(sweeps, ids, images))  # noqa: E731
+    return origin.blue.found.find("taken", (sweeps, images), made)
 
 
 def _seeds(origin: Linearized, sweep: Sweep) -> int:

@@ -80,7 +80,7 @@ def crossing(origin: Linearized, want: Want, rows: np.ndarray, columns: np.ndarr
 
 def fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
     """Compute all of some blocks, in one kernel call, and remember it."""
-    recipe = None if origin.stores else origin.blue.recipes.get((frozenset(indices), origin.stacks))
+    recipe = None if origin.stores else origin.blue.found.get("recipe", (frozenset(indices), origin.stacks))
     if recipe is None:
         fulfil(origin, [Want(k, None, None) for k in indices])
         return
@@ -217,7 +217,7 @@ def _run(
         ]
         forms = origin.fused(sweeps, tuple(images.values()))
         recipe = Together(*forms, tuple(ids), tuple(parts), tuple(images))
-        origin.blue.recipes[frozenset(d.block for d in (*done, *made)), origin.stacks] = recipe
+        origin.blue.found.put("recipe", (frozenset(d.block for d in (*done, *made)), origin.stacks), recipe)
     return [*done, *made]
 
 
@@ -288,7 +288,7 @@ def _remember_way(origin: Linearized, want: Want, way: str, done: Done, sweeps: 
     shape = tuple(done.array.shape)
     recipe = Recipe(way, width, count, done.block, done.way, turned, _by(origin, done), sweeps, place, shape, None,
                     origin.fused(sweeps))  # fmt: skip
-    origin.blue.recipes[name] = recipe
+    origin.blue.found.put("recipe", name, recipe)
 
 
 class _Answer(NamedTuple):

@@ -161,9 +161,8 @@ def _walk_of(origin: Linearized, local: bool) -> Walk:
     concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
     if local or blue.program.jaxpr is None:
         return _walked(origin, point, concrete, local)
-    walks = blue.program.forms.setdefault(
-        ("walks", blue.positions, blue.spaces, blue.memory_limit, tuple(concrete)), []
-    )
+    name = blue.positions, blue.spaces, blue.memory_limit, tuple(concrete)
+    walks = blue.program.found.find("walks", name, list)
     for walk in walks:
         if walk.fits(point.consts):
             return walk

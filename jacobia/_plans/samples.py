@@ -90,10 +90,12 @@ def _remember_way(origin: Linearized, plan: "_Plan", sweep: Sweep, samples: np.n
     if origin.batch or not worth_remembering(origin, lines.nbytes):
         return
     count, width = plan.most if sweep.width is None else sweep.width, len(samples)
-    origin.blue.recipes[recipe_name(origin, plan.want.block, plan.asked_way, sweep.width, width)] = Recipe(
+    recipe = Recipe(
         plan.asked_way, sweep.width, count, plan.todo.block, plan.way, plan.turned, plan.by(origin), (sweep,), 0,
         tuple(lines.shape), width, origin.cut_kernel(sweep, samples),
     )  # fmt: skip
+    name = recipe_name(origin, plan.want.block, plan.asked_way, sweep.width, width)
+    origin.blue.found.put("recipe", name, recipe)
 
 
 class _Plan(NamedTuple):

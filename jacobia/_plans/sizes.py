@@ -47,8 +47,9 @@ def sized(
     width = _plan.padded_width(seeds, seeded.size) if padded else seeds
     by = blue.by(way, outs, ins)
     name = (way, by, outs, ins, None if numbers is None else width, padded, diagonal, origin.batch, samples)
-    if name in blue.small_sweeps:
-        return blue.small_sweeps[name]
+    known = blue.found.get("sweep", name)
+    if known is not None:
+        return known
     answer = 1 if diagonal else read.size
     share = 1.0 if samples is None else samples / math.prod(origin.lead)
     line = int(answer * max(d.itemsize for d in seeded.dtypes + read.dtypes) * math.prod(origin.lead) * share)
@@ -70,6 +71,4 @@ def sized(
         elif way == "rows" and numbers is None:  # columns would have to be laid out anew
             chunk = _plan.fits_cache(width, blue.heavy, origin.cores)
     sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded, diagonal, block)
-    if limit is None:
-        blue.small_sweeps[name] = sweep
-    return sweep
+    return blue.found.put("sweep", name, sweep) if limit is None else sweep

@@ -45,7 +45,7 @@ def whole(origin: Linearized, index: int) -> Whole | None:
       ValueError: a mode that f does not allow.
     """
     blue = origin.blue
-    known = blue.wholes.get(index, _UNKNOWN)
+    known = blue.found.get("whole", index, _UNKNOWN)
     if known is None or (known is not _UNKNOWN and known.fits(origin.consts)):
         return known
     made = None
@@ -58,8 +58,7 @@ def whole(origin: Linearized, index: int) -> Whole | None:
                 f"{blue.name}(mode={blue.mode!r}): expected {expected}, got {got}. Set mode='auto' to use whatever is "
                 "there."
             )
-    blue.wholes[index] = made
-    return made
+    return blue.found.put("whole", index, made)
 
 
 def _against(origin: Linearized, index: int) -> tuple[str, str] | None:

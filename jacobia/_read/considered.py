@@ -55,7 +55,7 @@ def explain(
     products = "Hessian-vector products" if blue.symmetric else None
     by = products or origin.by("rows", block), products or origin.by("columns", block)
     plans = () if alone or todo.way == "none" else _considered(origin, want, todo, by, across)
-    found, pattern = blue.wholes.get(want.block), store_of(origin, want.block).pattern
+    found, pattern = blue.found.get("whole", want.block), store_of(origin, want.block).pattern
     density = pattern.density if pattern is not None else None if found is None else found.density
     nbytes = math.prod(shape) * block.dtype.itemsize
     return Explanation(view, shape, nbytes, density, todo, plans, by, tuple(notes), memory)

@@ -55,10 +55,6 @@ class Layout:
         return full.swapaxes(-1, -2) if self.turn == "mT" else full.transpose() if self.turn else full
 
 
-# So many ways to lay out the blocks of one program are kept; those of other numbers of samples are others.
-_LAYOUTS = 256
-
-
 def layout_of(
     blue: Blueprint, index: int, lead: tuple[int, ...] | None = None, matrix: bool = False, turn: str = ""
 ) -> Layout:
@@ -68,9 +64,4 @@ def layout_of(
       lead: axes of samples in front; None: those that a view has when it is made.
     """
     name = index, blue.spaces.lead if lead is None else lead, matrix, turn
-    known = blue.layouts.get(name)
-    if known is None:
-        if len(blue.layouts) >= _LAYOUTS:
-            blue.layouts.clear()
-        known = blue.layouts.setdefault(name, Layout(blue.blocks[index], *name[1:]))
-    return known
+    return blue.found.find("layout", name, lambda: Layout(blue.blocks[index], *name[1:]))

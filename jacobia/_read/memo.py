@@ -233,9 +233,9 @@ def _compiled(origin: Linearized, recipe: Recipe, take: Take, as_it_is: bool, nu
 
 def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
     rows, columns = asked.numbers["rows"], asked.numbers["columns"]
-    recipes, (m, n) = origin.blue.recipes, origin.blue.counts[index]
+    found, (m, n) = origin.blue.found, origin.blue.counts[index]
     if rows is None and columns is None and asked.numbers["batch"] is None:
-        return recipes.get(recipe_name(origin, index, "all", None))
+        return found.get("recipe", recipe_name(origin, index, "all", None))
     r, c = m if rows is None else rows.size, n if columns is None else columns.size
     if not asked.choice.outer and asked.choice.ids[0].size not in (r, c) and min(r, c) > 1:
         return None  # entries at pairs of places, which fewer rows and columns together may hold
@@ -244,11 +244,11 @@ def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
     width = None if lines is None else _plan.padded_width(lines.size, most)
     samples = asked.numbers["batch"]
     if samples is None or not are_few(origin, samples):
-        return recipes.get(recipe_name(origin, index, way, width))
+        return found.get("recipe", recipe_name(origin, index, way, width))
     store = origin.stores.get(index)
     if store is not None and any(map(len, store.patches.values())):
         return None  # something is known of some samples
-    return recipes.get(recipe_name(origin, index, way, width, width_of(origin, samples)))
+    return found.get("recipe", recipe_name(origin, index, way, width, width_of(origin, samples)))
 
 
 def _unpadded(origin: Linearized, recipe: Recipe, sweep: Sweep) -> tuple[int, ...]:

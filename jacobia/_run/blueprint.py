@@ -15,6 +15,7 @@ from jax.tree_util import tree_structure
 from jacobia._call.linearize import Point
 from jacobia._call.trace import Program
 from jacobia._compat import opened
+from jacobia._found import Found
 from jacobia._program.axis.cut import Cut, cut
 from jacobia._program.readings.cost import Work, peak_bytes, seed_cost, work, written_bytes
 from jacobia._program.readings.seed import products_met
@@ -200,9 +201,7 @@ class Blueprint:
     def pass_cost(self, way: str, block: Block) -> float:
         """What one more row or column costs, in elements read or written; infinite where there is none."""
         key = way, self.by(way, block.outs, block.ins), block.outs, block.ins
-        if key not in self.costs:
-            self.costs[key] = self._pass_cost(way, block.outs, block.ins)
-        return self.costs[key]
+        return self.found.find("cost", key, lambda: self._pass_cost(way, block.outs, block.ins))
 
     def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
         closed = self.pass_program(way, outs, ins)
@@ -213,12 +212,14 @@ class Blueprint:
 
     def _left_out(self, way: str, outs: tuple, ins: tuple) -> Set[int]:
         # Products of a pass that kernels do not make: they take a row by the number of the seed.
-        key, closed = (way, self.by(way, outs, ins), outs, ins), self.pass_program(way, outs, ins)
-        if key not in self.left_out:
+        closed = self.pass_program(way, outs, ins)
+
+        def found() -> Set[int]:
             basis = self.spaces.outputs.pick(outs) if way == "rows" else self.spaces.inputs.pick(ins)
             jaxpr = closed.jaxpr if closed is not None and is_by_number(self.spaces, basis) else None
-            self.left_out[key] = frozenset() if jaxpr is None else products_met(jaxpr, jaxpr.invars[-1])
-        return self.left_out[key]
+            return frozenset() if jaxpr is None else products_met(jaxpr, jaxpr.invars[-1])
+
+        return self.found.find("left out", (way, self.by(way, outs, ins), outs, ins), found)
 
     def pass_work(self, way: str, block: Block) -> Work | None:
         """The operations and bytes of one more row or column; None where that cannot be read off one program."""
@@ -231,10 +232,9 @@ class Blueprint:
     def pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
         """The program of constants, leaves and seeds that one row or column is; None where there is none."""
         key = way, self.by(way, outs, ins), outs, ins
-        if key not in self.passes:
-            single = self.program.jaxpr is not None and self.program.heads is None
-            self.passes[key] = None if not single else self._pass_program(*key)
-        return self.passes[key]
+        if self.program.jaxpr is None or self.program.heads is not None:
+            return None
+        return self.found.find("pass", key, lambda: self._pass_program(*key))
 
     def _pass_program(self, way: str, by: str, outs: tuple, ins: tuple) -> Any:
         try:
@@ -250,9 +250,7 @@ class Blueprint:
     def cut(self, sweep: Sweep) -> Cut | None:
         """The program that answers one seed for one sample, where samples can be told apart in all of it."""
         name = sweep.way, sweep.by, sweep.seeded, sweep.read
-        if name not in self.cuts:
-            self.cuts[name] = self._cut(*name)
-        return self.cuts[name]
+        return self.found.find("cut", name, lambda: self._cut(*name))
 
     def _cut(self, way: str, by: str, seeded: tuple, read: tuple) -> Cut | None:
         program, spaces = self.program, self.spaces
@@ -270,31 +268,15 @@ class Blueprint:
         made = cut(jaxpr, [None] * len(own) + axes + [0] * len(seeded), [0] * len(read), batch.size)
         return made and Cut(lambda sample, args: made(sample, [*own, *args]), made.has_rules)
 
-    @cached_property
-    def cuts(self) -> dict:
-        return {}
-
     @property
     def primal_work(self) -> Work:
         """The operations and bytes of f itself."""
         return work(self.program.jaxpr, len(self.program.jaxpr.invars))
 
     @cached_property
-    def costs(self) -> dict:
-        return {}
-
-    @cached_property
-    def passes(self) -> dict:
-        return {}
-
-    @cached_property
-    def left_out(self) -> dict:
-        return {}
-
-    @cached_property
-    def wholes(self) -> dict:
-        """How to compute all of a block without seeds, by its index; None: not worth it."""
-        return {}
+    def found(self) -> Found:
+        """What has been found out at such arguments: costs and ways, by blocks; names of kernels; layouts of views."""
+        return Found()
 
     @cached_property
     def per_seed(self) -> int:
@@ -342,36 +324,6 @@ class Blueprint:
             dtypes = tuple(jnp.result_type(y[i], x[ins[0]]) for i in read)
         by = self.by(way, outs, ins)
         return Sweep(way, by, seeded, read, width, chunk, dtypes, self.ravel, padded, diagonal, block)
-
-    @cached_property
-    def recipes(self) -> dict:
-        """How lines were computed the last time: by the block, the way, the width of the kernel, samples, stacks."""
-        return {}
-
-    @cached_property
-    def layouts(self) -> dict:
-        """How the views of a block are laid out, by the block, the axes of samples, and how they are turned."""
-        return {}
-
-    @cached_property
-    def taken(self) -> dict:
-        """What compiled kernels take, by their sweeps and images."""
-        return {}
-
-    @cached_property
-    def small_sweeps(self) -> dict:
-        """Sweeps that are too small for memory to matter."""
-        return {}
-
-    @cached_property
-    def colorings(self) -> dict:
-        """Colorings as kernels take them: the given one, or by pattern and the directions that f has."""
-        return {}
-
-    @cached_property
-    def kinds(self) -> dict:
-        """Names of the kernels used so far: their hashes are computed once."""
-        return {}
 
 
 def _only(y: Any, x: Any) -> str | None:

@@ -58,9 +58,7 @@ def said_by_jax(error: Exception) -> Missing | None:
 
 def is_doubtful(program: Program) -> bool:
     """Whether a program may lack a direction; all others are taken to have both until JAX says otherwise."""
-    if "doubtful" not in program.forms:
-        program.forms["doubtful"] = any(holds(program.jaxpr, name) for name in _DOUBTFUL)
-    return program.forms["doubtful"]
+    return program.found.find("doubtful", None, lambda: any(holds(program.jaxpr, name) for name in _DOUBTFUL))
 
 
 def directions(

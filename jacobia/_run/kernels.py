@@ -207,10 +207,7 @@ def call(program: Program, positions: tuple[int, ...], kind: Kind, body: Callabl
 
 
 def _expansion(program: Program, positions: tuple[int, ...]) -> Hashable:
-    known = program.forms.get(positions)
-    if known is None:
-        known = program.forms[positions] = _expanded(program, positions)
-    return known
+    return program.found.find("expansion", positions, lambda: _expanded(program, positions))
 
 
 def _expanded(program: Program, positions: tuple[int, ...]) -> Hashable:
@@ -248,10 +245,7 @@ def keep(point: Point) -> Kept:
 
 
 def _keep_form(point: Point) -> "_KeepForm":
-    forms, name = point.program.forms, ("keep", point.positions, point.batch)
-    if name not in forms:
-        forms[name] = _KeepForm(point)
-    return forms[name]
+    return point.program.found.find("keep", (point.positions, point.batch), lambda: _KeepForm(point))
 
 
 class _KeepForm:

@@ -257,14 +257,13 @@ class Linearized:
     def cut_kernel(self, sweep: Sweep, chosen: Any, take: Any = None) -> tuple[Kind, Callable]:
         """The kernel for as many samples: its name, and its body, which takes the numbers of seeds and of samples."""
         name = ("cut", sweep, tuple(map(len, jax.tree_util.tree_leaves(chosen))), self.stacks, take)
-        if name not in self.blue.kinds:
-            self.blue.kinds[name] = Kind("cut", self.blue.positions, self.blue.spaces, *name[1:])
+        kind = self.blue.found.find("kind", name, lambda: Kind("cut", self.blue.positions, self.blue.spaces, *name[1:]))
         run = self._cut_body(sweep)
 
         def body(consts: Sequence, leaves: Sequence, ids: Sequence, places: tuple) -> list:
             return _with_taken([run(consts, leaves, *ids)], take, places)
 
-        return self.blue.kinds[name], body
+        return kind, body
 
     def _cut_body(self, sweep: Sweep) -> Callable:
         blue, stacks = self.blue, self.stacks
@@ -286,10 +285,7 @@ class Linearized:
         self, what: str, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None
     ) -> Kind:
         name = (what, sweeps, self.stacks, images, take)
-        kinds = self.blue.kinds
-        if name not in kinds:
-            kinds[name] = Kind(what, self.blue.positions, self.blue.spaces, *name[1:])
-        return kinds[name]
+        return self.blue.found.find("kind", name, lambda: Kind(what, self.blue.positions, self.blue.spaces, *name[1:]))
 
     def _fused(self, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None) -> Callable:
         blue = self.blue
@@ -415,9 +411,7 @@ class Linearized:
         if not self.compiles:
             return body(self.consts, self.leaves, arrays)
         kind = (*name, self.stacks)
-        if kind not in self.blue.kinds:
-            self.blue.kinds[kind] = Kind(*kind)
-        args = self.blue.program, self.blue.positions, self.blue.kinds[kind], body
+        args = self.blue.program, self.blue.positions, self.blue.found.find("kind", kind, lambda: Kind(*kind)), body
         return call(*args, self.consts, self.leaves, arrays)
 
 
