@@ -237,10 +237,13 @@ def together(rng: np.random.Generator, k: int, block: Block) -> Read:
     key = [..., 0, (..., 0)][rng.integers(3)]
     if key is not ... and not (block.shape and all(block.shape)):
         key = ...
-    return Read(
-        f"materialize(all, {written(key)})[{k}]", lambda vs: materialize({"all": vs}, key)["all"][k],
-        lambda bs: bs[k][key],
-    )  # fmt: skip
+
+    def read(vs: list) -> Any:
+        if all(v.shape and all(v.shape) for v in vs):
+            return materialize({"all": vs}, key)["all"][k]
+        return materialize({"all": vs})["all"][k][key]  # the key of one view is none of an empty one
+
+    return Read(f"materialize(all, {written(key)})[{k}]", read, lambda bs: bs[k][key])
 
 
 READS = [
