@@ -80,6 +80,10 @@ class LiveBlock:
 
     def _read(self, what: Asked, name: Any) -> jax.Array:
         choice = what.choice
+        if name is not None:  # of a block of which nothing is known
+            out = self._layout.reads.alike(self._origin, self._index, name, what)
+            if out is not None:
+                return out
         if 0 in choice.shape:
             return self._origin.empty(choice.shape, self._layout.block.dtype)
         origin, index, layout = self._origin, self._index, self._layout

@@ -110,10 +110,14 @@ class _Prepared(NamedTuple):
 
 
 class Reads:
-    """Reads that are prepared, of views that are laid out alike: found by their keys, bounded in number."""
+    """Reads that are prepared, of views that are laid out alike; bounded in number.
+
+    Found by their keys, and by what reads of a kind have in common: how many lines they ask for, and in which form.
+    """
 
     def __init__(self) -> None:
         self._of: dict[tuple, tuple[Blueprint, _Prepared]] = {}
+        self._kinds: dict[tuple, tuple[Blueprint, _Prepared]] = {}
 
     def again(self, origin: Linearized, index: int, key: Any) -> jax.Array | None:
         """The result of a key that was read before at other points, remembered; None: it was not, or not enough.
@@ -131,11 +135,66 @@ class Reads:
         with origin.lock:
             return None if index in origin.stores else read.run(origin)
 
-    def keep(self, origin: Linearized, key: Any, read: _Prepared) -> None:
-        """Find a read from now on, by the token of its key."""
-        if len(self._of) >= _KEYS:
-            self._of.clear()
-        self._of[read.block, key, origin.stacks] = origin.blue, read
+    def alike(self, origin: Linearized, index: int, key: Any, asked: Asked) -> jax.Array | None:
+        """The same, of a key of which only the numbers are others."""
+        found = self._kinds.get((index, _form(asked), origin.stacks))
+        if found is None or found[0] is not origin.blue:
+            return None
+        read = _filled(found[1], asked, math.prod(origin.lead))
+        self._keep(self._of, (index, key, origin.stacks), origin, read)
+        with origin.lock:
+            return None if index in origin.stores else read.run(origin)
+
+    def keep(self, origin: Linearized, key: Any, asked: Asked, read: _Prepared) -> None:
+        """Find a read from now on, by the token of its key and by its kind."""
+        self._keep(self._of, (read.block, key, origin.stacks), origin, read)
+        self._keep(self._kinds, (read.block, _form(asked), origin.stacks), origin, read)
+
+    def _keep(self, reads: dict, name: tuple, origin: Linearized, read: _Prepared) -> None:
+        if len(reads) >= _KEYS:
+            reads.clear()
+        reads[name] = origin.blue, read
+
+
+def _form(asked: Asked) -> tuple:
+    # What is left of a request without its numbers.
+    parts = zip(asked.numbers.values(), asked.places.values(), asked.ids.values(), strict=True)
+    own = [
+        (None if n is None else n.size, None if p is None else p.shape, None if i is None else i.shape)
+        for n, p, i in parts
+    ]
+    return (asked.choice.shape, asked.choice.outer, *own)
+
+
+def _filled(read: _Prepared, asked: Asked, samples: int) -> _Prepared:
+    # The same read with the numbers of another request.
+    recipe, take = read.recipe, read.take
+    numbers = None if read.numbers is None else asked.numbers[recipe.way]
+    chosen = None if read.samples is None else asked.numbers["batch"]
+    places: Sequence = ()
+    if take is not None:
+        held = _held(asked, recipe, recipe.samples or samples)
+        places = [held[r] for r in take.roles]
+    return read._replace(
+        numbers=numbers, samples=chosen, ids=_ids(read.sweeps[0], numbers, recipe.samples, chosen),
+        places=_given(places, read.kernel), placed=False,
+    )  # fmt: skip
+
+
+def _held(asked: Asked, recipe: Recipe, samples: int) -> dict[str, Any]:
+    # For each role the places of the result in the lines.
+    held = {r: asked.places[r] if asked.numbers[r] is None else asked.ids[r] for r in ROLES}
+    if recipe.width is not None:
+        held[recipe.way] = asked.places[recipe.way]
+    if samples == 1:
+        held["batch"] = None
+    elif recipe.samples is not None:
+        held["batch"] = asked.places["batch"]
+    return held
+
+
+def _given(places: Sequence, kernel: Any) -> tuple:
+    return tuple(places) if kernel is None else tuple([p.astype(np.int32) for p in places])
 
 
 def again(
@@ -160,7 +219,7 @@ def again(
     read, settled = _prepared(origin, index, recipe, order, natural, asked)
     nbytes = math.prod(asked.choice.shape) * origin.blue.blocks[index].dtype.itemsize
     if settled and key is not None and origin.limit(nbytes) is None:  # else the memory there is has to be looked at
-        reads.keep(origin, key, read)
+        reads.keep(origin, key, asked, read)
     return read.run(origin)
 
 
@@ -176,10 +235,8 @@ def _prepared(
         made, settled = _Made(recipe.sweeps, recipe.plain, None), True
     else:
         made, settled = _made(origin, recipe, take, as_it_is, numbers, samples)
-    if made.kernel is not None:
-        places = [p.astype(np.int32) for p in places]
     ids = _ids(made.sweeps[0], numbers, recipe.samples, samples)
-    return _Prepared(index, recipe, *made, ids, tuple(places), numbers, samples), settled
+    return _Prepared(index, recipe, *made, ids, _given(places, made.kernel), numbers, samples), settled
 
 
 def _ids(sweep: Sweep, numbers: np.ndarray | None, count: int | None, samples: np.ndarray | None) -> tuple:
@@ -273,13 +330,7 @@ def _taking(
     axis = 1 if recipe.way == "rows" else 2
     size = (m, n)[axis - 1] if numbers is None else -1  # with padding behind the lines, or without
     cube = (b, size, m) if recipe.turned else (b, size, n) if axis == 1 else (b, m, size)
-    held = {r: asked.places[r] if asked.numbers[r] is None else asked.ids[r] for r in ROLES}
-    if numbers is not None:
-        held[recipe.way] = asked.places[recipe.way]
-    if samples is not None:
-        held["batch"] = asked.places["batch"]
-    if b == 1:
-        held["batch"] = None
+    held = _held(asked, recipe, b)
     roles = tuple(r for r in ROLES if held[r] is not None)
     count = (m, n)[axis - 1] if numbers is None else numbers.size
     left = b if samples is None else samples.size
