@@ -535,6 +535,26 @@ def test_samples_on_an_explicit_axis():
     close(rows.diagonal(), np.cos(spread))
 
 
+@pytest.mark.parametrize("options", [{}, {"jit": False}], ids=str)
+@pytest.mark.parametrize("inside", [False, True], ids=["eager", "in jit"])
+def test_products_where_a_rule_without_a_pushforward_has_no_part_in_the_result(options, inside):
+    same = with_rule(lambda x, u: (u,))
+
+    def f(x):
+        kept, _ = jax.jit(lambda x: (jnp.cos(x), same(x)))(x)  # of a call one result is needed
+        return (jnp.where(same(x) > 0, jnp.sin(x), x) * kept)[:3]
+
+    jac, v, u = jacobian(f, **options), jnp.arange(4.0) - 1, jnp.arange(3.0) + 1
+    reads = {"mv": lambda J: J.mv(v), "several": lambda J: J.mv(jnp.eye(4)), "vm": lambda J: J.vm(u)}
+    reads |= {"row": lambda J: J[1], "column": lambda J: J[:, 1], "diagonal": lambda J: J.matrix[:, :3].diagonal()}
+    dense = jax.jacrev(f)(X)
+    expected = {"mv": dense @ v, "several": dense, "vm": u @ dense, "row": dense[1], "column": dense[:, 1]}
+    expected["diagonal"] = dense[:, :3].diagonal()
+    for name, read in reads.items():
+        run = jax.jit(lambda x, read=read: read(jac(x))) if inside else lambda x, read=read: read(jac(x))
+        close(run(X), expected[name])
+
+
 # Operations with rules of their own, which JAX has from 0.12 on.
 
 

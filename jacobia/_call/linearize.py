@@ -14,7 +14,7 @@ from jacobia._call.trace import Program, interned
 from jacobia._compat import Tracer, opened, vary_like
 from jacobia._program.readings.dependence import Dependence, dependence
 from jacobia._program.readings.independence import Known, Mixing, mixing
-from jacobia._program.walk import holds
+from jacobia._program.walk import holds, run_needed
 from jacobia._space import Batch, Space, to_front, to_place
 
 
@@ -74,7 +74,16 @@ def pushforward(
 ) -> Callable[[list], list]:
     """Tangents of the inputs `ins` → tangents of the outputs `outs`."""
     g, xs = _restricted(point, outs, ins, head)
-    return lambda tangents: jax.jvp(g, (xs,), ([vary_like(t, x) for t, x in zip(tangents, xs, strict=True)],))[1]
+
+    def push(tangents: list) -> list:
+        return jax.jvp(g, (xs,), ([vary_like(t, x) for t, x in zip(tangents, xs, strict=True)],))[1]
+
+    if point.program.jaxpr is None or not holds(point.program.jaxpr, "custom_vjp_call"):
+        return push
+    # A pushforward leaves an operation behind for each custom_vjp, which nothing can run. Where no result needs that
+    # operation, it does not matter.
+    closed = jax.make_jaxpr(push)(xs)
+    return lambda tangents: run_needed(closed.jaxpr, list(closed.consts), list(tangents), "custom_lin")
 
 
 def transposed_pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:

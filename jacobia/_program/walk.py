@@ -34,6 +34,23 @@ def needed(jaxpr: Any, outs: tuple[int, ...]) -> Any:
     return jaxpr.replace(eqns=kept[::-1], outvars=[jaxpr.outvars[i] for i in outs])
 
 
+def run_needed(jaxpr: Any, consts: list, args: list, name: str) -> list:
+    """Run a program without those operations of a name that no result needs, inside calls too."""
+    jaxpr = needed(jaxpr, tuple(range(len(jaxpr.outvars))))
+    read = {a for eqn in jaxpr.eqns for a in eqn.invars if not isinstance(a, Literal)}
+    read |= {a for a in jaxpr.outvars if not isinstance(a, Literal)}
+
+    def rule(eqn: Any, values: list) -> list:
+        if eqn.primitive.name not in CALLS or not holds(eqn.params["jaxpr"].jaxpr, name):
+            return bind(eqn, *values)
+        inner, wanted = eqn.params["jaxpr"], [k for k, v in enumerate(eqn.outvars) if v in read]
+        outs = run_needed(needed(inner.jaxpr, tuple(wanted)), inner_consts(inner), values, name)
+        found = dict(zip(wanted, outs, strict=True))
+        return [found.get(k) for k in range(len(eqn.outvars))]
+
+    return run(jaxpr, consts, args, rule)
+
+
 def subprograms(eqn: Any) -> Iterator[Any]:
     """The programs among the parameters of one equation (branches and bodies)."""
     for value in eqn.params.values():

@@ -24,6 +24,7 @@ from jacobia._run.seeds import (
     Image,
     Sweep,
     applied,
+    applied_linear,
     sweep_in_blocks,
     sweep_of_samples,
     sweeps_at,
@@ -333,6 +334,10 @@ class Linearized:
         outs, ins = range(len(self.blue.spaces.outputs)), range(len(self.blue.spaces.inputs))
         return self.blue.directions(tuple(outs), tuple(ins)).pushforward == sweep.by == "jvp"
 
+    def _runs_python(self) -> bool:
+        # f at one point, by Python: all that is known of its directions is known of its linear program.
+        return self.blue.program.jaxpr is None and not self.batch and not any(map(varying, self.leaves))
+
     def _kept_residuals(self) -> Any:
         if self._kept is None:
             self._kept = keep(self.point)
@@ -398,6 +403,9 @@ class Linearized:
         body = at_each(body, self.stacks, 0)
         self.check_alive()
         self.reads += 1
+        if self._runs_python() and self._pushes(sweep):
+            apply = applied_linear(self._linear_program(), blue.spaces, way, sweep.by, block.outs, block.ins)
+            return jax.vmap(apply, in_axes=axis, out_axes=axis)(vectors)
         if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
             return body(self.consts, self.leaves, vectors)
         kind = self._kind("product", (sweep,))

@@ -256,27 +256,31 @@ def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Seq
     for sweep, numbers in zip(sweeps, ids, strict=True):
         rows = sweep.way == "rows"
         outs, ins = (sweep.seeded, sweep.read) if rows else (sweep.read, sweep.seeded)
-        pushed = rows and sweep.by == "jvp"
-        if pushed:
-            outs, ins = _mirrored(spaces, outs, ins)
-
-        def push(tangents: list, outs: tuple = outs, ins: tuple = ins) -> list:
-            full = spaces.inputs.zeros(spaces.lead)
-            for k, t in zip(ins, tangents, strict=True):
-                full[k] = t
-            y = lin(full)
-            return [y[i] for i in outs]
-
-        apply = push
-        if pushed:
-            apply = _as_pullback(spaces, push, sweep.seeded, sweep.read)
-        elif rows:
-            transposed = jax.linear_transpose(push, spaces.inputs.pick(ins).zeros(spaces.lead))
-            apply = lambda cts, t=transposed: t(cts)[0]  # noqa: E731
+        apply = applied_linear(lin, spaces, sweep.way, sweep.by, outs, ins)
         side = spaces.outputs if rows else spaces.inputs
         answer, basis = _seeding(spaces, apply, side.pick(sweep.seeded))
         out.append(run_sweep(sweep, answer, basis, numbers, spaces.lead))
     return out
+
+
+def applied_linear(lin: Callable, spaces: Spaces, way: str, by: str, outs: tuple, ins: tuple) -> Callable:
+    """What `applied` gives, of a linear program whose residuals are kept."""
+    pushed = way == "rows" and by == "jvp"
+    made, of = _mirrored(spaces, outs, ins) if pushed else (outs, ins)
+
+    def push(tangents: list) -> list:
+        full = spaces.inputs.zeros(spaces.lead)
+        for k, t in zip(of, tangents, strict=True):
+            full[k] = t
+        y = lin(full)
+        return [y[i] for i in made]
+
+    if pushed:
+        return _as_pullback(spaces, push, outs, ins)
+    if way == "columns":
+        return push
+    transposed = jax.linear_transpose(push, spaces.inputs.pick(ins).zeros(spaces.lead))
+    return lambda cotangents: transposed(cotangents)[0]
 
 
 def applied_program(
