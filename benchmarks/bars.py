@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobia
-from benchmarks import memory, plans, ranking, second_order, sparse, timing
+from benchmarks import keys, memory, plans, ranking, second_order, sparse, timing
 from benchmarks.peers import BASE, by_hand
 from benchmarks.results import (
     MIB,
@@ -401,6 +401,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     "functions-jacobia": partial(many_functions, "jacobia"),
     "functions-jax": partial(many_functions, "jax.jit"),
     "scan-rows": scan_rows,
+    **keys.BARS,
     "plans-ranking": ranking.plans_ranking,
     **second_order.BARS,
     **sparse.BARS,
