@@ -140,7 +140,7 @@ def refused(program: Program, true: Truth) -> Result:
                 told = isinstance(error, BatchMixingError)
             else:
                 text = "".join(traceback.format_exception(error))
-                # Where several directions are missing, of which one JAX speaks first depends on the order they are tried.
+                # Where several directions are missing, the one that is tried first is spoken of.
                 told = any(e.split("\n")[0][:60] in text for e in true.errors) or said_by_jax(error) is not None
             if not told:
                 return sorted_out(program, [failure_of(error, "must raise", what, str(true.errors))], 1)
