@@ -3,6 +3,8 @@
 Shapes: b samples, m rows, n columns; a cube (b, m, n) of different numbers stands for the Jacobian.
 """
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -359,5 +361,8 @@ def test_keys_that_mean_different_things_have_different_tokens():
     assert all(len(own) == 1 for own in tokens)
     named = [t for own in tokens for t in own if t is not None]
     assert len(set(named)) == len(named) == len(same) - 1
-    for key in (True, np.True_, 1.0, "a", slice(1.0, 4), (1, True), [1.0], np.zeros(2**15, int)):
+    Place = collections.namedtuple("Place", "i j")
+    assert token(Place(1, 2)) == token((1, 2)) != token([1, 2])
+    assert token(np.array([1], "<i2")) != token(np.array([256], ">i2"))
+    for key in (np.timedelta64(1), True, np.True_, 1.0, "a", slice(1.0, 4), (1, True), [1.0], np.zeros(2**15, int)):
         assert token(key) is None

@@ -172,6 +172,38 @@ BEFORE = {
 }
 
 
+SAMPLES = {
+    "one of many": (jacobian(jax.vmap(lambda x: layer(x) * 2), batch_axis=0), points((7, N), 5)),
+    "the only one": (jacobian(jax.vmap(lambda x: layer(x) * 3), batch_axis=0), points((1, N), 5)),
+    "the only one, mapped": (jax.vmap(jacobian(lambda x: layer(x) * 3)), points((1, N), 5)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_sample_is_repeated(name):
+    jac, xs = SAMPLES[name]
+    scale = 2 if name == "one of many" else 3
+    keys = [[0, 0], np.array([[0, 0]]), ([0, 0], slice(0, 2)), ([-1, -1, -1], slice(None), slice(None, None, -1)), [0]]
+    keys += [([0, 0], 1), ([0, 0], [1, 2]), np.arange(xs[0].shape[0]) == 0, (0, 1), ([0, 0], [1, 2], [0, 1])]
+    for key in keys:
+        for x in xs:
+            full = scale * np.asarray(jax.vmap(jax.jacrev(layer))(x))
+            J = jac(x)
+            np.testing.assert_allclose(J[key], full[key], rtol=2e-4, atol=2e-5, err_msg=str(key))
+            np.testing.assert_allclose(J[0, :2], full[0, :2], rtol=2e-4, atol=2e-5)
+
+
+def test_arrays_of_small_integers_and_other_byte_orders():
+    wide = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
+    jac = jacobian(lambda x: jnp.tanh(wide @ x))
+    keys = [np.array([-1, -2], np.int8), np.array([200, 3], np.uint8), np.array([1], "<i2"), np.array([256], ">i2")]
+    keys += [np.array([-300], np.int16), (slice(None), np.array([-1], np.int8)), [1, 2], (1, 2)]
+    for x in points((3,), 4):
+        full = np.asarray(jax.jacrev(lambda x: jnp.tanh(wide @ x))(x))
+        for key in keys:
+            np.testing.assert_allclose(jac(x)[key], full[key], rtol=2e-4, atol=2e-5, err_msg=repr(key))
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_what_is_explained_is_what_runs(view):
     make, dense, xs = VIEWS[view]

@@ -186,10 +186,10 @@ def _held(asked: Asked, recipe: Recipe, samples: int) -> dict[str, Any]:
     held = {r: asked.places[r] if asked.numbers[r] is None else asked.ids[r] for r in ROLES}
     if recipe.width is not None:
         held[recipe.way] = asked.places[recipe.way]
-    if samples == 1:
-        held["batch"] = None
-    elif recipe.samples is not None:
+    if recipe.samples is not None:
         held["batch"] = asked.places["batch"]
+    if samples == 1 and not asked.choice.outer:  # points are all in this one; an outer product may repeat the sample
+        held["batch"] = None
     return held
 
 

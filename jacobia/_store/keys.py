@@ -133,7 +133,7 @@ _MOST = 1 << 14
 
 def token(key: Any) -> Any:
     """A hashable value, which only keys that mean the same share; None: this key has none, or is wrong."""
-    if type(key) is not tuple:
+    if not isinstance(key, tuple):
         return _token(key)
     own = tuple(map(_token, key))
     return None if None in own else own
@@ -148,12 +148,12 @@ def _token(k: Any) -> Any:
         return ("slice", *ends) if all([e is None or type(e) is int for e in ends]) else None
     if k is None:
         return "new axis"
-    if isinstance(k, np.integer):
+    if isinstance(k, np.integer) and not isinstance(k, np.timedelta64):
         return int(k)
     if isinstance(k, (list, tuple, np.ndarray, jax.Array)):
         a = np.asarray(k)
         small = a.dtype.kind in "iub" and a.nbytes <= _MOST
-        return ("array", a.dtype.char, a.shape, a.tobytes()) if small else None
+        return ("array", a.dtype.str, a.shape, a.tobytes()) if small else None
     return None
 
 
@@ -388,7 +388,8 @@ def _lines(item: Any, size: int) -> np.ndarray | None:
     first, last = int(a.min()), int(a.max())
     if first < -size or last >= size:
         return None
-    return np.where(a < 0, a + size, a) if first < 0 else a.astype(int)
+    a = a.astype(int)  # a small integer type may not hold what is counted from the front
+    return np.where(a < 0, a + size, a) if first < 0 else a
 
 
 def _distinct(ids: Any, outer: bool) -> tuple[Any, Any]:
