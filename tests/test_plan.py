@@ -21,6 +21,7 @@ def never():
     [
         ("all", 5, 4, BOTH, "columns"),
         ("all", 4, 5, BOTH, "rows"),
+        ("all", 64, 64, BOTH, "columns"),
         ("all", 4, 5, COLUMNS, "columns"),
         ("all", 5, 4, ROWS, "rows"),
         ("all", 0, 4, BOTH, "none"),
@@ -46,7 +47,6 @@ def test_the_way(asked, rows, columns, ways, way):
 @pytest.mark.parametrize(
     ("asked", "rows", "columns", "cost", "way"),
     [
-        ("all", 64, 64, 0.9, "rows"),
         ("block", 3, 3, 0.9, "rows"),
         ("block", 3, 3, 1.1, "columns"),
         ("block", 3, 3, None, "columns"),

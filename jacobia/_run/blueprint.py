@@ -4,7 +4,7 @@ Hashable, so that it can be the static part of a tree. Knows no arrays and runs 
 """
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -201,7 +201,7 @@ class Blueprint:
     def pass_cost(self, way: str, block: Block) -> float:
         """What one more row or column costs, in elements read or written; infinite where there is none."""
         key = way, self.by(way, block.outs, block.ins), block.outs, block.ins
-        return self.found.find("cost", key, lambda: self._pass_cost(way, block.outs, block.ins))
+        return self._of_program("cost", key, lambda: self._pass_cost(way, block.outs, block.ins))
 
     def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
         closed = self.pass_program(way, outs, ins)
@@ -219,7 +219,7 @@ class Blueprint:
             jaxpr = closed.jaxpr if closed is not None and is_by_number(self.spaces, basis) else None
             return frozenset() if jaxpr is None else products_met(jaxpr, jaxpr.invars[-1])
 
-        return self.found.find("left out", (way, self.by(way, outs, ins), outs, ins), found)
+        return self._of_program("left out", (way, self.by(way, outs, ins), outs, ins), found)
 
     def pass_work(self, way: str, block: Block) -> Work | None:
         """The operations and bytes of one more row or column; None where that cannot be read off one program."""
@@ -234,7 +234,11 @@ class Blueprint:
         key = way, self.by(way, outs, ins), outs, ins
         if self.program.jaxpr is None or self.program.heads is not None:
             return None
-        return self.found.find("pass", key, lambda: self._pass_program(*key))
+        return self._of_program("pass", key, lambda: self._pass_program(*key))
+
+    def _of_program(self, what: str, key: tuple, make: Callable[[], Any]) -> Any:
+        # Functions that compute the same share it.
+        return self.program.found.find(what, (self.positions, self.spaces, *key), make)
 
     def _pass_program(self, way: str, by: str, outs: tuple, ins: tuple) -> Any:
         try:

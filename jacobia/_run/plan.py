@@ -86,7 +86,8 @@ def choose(
         return Choice("columns", "only pushforwards are possible or allowed")
     if asked in ("rows", "columns") and (missing_rows if asked == "rows" else missing_columns) <= _FEW:
         return Choice(asked, f"{asked} are asked for")
-    weighed = relative_cost() if _close(missing_rows, missing_columns) else None
+    weigh = _close(missing_rows, missing_columns) or (asked == "block" and missing_rows == missing_columns)
+    weighed = relative_cost() if weigh else None
     if asked == "rows" and not _far_cheaper(missing_columns, missing_rows, weighed and 1 / weighed):
         return Choice("rows", "rows are asked for")
     if asked == "columns" and not _far_cheaper(missing_rows, missing_columns, weighed):
@@ -105,7 +106,7 @@ def choose(
 
 def _close(rows: int, columns: int) -> bool:
     few, many = sorted((rows, columns))
-    return few == many or (many > _FEW and many < _CLOSE * few)
+    return many > _FEW and many < _CLOSE * few
 
 
 def _far_cheaper(few: int, many: int, weighed: float | None) -> bool:
