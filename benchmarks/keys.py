@@ -67,14 +67,21 @@ def lines(f: Callable, way: str, numbers: list) -> Callable:
     return lambda x: jax.vmap(jax.linearize(f, x)[1], out_axes=1)(seeds)
 
 
+def by_hand(name: str) -> Callable:
+    """The jitted kernel for one of `KEYS`."""
+    _, (way, numbers), taken = KEYS[name]
+    own = lines(mlp, way, numbers)
+    return jax.jit(lambda x: taken(own(x)))
+
+
 def against(
-    name: str, read: Callable, by_hand: Callable, inputs: list, times: float, more: float, quick: bool
+    name: str, read: Callable, other: Callable, inputs: list, times: float, more: float, quick: bool
 ) -> Result:
     """What a read takes, in units of `times` what the other takes and `more` microseconds: the bar is 1."""
-    np.testing.assert_allclose(read(inputs[0]), by_hand(inputs[0]), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(read(inputs[0]), other(inputs[0]), rtol=1e-3, atol=1e-4)
     for x in inputs[:4]:
         wait(read(x))
-    found = timing.rounds_in_turn({"read": read, "hand": by_hand}, inputs, wait, 100 if quick else 400, 0)
+    found = timing.rounds_in_turn({"read": read, "hand": other}, inputs, wait, 100 if quick else 400, 0)
     allowed = [times * t + more / 1e6 for t in found["hand"]]
     bar = f"{name}, of {times:g} × by hand" + (f" + {more:g} µs" if more else "")
     note = f"{median(found['read'])} / {median(found['hand'])}"
@@ -84,21 +91,17 @@ def against(
 def at_a_new_x(quick: bool) -> list[Result]:
     jac, inputs = jacobian(mlp), points()
     results = []
-    for name, (key, (way, numbers), taken) in KEYS.items():
-        own = lines(mlp, way, numbers)
-        hand = jax.jit(lambda x, own=own, taken=taken: taken(own(x)))
-        results.append(against(f"{name} at a new x", lambda x, k=key: jac(x)[k], hand, inputs, 1.3, 15, quick))
+    for name, (key, *_) in KEYS.items():
+        results.append(against(f"{name} at a new x", lambda x, k=key: jac(x)[k], by_hand(name), inputs, 1.3, 15, quick))
     return results
 
 
 def in_jit(quick: bool) -> list[Result]:
     jac, inputs = jacobian(mlp), points()
     results = []
-    for name, (key, (way, numbers), taken) in KEYS.items():
-        own = lines(mlp, way, numbers)
-        hand = jax.jit(lambda x, own=own, taken=taken: taken(own(x)))
+    for name, (key, *_) in KEYS.items():
         read = jax.jit(lambda x, k=key: jac(x)[k])
-        results.append(against(f"{name} in jit", read, hand, inputs, 1.05, 0, quick))
+        results.append(against(f"{name} in jit", read, by_hand(name), inputs, 1.05, 0, quick))
     return results
 
 
