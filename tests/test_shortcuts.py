@@ -148,7 +148,7 @@ def test_a_view_is_read_as_the_one_before(number, draw):
 
     def taken(J, key):
         reads, name = J._layout.reads, token(key)
-        out = again(J._origin, J._index, name, reads, J._layout.order, True, J._asked(key))
+        out = again(J._origin, J._index, name, reads, J._asked(key))
         assert out is not None, key
         return out
 

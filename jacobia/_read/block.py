@@ -87,7 +87,7 @@ class LiveBlock:
         if 0 in choice.shape:
             return self._origin.empty(choice.shape, self._layout.block.dtype)
         origin, index, layout = self._origin, self._index, self._layout
-        order, want = layout.order, self._want(what)
+        want = self._want(what)
         self._check_result(choice.shape)
         inline = not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids)
         if inline:
@@ -97,8 +97,7 @@ class LiveBlock:
                 out = self._inline(what, compute_each(origin, [want])[0] if self._known() is None else None)
             return out
         with origin.lock:
-            natural = not layout.transposed
-            out = again(origin, index, name, layout.reads, order, natural, what) if origin.compiles else None
+            out = again(origin, index, name, layout.reads, what) if origin.compiles else None
             if out is None and layout.lead:
                 out = self._few_samples(what, want, inline)
             if out is None:
@@ -193,8 +192,7 @@ class LiveBlock:
         origin, layout, index = self._origin, self._layout, self._index
         if self._known() is None and origin.compiles:
             with origin.lock:
-                natural = not layout.transposed
-                out = again(origin, index, ..., layout.reads, layout.order, natural, layout.everything)
+                out = again(origin, index, ..., layout.reads, layout.everything)
             if out is not None:
                 return out
         full = self._full()

@@ -35,7 +35,7 @@ class Layout:
         # J[i] is one row then, and rows lie behind one another on the first axis.
         self.rowwise = self.natural and not lead and len(block.row_shape) == 1 and block.only != "columns"
         self.weak = block.weak
-        self.reads = Reads()
+        self.reads = Reads(self.order, not turn)
 
     @property
     def transposed(self) -> bool:

@@ -113,9 +113,11 @@ class Reads:
     """Reads that are prepared, of views that are laid out alike; bounded in number.
 
     Found by their keys, and by what reads of a kind have in common: how many lines they ask for, and in which form.
+    `order` is that of the roles in the views; `natural`: whether their axes lie as those of the block.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, order: tuple[str, ...], natural: bool) -> None:
+        self.order, self.natural = order, natural
         self._of: dict[tuple, tuple[Blueprint, _Prepared]] = {}
         self._kinds: dict[tuple, tuple[Blueprint, _Prepared]] = {}
 
@@ -197,16 +199,12 @@ def _given(places: Sequence, kernel: Any) -> tuple:
     return tuple(places) if kernel is None else tuple([p.astype(np.int32) for p in places])
 
 
-def again(
-    origin: Linearized, index: int, key: Any, reads: Reads, order: tuple[str, ...], natural: bool, asked: Asked
-) -> Any:
+def again(origin: Linearized, index: int, key: Any, reads: Reads, asked: Asked) -> Any:
     """The result of a key by the kernel of a read before, remembered; None where there was no such read.
 
     Args:
       key: its token, if it has one.
-      reads: gets what was prepared.
-      order: of the roles in the view.
-      natural: whether the axes of the view lie as those of the block.
+      reads: of the layout of the view; gets what was prepared.
     """
     if 0 in asked.choice.shape:
         return None
@@ -216,7 +214,7 @@ def again(
     recipe = _recipe(origin, index, asked)
     if recipe is None:
         return None
-    read, settled = _prepared(origin, index, recipe, order, natural, asked)
+    read, settled = _prepared(origin, index, recipe, reads.order, reads.natural, asked)
     nbytes = math.prod(asked.choice.shape) * origin.blue.blocks[index].dtype.itemsize
     if settled and key is not None and origin.limit(nbytes) is None:  # else the memory there is has to be looked at
         reads.keep(origin, key, asked, read)
