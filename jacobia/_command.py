@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from jacobia._read.explain import Explanation
-from jacobia._run.plan import readable
+from jacobia._run.limits import readable
 from jacobia._transform import hessian, jacobian
 from jacobia._view.jacobian import Jacobian
 

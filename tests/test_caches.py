@@ -272,10 +272,7 @@ def with_callback(factor):
         return np.asarray(factor * np.asarray(x), np.float32)
 
     return lambda x: (
-        x
-        * jax.pure_callback(
-            body, jax.ShapeDtypeStruct((), jnp.float32), jnp.float32(1), vmap_method="sequential"
-        )
+        x * jax.pure_callback(body, jax.ShapeDtypeStruct((), jnp.float32), jnp.float32(1), vmap_method="sequential")
     )
 
 

@@ -54,9 +54,7 @@ def test_text_is_honest_when_slower(report):
 
 def test_missing_package_is_named(monkeypatch, capsys):
     find_spec = _demo.importlib.util.find_spec
-    monkeypatch.setattr(
-        _demo.importlib.util, "find_spec", lambda name: None if name == "sklearn" else find_spec(name)
-    )
+    monkeypatch.setattr(_demo.importlib.util, "find_spec", lambda name: None if name == "sklearn" else find_spec(name))
     assert main(["demo"]) == 1
     message = capsys.readouterr().err
     assert "scikit-learn" in message and 'pip install "jacobia[demo]"' in message

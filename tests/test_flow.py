@@ -35,7 +35,9 @@ PROGRAMS = {
     "checkpoint": (jax.checkpoint(lambda a, b: (jnp.sin(a), jnp.cos(b))), "10", "01"),
     "branch": (lambda a, b: lax.cond(b[0] > 0, lambda a: (a, B), lambda a: (A, a), a), "11", "11"),
     "known test": (
-        lambda a, b: lax.cond(jnp.sum(B) > 0, lambda a, b: (a, b), lambda a, b: (a, b + 1), a, b), "10", "01",
+        lambda a, b: lax.cond(jnp.sum(B) > 0, lambda a, b: (a, b), lambda a, b: (a, b + 1), a, b),
+        "10",
+        "01",
     ),
     "loop": (counted, "11", "01"),
     "handed on": (handed_on, "1111", "0111"),

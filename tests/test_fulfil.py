@@ -7,11 +7,11 @@ import pytest
 
 from jacobia import MaterializationError, cache_info, hessian, jacobian, materialize
 from jacobia._plans import fitting as _fitting
-from jacobia._plans import lines as _fulfil
+from jacobia._plans import lines as _lines
 from jacobia._plans import take as _take
-from jacobia._plans.choose import plan
-from jacobia._plans.lines import compute, fulfil
-from jacobia._plans.wants import Want, store_of
+from jacobia._plans.choose import compute_together, fulfil, fulfil_together, plans
+from jacobia._plans.mirror import store_of
+from jacobia._plans.request import Request
 from jacobia._read import block as _block
 from jacobia._read import memo as _memo
 from jacobia._run.blueprint import Blueprint
@@ -148,13 +148,13 @@ def test_a_tree_is_materialized_in_one_kernel_call(mode, key):
 
 def test_one_run_serves_all_blocks_of_a_read(monkeypatch):
     runs = []
-    run = _fulfil.Linearized.run
+    run = _lines.Linearized.run
 
     def counted(self, sweeps, ids, images):
         runs.append(sweeps)
         return run(self, sweeps, ids, images)
 
-    monkeypatch.setattr(_fulfil.Linearized, "run", counted)
+    monkeypatch.setattr(_lines.Linearized, "run", counted)
     views = views_of(PARAMS, SQUARE[0])
     got = materialize(views, ...)
     assert len(runs) == 1
@@ -172,7 +172,7 @@ def test_blocks_that_need_the_same_rows_share_their_seeds():
     runs = []
     origin = views_of(PARAMS, SQUARE[0], mode="rev")["hidden"]["w"]._origin
     origin.run = lambda sweeps, *rest: runs.append(sweeps) or type(origin).run(origin, sweeps, *rest)
-    fulfil(origin, [Want(0, np.array([0, 2]), None), Want(1, np.array([0, 2]), None)])
+    fulfil_together(origin, [Request(0, np.array([0, 2]), None), Request(1, np.array([0, 2]), None)])
     ((sweep,),) = runs
     assert sweep.seeded == (0,) and sweep.read == (0, 1) and sweep.width == 2
 
@@ -298,27 +298,27 @@ def test_a_mode_without_its_direction_says_so(f, mode, word):
 @pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
 def test_a_plan_is_what_is_done(key, mode):
     J = jacobian(tanh, mode=mode)(X)
-    want = J._want(J._asked(key))
-    told = plan(J._origin, want)
+    told = next(J._plans(key)).outline
     assert J.stats.kernel_calls == 0
     J[key]
     stats = J.stats
     assert (stats.pullbacks, stats.pushforwards) == ((told.passes, 0) if told.way == "rows" else (0, told.passes))
-    after = plan(J._origin, want)
+    after = next(J._plans(key)).outline
     assert after.way == "none" and after.passes == 0
 
 
 def test_nothing_is_computed_where_nothing_is_missing():
     J = jacobian(tanh)(X)
     J[:, :]
-    assert fulfil(J._origin, [Want(0, np.array([1]), None)]) == []
-    assert plan(J._origin, Want(0, None, None)).why == "all of it is known"
+    plan, answers = fulfil(J._origin, Request(0, np.array([1]), None))
+    assert plan.outline.why == "all of it is known" and answers == []
+    assert [p.outline.way for p in plans(J._origin, Request(0, None, None))] == ["none"]
 
 
 def test_compute_answers_in_the_order_of_the_blocks():
     views = views_of(PARAMS, SQUARE[0], mode="rev")
     origin = views["loss"]["b"]._origin
-    done = compute(origin, [Want(3, None, None), Want(0, np.array([1]), None), Want(1, None, None)])
+    done = compute_together(origin, [Request(3, None, None), Request(0, np.array([1]), None), Request(1, None, None)])
     assert [d.way for d in done] == ["rows"] * 3
     close(done[0].array, TREE["loss"]["w"])
     close(done[1].array, TREE["hidden"]["b"][1])

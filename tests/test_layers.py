@@ -143,12 +143,12 @@ def test_the_checks_can_fail():
     assert names("from . import recall", "jacobia._store.lines") == ["jacobia._store.recall"]
     order = [inside(f"jacobia._program.{name}") for name in ("walk", "axis.cut", "columns.slots", "readings.seed")]
     assert order == sorted(set(order))
-    assert inside("jacobia._run.plan") == inside("jacobia.__init__") == 0
+    assert inside("jacobia._run.limits") == inside("jacobia.__init__") == 0
     assert names("from .._space import Space", "jacobia._program.walk") == ["jacobia._space.Space"]
-    assert names("from jacobia._view.jacobian import x", "jacobia._run.plan") == ["jacobia._view.jacobian.x"]
+    assert names("from jacobia._view.jacobian import x", "jacobia._run.limits") == ["jacobia._view.jacobian.x"]
     assert file_of("jacobia._demo.run") == "jacobia._demo"
     assert file_of("jacobia.jacobian") == "jacobia.__init__" and file_of("jax.numpy") is None
-    assert room("jacobia._run.plan") < room("jacobia._view.jacobian")
+    assert room("jacobia._run.limits") < room("jacobia._view.jacobian")
     source = "import tqdm\ndef f():\n    import matplotlib.figure"
     assert optional_imports(ast.parse(source), "jacobia._demo") == ["tqdm"]
     for source in ("import jax._src", "from jax._src.core import x", "from jax import _src", "jax._src.core"):

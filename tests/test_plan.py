@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jacobia import MaterializationError
-from jacobia._run import plan as _plan
-from jacobia._run.plan import Ways, byte_limit, check_result, choose, chunk, padded_width, readable
+from jacobia._plans.ways import choose
+from jacobia._run import limits as _limits
+from jacobia._run.directions import Ways
+from jacobia._run.limits import byte_limit, check_result, chunk, padded_width, readable
 
 BOTH, ROWS, COLUMNS = Ways(True, True), Ways(True, False), Ways(False, True)
 
@@ -121,7 +123,7 @@ def test_a_chunk_keeps_the_working_set_under_the_limit():
 
 
 def test_no_limit_is_asked_for_where_little_is_needed(monkeypatch):
-    monkeypatch.setattr(_plan, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(_limits, "free_bytes", lambda device: 1000)
     assert byte_limit(None, (1 << 26) - 1, never) is None
     assert byte_limit(None, 1 << 26, lambda: None) == 500
     assert byte_limit(7, 1, never) == 7 and byte_limit(7, 1 << 40, never) == 7
@@ -136,12 +138,12 @@ class Device:
 
 
 def test_free_bytes_of_a_device_that_tells_and_of_this_machine():
-    assert _plan.free_bytes(Device({"bytes_limit": 100, "bytes_in_use": 30})) == 70
-    assert _plan.free_bytes(Device({"bytes_limit": 100})) == 100
-    here = _plan.free_bytes(None)
+    assert _limits.free_bytes(Device({"bytes_limit": 100, "bytes_in_use": 30})) == 70
+    assert _limits.free_bytes(Device({"bytes_limit": 100})) == 100
+    here = _limits.free_bytes(None)
     assert isinstance(here, int) and here > 1 << 24
     for stats in (None, {}, {"bytes_in_use": 3}):
-        assert _plan.free_bytes(Device(stats)) == pytest.approx(here, rel=0.5)
+        assert _limits.free_bytes(Device(stats)) == pytest.approx(here, rel=0.5)
 
 
 def test_free_bytes_where_there_is_no_meminfo(monkeypatch):
@@ -149,9 +151,9 @@ def test_free_bytes_where_there_is_no_meminfo(monkeypatch):
         raise OSError
 
     monkeypatch.setattr("builtins.open", missing)
-    assert _plan.free_bytes(None) > 1 << 20
-    monkeypatch.setattr(_plan.os, "sysconf_names", {})
-    assert _plan.free_bytes(None) == 1 << 33
+    assert _limits.free_bytes(None) > 1 << 20
+    monkeypatch.setattr(_limits.os, "sysconf_names", {})
+    assert _limits.free_bytes(None) == 1 << 33
 
 
 def test_a_result_beyond_the_limit_raises_with_both_sizes_and_a_way_out():

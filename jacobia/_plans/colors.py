@@ -16,13 +16,14 @@ from jax.tree_util import tree_leaves
 
 from jacobia._call.linearize import Point
 from jacobia._compat import Tracer, eval_context
-from jacobia._plans.choose import possible
+from jacobia._plans.choose import compute_all
 from jacobia._plans.confirm import confirm, lacks_entry
-from jacobia._plans.lines import compute_each
+from jacobia._plans.mirror import own_image, store_of
 from jacobia._plans.nonzeros import found
-from jacobia._plans.wants import Want, store_of
-from jacobia._run import plan as _plan
+from jacobia._plans.ways import possible
+from jacobia._run import limits as _limits
 from jacobia._run.blueprint import Block, Blueprint
+from jacobia._run.directions import Ways
 from jacobia._run.kernels import Kind
 from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
@@ -93,11 +94,11 @@ def coloring_of(origin: Linearized, index: int) -> Colored:
         )
     if not any(ways):
         raise _refused(origin, index, "columns")
-    symmetric = blue.symmetric and blue.mirrors[index] == index
+    symmetric = own_image(blue, index)
     return blue.found.find("coloring", (pattern, ways), lambda: Colored(_fewest(pattern, ways, symmetric)))
 
 
-def _fewest(pattern: Pattern, ways: _plan.Ways, symmetric: bool) -> Coloring:
+def _fewest(pattern: Pattern, ways: Ways, symmetric: bool) -> Coloring:
     best = coloring(pattern, "auto" if all(ways) else "rows" if ways.rows else "columns")
     if symmetric and lower_bound(pattern, "symmetric") < best.num_colors and pattern.T == pattern:
         star = coloring(pattern, "symmetric")
@@ -105,7 +106,7 @@ def _fewest(pattern: Pattern, ways: _plan.Ways, symmetric: bool) -> Coloring:
     return best
 
 
-def _ways(origin: Linearized, index: int) -> _plan.Ways:
+def _ways(origin: Linearized, index: int) -> Ways:
     # A row of the Hessian of several outputs is one of one of them: several can't be had by one pass.
     ways = possible(origin, origin.blue.blocks[index])
     return ways if origin.blue.program.heads is None else ways._replace(rows=False)
@@ -168,7 +169,7 @@ def _computed(origin: Linearized, index: int) -> tuple[Coloring, jax.Array]:
 
 def _by_rows(origin: Linearized, index: int, pattern: Pattern) -> jax.Array:
     # A pullback that is not linear gives no sum of rows for a sum of seeds: rows are read one by one.
-    matrix = compute_each(origin, [Want(index, None, None)])[0].array.reshape(*origin.lead, *pattern.shape)
+    matrix = compute_all(origin, index)
     if origin.remembers:
         rest = np.array(matrix)
         rest[..., pattern.rows, pattern.cols] = 0
@@ -182,7 +183,7 @@ def _run(origin: Linearized, index: int, own: Colored) -> jax.Array:
     counts = _seeds(given)
     size = origin.lead + (given.pattern.nnz,)
     nbytes = math.prod(size) * block.dtype.itemsize
-    _plan.check_result(
+    _limits.check_result(
         f"J.nonzeros() of shape {size}", nbytes, origin.limit(nbytes), "Use J.mv and J.vm, or raise memory_limit."
     )
     if not counts or 0 in size:
@@ -204,9 +205,8 @@ def _run(origin: Linearized, index: int, own: Colored) -> jax.Array:
     name = Kind("compressed", blue.positions, spaces, block, counted, by, tuple(chunks.values()))
     data = origin.run_with((name,), body, own.arrays)
     store = store_of(origin, index)
-    for side, count in counts.items():
-        store.count("rows", origin.by(_way(blue, side), block), 0, count, count)
-    store.counts[5] -= len(counts) - 1  # it was one call
+    for k, (side, count) in enumerate(counts.items()):
+        store.count("rows", origin.by(_way(blue, side), block), 0, count, count, calls=int(k == 0))
     return data
 
 
@@ -236,7 +236,7 @@ def _chunk(origin: Linearized, block: Block, side: str, count: int) -> int | Non
     line = math.prod(origin.lead + (block.column_shape if side == "rows" else block.row_shape)) * block.dtype.itemsize
     per_seed = blue.per_seed * math.prod(origin.batch)
     limit = origin.limit(count * (line + per_seed))
-    return _plan.chunk(count, per_seed, count * line, blue.chunk_size, limit)
+    return _limits.chunk(count, per_seed, count * line, blue.chunk_size, limit)
 
 
 def _refused(origin: Linearized, index: int, side: str) -> ValueError:

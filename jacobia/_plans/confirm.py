@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._plans.mirror import store_of
 from jacobia._plans.products import mv, vm
-from jacobia._plans.wants import store_of
 from jacobia._program.walk import subprograms
 from jacobia._run.blueprint import Block
 from jacobia._run.point import Linearized

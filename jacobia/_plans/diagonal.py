@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._plans.choose import possible
-from jacobia._plans.lines import compute_each
+from jacobia._plans.choose import compute_all
+from jacobia._plans.mirror import store_of
 from jacobia._plans.sizes import padded, sized
 from jacobia._plans.take import array_module, as_array, known_cube
-from jacobia._plans.wants import Want, store_of
-from jacobia._run import plan as _plan
+from jacobia._plans.ways import choose, possible
 from jacobia._run.blueprint import Block
 from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
@@ -89,8 +88,8 @@ def _assembled(origin: Linearized, index: int, store: Store) -> Any:
     parts = []
     for way, numbers in (("rows", by_rows), ("columns", np.setdiff1d(known, by_rows))):
         if numbers.size:
-            want = Want(index, numbers, None) if way == "rows" else Want(index, None, numbers)
-            cube, held = known_cube(xp, origin, index, want)
+            lines = (numbers, None) if way == "rows" else (None, numbers)
+            cube, held = known_cube(xp, origin, index, *lines)
             places = [np.arange(len(numbers)) if held.get(w) is not None else numbers for w in ("rows", "columns")]
             parts.append((numbers, cube[:, places[0], places[1]]))
     if missing.size:
@@ -135,11 +134,11 @@ def _second(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.A
 def _swept(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.Array:
     blue, block = origin.blue, origin.blue.blocks[index]
     if blue.program.heads is not None:
-        return _of_heads(origin, index, compute_each(origin, [Want(index, None, None)])[0].array)
+        return _of_heads(origin, index, compute_all(origin, index))
     n = _count(origin, index) if numbers is None else len(numbers)
 
     def work() -> jax.Array:
-        choice = _plan.choose("all", n, n, possible(origin, block), lambda: blue.relative_cost(block, n, n))
+        choice = choose("all", n, n, possible(origin, block), lambda: blue.relative_cost(block, n, n))
         way = "rows" if blue.symmetric else choice.way
         sweep = sized(origin, way, block.outs, block.ins, numbers, diagonal=True)
         return _run(origin, index, origin.by(way, block), sweep, numbers)

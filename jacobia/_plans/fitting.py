@@ -7,7 +7,7 @@ compiler may keep more than that; how much, it says itself.
 from collections.abc import Sequence
 
 from jacobia._run.kernels import Taken, analysed
-from jacobia._run.plan import balanced
+from jacobia._run.limits import balanced
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Image, Sweep
 

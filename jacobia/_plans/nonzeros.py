@@ -13,6 +13,7 @@ import numpy as np
 
 from jacobia._call.linearize import Point
 from jacobia._compat import Tracer, eval_context
+from jacobia._plans.mirror import own_image
 from jacobia._plans.walking import Programs, Room, narrowest
 from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.fingerprint import Identity
@@ -215,7 +216,7 @@ def found_in(walk: Walk, origin: Linearized, index: int) -> Found:
     """The same, of a walk that is at hand."""
     blue = origin.blue
     block = blue.blocks[index]
-    return walk.found(block.outs, block.ins, blue.symmetric and blue.mirrors[index] == index)
+    return walk.found(block.outs, block.ins, own_image(blue, index))
 
 
 def nonzeros(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:

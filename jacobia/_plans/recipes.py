@@ -37,7 +37,7 @@ class Together(NamedTuple):
     kind: Any
     body: Any
     ids: tuple
-    answers: tuple  # (block, sweep, place of its answer; block asked for, way, by, lines)
+    answers: tuple  # (block, sweep, place of its answer, what to count)
     images: tuple[int, ...]  # blocks behind the answers
 
 

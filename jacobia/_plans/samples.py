@@ -1,166 +1,169 @@
-"""Few samples of a batch: what a key asks of them is computed for them alone, and remembered.
+"""Few samples of a batch: what a key asks of them is computed for them alone.
 
 Only where f evaluates its samples independently, which `program.cut` decides; otherwise, and where many samples are
 asked for, the whole batch is computed.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
-from jacobia._plans.choose import choose_way
+from jacobia._plans.lines import most_of
+from jacobia._plans.mirror import mirrored
+from jacobia._plans.plan import Outline, Plan
 from jacobia._plans.recipes import Recipe, recipe_name, worth_remembering
-from jacobia._plans.sizes import padded, sized
-from jacobia._plans.wants import Want, mirrored, request, store_of
-from jacobia._run import plan as _plan
-from jacobia._run.plan import Plan
+from jacobia._plans.request import Answer, Count, Request
+from jacobia._plans.sizes import padded, padded_to, sized
+from jacobia._plans.ways import choose_way, count_of
+from jacobia._run.limits import padded_width, worth_apart
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
+from jacobia._store.gather import gather
+from jacobia._store.keys import Asked
 from jacobia._store.lines import Patches
-
-
-def few(origin: Linearized, want: Want, samples: Any) -> bool:
-    """Whether to read some samples by themselves."""
-    if samples is None or not are_few(origin, samples):
-        return False
-    store = origin.stores.get(want.block)
-    if store is not None:  # lines that are known for all samples
-        known = store.whole() is not None or not store.rows.missing(_numbers(want.rows, store.rows.count)).size
-        if known or not store.columns.missing(_numbers(want.columns, store.columns.count)).size:
-            return False
-    plan = _plan_for(origin, want, samples)
-    return origin.cuts(plan.sweep(origin, plan.numbers, len(samples)), samples)
 
 
 def are_few(origin: Linearized, samples: Any) -> bool:
     """Whether some samples are a small part of all."""
-    return _plan.worth_apart(width_of(origin, samples), math.prod(origin.lead))
-
-
-def plan_few(origin: Linearized, want: Want, samples: Any) -> Plan:
-    """What reading them would do now."""
-    plan = _plan_for(origin, want, samples)
-    store = origin.stores.get(plan.todo.block)
-    patches = Patches() if store is None else store.patches.get(plan.way, Patches())
-    lines = patches.missing(samples, _numbers(plan.numbers, plan.most))[1]
-    if not lines.size:
-        return Plan("none", 0, 0, "it is known for these samples")
-    block = origin.blue.blocks[want.block]
-    instead = math.prod(block.row_shape if plan.asked_way == "columns" else block.column_shape)
-    return Plan(plan.asked_way, lines.size, instead, f"the {plan.asked_way} of these samples")
-
-
-def compute_few(origin: Linearized, want: Want, samples: Any) -> tuple[jax.Array, dict[str, Any]]:
-    """As part of a trace: an array with axes (samples, rows, columns), and the numbers it holds, None for all."""
-    plan = _plan_for(origin, want, samples)
-    sweep = plan.sweep(origin, plan.numbers, len(samples))
-    array = origin.run_cut(sweep, padded(plan.numbers, sweep), samples)[0]
-    plan.note(origin, sweep, plan.numbers)
-    return _oriented(plan, array.reshape(len(samples), *plan.flat)), plan.holds(samples, plan.numbers)
-
-
-def read_few(origin: Linearized, want: Want, samples: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """The same from what is known, computed where it is missing."""
-    plan = _plan_for(origin, want, samples)
-    store, numbers = store_of(origin, plan.todo.block), _numbers(plan.numbers, plan.most)
-    patches = store.patches.setdefault(plan.way, Patches())
-    absent, lines = patches.missing(samples, numbers)
-    if absent.size:
-        wide = np.full(width_of(origin, absent), absent[0], np.int32)
-        wide[: absent.size] = absent
-        part = lines if lines.size < plan.most else None
-        sweep = plan.sweep(origin, part, wide.size)
-        array = origin.run_cut(sweep, padded(part, sweep), wide)[0]
-        plan.note(origin, sweep, part)
-        patches.put(absent, lines, array)
-        if absent.size == samples.size and lines.size == numbers.size:
-            _remember_way(origin, plan, sweep, wide, array)
-    lined = (samples.size, *(numbers.size if k < 0 else k for k in plan.flat))
-    cube = np.zeros(lined, origin.blue.blocks[plan.todo.block].dtype)
-    by_line = cube if plan.way == "rows" else cube.swapaxes(1, 2)
-    for array, here, there in patches.take(samples, numbers):
-        piece = np.asarray(array).reshape(array.shape[0], *plan.flat)
-        by_line[there] = (piece if plan.way == "rows" else piece.swapaxes(1, 2))[here]
-    return _oriented(plan, cube), plan.holds(samples, numbers)
-
-
-def _remember_way(origin: Linearized, plan: "_Plan", sweep: Sweep, samples: np.ndarray, lines: Any) -> None:
-    if origin.batch or not worth_remembering(origin, lines.nbytes):
-        return
-    count, width = plan.most if sweep.width is None else sweep.width, len(samples)
-    recipe = Recipe(
-        plan.asked_way, sweep.width, count, plan.todo.block, plan.way, plan.turned, plan.by(origin), (sweep,), 0,
-        tuple(lines.shape), width, origin.cut_kernel(sweep, samples),
-    )  # fmt: skip
-    name = recipe_name(origin, plan.want.block, plan.asked_way, sweep.width, width)
-    origin.blue.found.put("recipe", name, recipe)
-
-
-class _Plan(NamedTuple):
-    want: Want
-    todo: Want  # the want, or its mirror image
-    way: str  # of todo
-    turned: bool  # which of the two
-    most: int  # lines there are
-    flat: tuple[int, int]  # of the lines of one sample, -1 for how many
-    outs: tuple[int, ...]
-    ins: tuple[int, ...]
-
-    @property
-    def numbers(self) -> Any:
-        return self.todo.rows if self.way == "rows" else self.todo.columns
-
-    @property
-    def asked_way(self) -> str:
-        return self.way if not self.turned else "columns"
-
-    def sweep(self, origin: Linearized, numbers: Any, samples: int) -> Sweep:
-        return sized(origin, self.way, self.outs, self.ins, numbers, samples=samples)
-
-    def holds(self, samples: Any, numbers: Any) -> dict[str, Any]:
-        return {"batch": samples, "rows": None, "columns": None} | {self.asked_way: numbers}
-
-    def note(self, origin: Linearized, sweep: Sweep, numbers: Any) -> None:
-        lines = self.most if numbers is None else len(numbers)
-        run = lines if sweep.width is None else sweep.width
-        store_of(origin, self.want.block).count(self.asked_way, self.by(origin), lines, lines, run)
-
-    def by(self, origin: Linearized) -> str:
-        return origin.by(self.way, origin.blue.blocks[self.todo.block])
-
-
-def _plan_for(origin: Linearized, want: Want, samples: Any) -> _Plan:
-    block = origin.blue.blocks[want.block]
-    if isinstance(samples, np.ndarray):
-        for asked in ("rows", "columns"):  # what is known decides, before what is cheap
-            plan = _plan_by(origin, want, asked)
-            store = origin.stores.get(plan.todo.block)
-            patches = None if store is None else store.patches.get(plan.way)
-            if patches is not None and not patches.missing(samples, _numbers(plan.numbers, plan.most))[0].size:
-                return plan
-    rows = math.prod(block.row_shape) if want.rows is None else len(want.rows)
-    columns = math.prod(block.column_shape) if want.columns is None else len(want.columns)
-    return _plan_by(origin, want, choose_way(origin, want.block, request(want), rows, columns).way)
-
-
-def _plan_by(origin: Linearized, want: Want, asked: str) -> _Plan:
-    todo, way = mirrored(origin, want, asked)
-    target = origin.blue.blocks[todo.block]
-    m, n = math.prod(target.row_shape), math.prod(target.column_shape)
-    most, flat = (m, (-1, n)) if way == "rows" else (n, (m, -1))
-    return _Plan(want, todo, way, way != asked, most, flat, target.outs, target.ins)
-
-
-def _oriented(plan: _Plan, cube: Any) -> Any:
-    return cube.swapaxes(1, 2) if plan.turned else cube
-
-
-def _numbers(numbers: Any, count: int) -> np.ndarray:
-    return np.arange(count) if numbers is None else numbers
+    return worth_apart(width_of(origin, samples), math.prod(origin.lead))
 
 
 def width_of(origin: Linearized, samples: Any) -> int:
     """How many samples the kernel for some of them takes."""
-    return _plan.padded_width(len(samples), math.prod(origin.lead))
+    return padded_width(len(samples), math.prod(origin.lead))
+
+
+def few_samples(origin: Linearized, request: Request, remembers: bool = True) -> "Samples | None":
+    """How to read some samples by themselves; None where that is not worth it, or they cannot be told apart.
+
+    Args:
+      remembers: whether something may be known of them.
+    """
+    if request.samples is None or not are_few(origin, request.samples):
+        return None
+    store = origin.stores.get(request.block) if remembers else None
+    if store is not None:  # lines that are known for all samples
+        unknown = store.rows.num_missing(request.rows) and store.columns.num_missing(request.columns)
+        if store.whole() is not None or not unknown:
+            return None
+    plan = _plan(origin, request, remembers)
+    return plan if origin.cuts(plan.sweep(plan.numbers, len(request.samples)), request.samples) else None
+
+
+def _plan(origin: Linearized, request: Request, remembers: bool) -> "Samples":
+    if remembers:
+        for way in ("rows", "columns"):  # what is known decides, before what is cheap
+            plan = _by_way(origin, request, way, remembers)
+            if plan.outline.way == "none":
+                return plan
+    block = origin.blue.blocks[request.block]
+    rows, columns = count_of(request.rows, block.row_shape), count_of(request.columns, block.column_shape)
+    return _by_way(origin, request, choose_way(origin, request.block, request.asks, rows, columns).way, remembers)
+
+
+def _by_way(origin: Linearized, request: Request, way: str, remembers: bool) -> "Samples":
+    target, lines = mirrored(origin.blue, request, way)
+    block = origin.blue.blocks[target.block]
+    numbers, most = target.rows if lines == "rows" else target.columns, most_of(block, lines)
+    samples = request.samples
+    if remembers:
+        store = origin.stores.get(target.block)
+        patches = Patches() if store is None else store.patches.get(lines, Patches())
+        samples, missing = patches.missing(samples, _all_if_none(numbers, most))
+        part = None if missing.size == most else missing
+    else:
+        part = numbers
+    passes = count_of(part, block.row_shape if lines == "rows" else block.column_shape)
+    own = origin.blue.blocks[request.block]
+    instead = most_of(own, "columns" if way == "rows" else "rows")
+    outline = Outline(way, passes, instead, f"the {way} of these samples")
+    if not passes:
+        outline = Outline("none", 0, 0, "it is known for these samples")
+    return Samples(origin, request, outline, target.block, way, lines, numbers, samples, part, remembers)
+
+
+def _all_if_none(numbers: Any, count: int) -> np.ndarray:
+    return np.arange(count) if numbers is None else numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Plan):
+    """Rows or columns of some samples, by the program of one sample, or of one of the views that `vmap` has stacked."""
+
+    target: int  # the block that is computed: the one asked for, or its mirror image
+    way: str  # "rows" or "columns" of the one asked for
+    lines: str  # "rows" or "columns" over there
+    numbers: Any  # of the lines asked for; None: all
+    samples: Any  # of which something is missing
+    missing: Any  # numbers of the lines that are missing of some of them; None: all
+    remembers: bool
+
+    def sweep(self, numbers: Any, samples: int) -> Sweep:
+        """How these lines of so many samples are computed."""
+        block = self.origin.blue.blocks[self.target]
+        return sized(self.origin, self.lines, block.outs, block.ins, numbers, samples=samples)
+
+    def run(self) -> list[Answer]:
+        if self.outline.way == "none":
+            return []
+        origin, wide, part = self.origin, self.samples, self.missing
+        if self.remembers:
+            wide = padded_to(wide, width_of(origin, wide), int(wide[0]))
+        sweep = self.sweep(part, len(wide))
+        array = origin.run_cut(sweep, padded(part, sweep), wide)[0]
+        count = self._most if part is None else len(part)
+        by = origin.by(self.lines, origin.blue.blocks[self.target])
+        run = count if sweep.width is None else sweep.width
+        if self.remembers and self.samples.size == self.request.samples.size and count == self._asked:
+            self._remember(sweep, wide, array, by)
+        counted = Count(self.request.block, self.way, by, count, count, run)
+        return [Answer(self.target, self.lines, part, array, self._turned, self.samples, counted)]
+
+    def _remember(self, sweep: Sweep, wide: np.ndarray, array: Any, by: str) -> None:
+        origin = self.origin
+        if origin.batch or not worth_remembering(origin, array.nbytes):
+            return
+        count, width = self._most if sweep.width is None else sweep.width, len(wide)
+        recipe = Recipe(
+            self.way, sweep.width, count, self.target, self.lines, self._turned, by, (sweep,), 0,
+            tuple(array.shape), width, origin.cut_kernel(sweep, wide),
+        )  # fmt: skip
+        name = recipe_name(origin, self.request.block, self.way, sweep.width, width)
+        origin.blue.found.put("recipe", name, recipe)
+
+    @property
+    def _turned(self) -> bool:
+        return self.way != self.lines
+
+    @property
+    def _most(self) -> int:
+        return most_of(self.origin.blue.blocks[self.target], self.lines)
+
+    @property
+    def _asked(self) -> int:
+        return self._most if self.numbers is None else len(self.numbers)
+
+    def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
+        cube, choice = self._known(), what.choice
+        held = {"batch": self.request.samples, "rows": None, "columns": None} | {self.way: self.numbers}
+        return self.origin.placed(gather(np, cube, what.among(held), order, choice.outer, choice.shape))
+
+    def _known(self) -> np.ndarray:
+        # With axes (samples, rows, columns).
+        m, n = self.origin.blue.counts[self.target]
+        samples, numbers = self.request.samples, _all_if_none(self.numbers, self._most)
+        by_rows, dtype = self.lines == "rows", self.origin.blue.blocks[self.target].dtype
+        cube = np.zeros((samples.size, numbers.size, n) if by_rows else (samples.size, m, numbers.size), dtype)
+        by_line = cube if by_rows else cube.swapaxes(1, 2)
+        for array, here, there in self.origin.stores[self.target].patches[self.lines].take(samples, numbers):
+            piece = np.asarray(array).reshape(array.shape[0], *((-1, n) if by_rows else (m, -1)))
+            by_line[there] = (piece if by_rows else piece.swapaxes(1, 2))[here]
+        return cube.swapaxes(1, 2) if self._turned else cube
+
+    def notes(self) -> list[str]:
+        of = math.prod(self.origin.lead)
+        return [f"samples: {len(self.request.samples)} of {of}, evaluated by themselves"]

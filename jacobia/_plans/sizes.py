@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._run import plan as _plan
+from jacobia._run import limits as _limits
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
 
@@ -44,7 +44,7 @@ def sized(
     if way != "rows":
         seeded, read = read, seeded
     seeds = seeded.size if numbers is None else len(numbers)
-    width = _plan.padded_width(seeds, seeded.size) if padded else seeds
+    width = _limits.padded_width(seeds, seeded.size) if padded else seeds
     by = blue.by(way, outs, ins)
     name = (way, by, outs, ins, None if numbers is None else width, padded, diagonal, origin.batch, samples)
     known = blue.found.get("sweep", name)
@@ -55,7 +55,7 @@ def sized(
     line = int(answer * max(d.itemsize for d in seeded.dtypes + read.dtypes) * math.prod(origin.lead) * share)
     per_seed = int(blue.per_seed * math.prod(origin.batch) * share)
     limit = origin.limit(width * (line + per_seed))
-    _plan.check_result(
+    _limits.check_result(
         f"{blue.name}: {seeds} {way} of a Jacobian",
         seeds * line,
         limit,
@@ -63,12 +63,14 @@ def sized(
     )
     if limit is not None and width * line > limit:
         width = seeds  # a kernel of its own, where padding would not fit
-    chunk = _plan.chunk(width, per_seed, width * line, blue.chunk_size, limit)
+    chunk = _limits.chunk(width, per_seed, width * line, blue.chunk_size, limit)
     block = None
     if chunk is None and samples is None and blue.chunk_size == "auto" and origin.cores:
         if blue.spaces.batch is not None:
-            block = _plan.fits_cache(blue.spaces.batch.size, blue.heavy * width // blue.spaces.batch.size, origin.cores)
+            block = _limits.fits_cache(
+                blue.spaces.batch.size, blue.heavy * width // blue.spaces.batch.size, origin.cores
+            )
         elif way == "rows" and numbers is None:  # columns would have to be laid out anew
-            chunk = _plan.fits_cache(width, blue.heavy, origin.cores)
+            chunk = _limits.fits_cache(width, blue.heavy, origin.cores)
     sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded, diagonal, block)
     return blue.found.put("sweep", name, sweep) if limit is None else sweep

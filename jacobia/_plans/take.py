@@ -1,20 +1,45 @@
-"""Taking: from what is known of a block to the array that a key asks for.
+"""What kernels gave is put into the store of a block, and taken from there for the array that a key asks for.
 
-Knows stores and keys. Computes no derivative, and runs no kernel.
+Knows stores and numbers. Computes no derivative, and runs no kernel.
 Shapes: B samples, M by N a block.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._plans.wants import Want, store_of
+from jacobia._plans.mirror import store_of
+from jacobia._plans.request import Answer
 from jacobia._run.point import Linearized
 from jacobia._store.gather import along, places
-from jacobia._store.lines import Store, aligned
+from jacobia._store.lines import Patches, Store, aligned
+
+
+def put(origin: Linearized, answers: Sequence[Answer]) -> None:
+    """Remember what kernels gave, and count it."""
+    for answer in answers:
+        store, numbers, array = store_of(origin, answer.block), answer.numbers, answer.array
+        if answer.samples is not None:
+            most = origin.blue.counts[answer.block][0 if answer.way == "rows" else 1]
+            patches = store.patches.setdefault(answer.way, Patches())
+            patches.put(answer.samples, np.arange(most) if numbers is None else numbers, array)
+        elif numbers is None:
+            store.set_whole(array)
+        else:
+            (store.rows if answer.way == "rows" else store.columns).put(numbers, array)
+    note(origin, answers)
+
+
+def note(origin: Linearized, answers: Sequence[Answer]) -> None:
+    """Count what kernels gave."""
+    for answer in answers:
+        c = answer.counted
+        if c is not None:
+            store_of(origin, c.block).count(c.way, c.by, c.lines, c.seeds, c.run, c.constant_rows)
 
 
 def complete(origin: Linearized, index: int) -> Any:
@@ -22,14 +47,14 @@ def complete(origin: Linearized, index: int) -> Any:
     store, block = store_of(origin, index), origin.blue.blocks[index]
     if store.whole() is None:
         xp = array_module(store)
-        cube, _ = known_cube(xp, origin, index, Want(index, None, None))
+        cube, _ = known_cube(xp, origin, index, None, None)
         full = cube.reshape(origin.lead + block.row_shape + block.column_shape)
         store.set_whole(as_array(xp, full, store.arrays()[0]))
     return store.full
 
 
-def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any, dict[str, Any]]:
-    """Known lines that cover a want, with axes (samples, rows, columns).
+def known_cube(xp: Any, origin: Linearized, index: int, rows: Any, columns: Any) -> tuple[Any, dict[str, Any]]:
+    """Known lines that cover some rows and columns (None: all), with axes (samples, rows, columns).
 
     Returns:
       the array, and for rows and columns the numbers it holds, None for all.
@@ -39,8 +64,8 @@ def known_cube(xp: Any, origin: Linearized, index: int, want: Want) -> tuple[Any
     full = store.whole()
     if full is not None:
         return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
-    way = "columns" if store.rows.num_missing(want.rows) else "rows"
-    lines, numbers, count = (store.rows, want.rows, m) if way == "rows" else (store.columns, want.columns, n)
+    way = "columns" if store.rows.num_missing(rows) else "rows"
+    lines, numbers, count = (store.rows, rows, m) if way == "rows" else (store.columns, columns, n)
     turned = way == "columns" and store.mirror is not None  # they are rows over there
     axis, shape = (1, (b, -1, m if turned else n)) if way == "rows" or turned else (2, (b, m, -1))
     numbers = np.arange(count) if numbers is None else numbers
@@ -67,8 +92,8 @@ def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.nda
     for way, here in (("rows", by_row), ("columns", ~by_row)):
         if here.any():
             numbers = np.unique((rows if way == "rows" else columns)[here])
-            want = Want(index, numbers, None) if way == "rows" else Want(index, None, numbers)
-            cube, held = known_cube(np, origin, index, want)
+            lines = (numbers, None) if way == "rows" else (None, numbers)
+            cube, held = known_cube(np, origin, index, *lines)
             at = places(rows[here], held["rows"]), places(columns[here], held["columns"])
             out[here] = cube[(0, *at)]
     return out

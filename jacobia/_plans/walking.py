@@ -17,7 +17,7 @@ from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.columns.room import MOST, Extent, TooWide, within
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.directions import Directions
-from jacobia._run.plan import byte_limit, readable
+from jacobia._run.limits import byte_limit, readable
 
 # An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
 # it is exact more often (a loop knows its counter), and it takes a second at most to find out that it is too wide.

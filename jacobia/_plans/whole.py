@@ -1,17 +1,22 @@
-"""Which way to compute all of a block, where neither by rows nor by columns: chosen once for a program.
+"""All of a block at once, neither by rows nor by columns: which way is chosen once for a program.
 
 By the same estimate that compares rows with columns. A further way is one more file, and a line in `_WAYS`.
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
 from jacobia._plans.accumulated import accumulated
+from jacobia._plans.plan import Outline, Plan
 from jacobia._plans.program import Whole
+from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.waist import through_waist
-from jacobia._run.plan import readable
+from jacobia._program.readings.cost import Work
+from jacobia._run.limits import readable
 from jacobia._run.point import Linearized
 
 # Where all passes together cost less than this many elements read or written, which is about 0.4 ms, no other way is
@@ -36,6 +41,32 @@ _NEEDS = {
 }
 
 _UNKNOWN: Any = object()
+
+
+def at_once(origin: Linearized, request: Request) -> "Iterator[AtOnce]":
+    """How to compute all of a block at once, where that promises to be cheaper, or `mode` asks for it."""
+    found = whole(origin, request.block)
+    if found is not None:
+        instead = min(origin.blue.counts[request.block])
+        yield AtOnce(origin, request, Outline(found.way, 0, instead, found.why), found)
+
+
+@dataclass(frozen=True, eq=False)
+class AtOnce(Plan):
+    """All of a block by one kernel without seeds."""
+
+    program: Whole
+
+    def run(self) -> list[Answer]:
+        origin, index, program = self.origin, self.request.block, self.program
+        full, by = program.compute(origin), origin.by("rows", origin.blue.blocks[index])
+        constant = program.constant_rows if program.met else 0
+        program.met = program.met or origin.compiles
+        count = Count(index, "rows", by, origin.blue.counts[index][0], 0, 0, constant)
+        return [Answer(index, "rows", None, full, counted=count)]
+
+    def work(self) -> Work | None:
+        return self.program.work
 
 
 def whole(origin: Linearized, index: int) -> Whole | None:

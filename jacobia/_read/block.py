@@ -5,7 +5,7 @@ put and take. What was read alike at another point is one compiled call (`memo`)
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,18 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, weakly_typed
+from jacobia._plans.choose import (
+    compute,
+    compute_all,
+    compute_together,
+    fulfil,
+    fulfil_together,
+    plans,
+)
 from jacobia._plans.colors import compressed, pattern_of, turned
-from jacobia._plans.lines import compute_each, crossing, fulfil, fulfil_all
+from jacobia._plans.mirror import store_of
 from jacobia._plans.nonzeros import nonzeros
-from jacobia._plans.samples import compute_few, few, read_few
-from jacobia._plans.take import array_module, as_array, complete, entries_of, known_cube, on_host
-from jacobia._plans.wants import Done, Want, store_of
+from jacobia._plans.plan import Plan, known
+from jacobia._plans.request import Answer, Request
+from jacobia._plans.take import as_array, complete, on_host, put
 from jacobia._read.layout import Layout
 from jacobia._read.memo import again
-from jacobia._run import plan as _plan
-from jacobia._run.missing import by_what_exists
+from jacobia._run import limits as _limits
 from jacobia._run.point import Linearized
-from jacobia._sparse.cover import Cross
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Asked, asked, concrete, is_all, pick, token
@@ -79,84 +85,62 @@ class LiveBlock:
         return as_array(xp, np.asarray(out) if xp is np else out, full)
 
     def _read(self, what: Asked, name: Any) -> jax.Array:
-        choice = what.choice
+        origin, index, layout, choice = self._origin, self._index, self._layout, what.choice
         if name is not None:  # of a block of which nothing is known
-            out = self._layout.reads.alike(self._origin, self._index, name, what)
+            out = layout.reads.alike(origin, index, name, what)
             if out is not None:
                 return out
         if 0 in choice.shape:
-            return self._origin.empty(choice.shape, self._layout.block.dtype)
-        origin, index, layout = self._origin, self._index, self._layout
-        want = self._want(what)
+            return origin.empty(choice.shape, layout.block.dtype)
+        request = self._request(what)
         self._check_result(choice.shape)
-        inline = not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids)
-        if inline:
+        if not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids):
             # Part of a trace: what is indexed and nothing else, and nothing is remembered.
-            out = self._few_samples(what, want, inline) if layout.lead else None
-            if out is None:
-                out = self._inline(what, compute_each(origin, [want])[0] if self._known() is None else None)
-            return out
+            return self._inline(what, None if self._known() is not None else compute(origin, request))
         with origin.lock:
             out = again(origin, index, name, layout.reads, what) if origin.compiles else None
-            if out is None and layout.lead:
-                out = self._few_samples(what, want, inline)
             if out is None:
-                out = self._fulfilled(what, want)
+                plan, answers = fulfil(origin, request)
+                is_it = bool(answers) and self._is_answer(answers[0], what)
+                out = answers[0].array if is_it else plan.take(what, layout.order)
             self._shrink()
         return out
 
-    def _fulfilled(self, what: Asked, want: Want) -> jax.Array:
-        origin, index, order, choice = self._origin, self._index, self._layout.order, what.choice
-        across = self._across(what, want)
-        if across is not None:
-            fulfil(origin, [Want(index, across.rows, None)] if len(across.rows) else [])
-            fulfil(origin, [Want(index, None, across.columns)] if len(across.columns) else [])
-            return origin.placed(entries_of(origin, index, what.ids["rows"], what.ids["columns"]))
-        done = fulfil(origin, [want])
-        if done and self._is_answer(done[0], what):
-            return done[0].array
-        store = store_of(origin, index)
-        xp = array_module(store)
-        cube, held = known_cube(xp, origin, index, want)
-        out = gather(xp, cube, what.among(held), order, choice.outer, choice.shape)
-        return as_array(xp, out, store.arrays()[0])
+    def _plans(self, key: Any) -> Iterator[Plan]:
+        """What could be done for a key, in the order in which a read would try."""
+        what = self._asked(key)
+        request = self._request(what)
+        if 0 in what.choice.shape:
+            yield known(self._origin, request, "there is nothing in it")
+        else:
+            yield from plans(self._origin, request)
 
-    def _few_samples(self, what: Asked, want: Want, inline: bool) -> jax.Array | None:
-        # Some samples of a batch, evaluated by themselves, where that is worth it.
-        origin, samples, choice = self._origin, what.numbers["batch"], what.choice
-
-        def work() -> jax.Array | None:
-            if not few(origin, want, samples):
-                return None
-            xp: Any = jnp if inline else np
-            cube, held = compute_few(origin, want, samples) if inline else read_few(origin, want, samples)
-            out = gather(xp, cube, what.among(held), self._layout.order, choice.outer, choice.shape)
-            return out if inline else origin.placed(out)
-
-        return by_what_exists(origin, [self._layout.block], work)
-
-    def _is_answer(self, done: Done, what: Asked) -> bool:
+    def _is_answer(self, answer: Answer, what: Asked) -> bool:
         # The kernel's own array, where it ran these lines and no others, in this order.
         return (
             not self._layout.transposed
-            and done.block == self._index
-            and not done.turned
-            and done.numbers is not None
-            and done.array.shape == what.choice.shape
+            and answer.block == self._index
+            and not answer.turned
+            and answer.numbers is not None
+            and answer.samples is None
+            and answer.array.shape == what.choice.shape
             and what.choice.outer
             and all(places is None for places in what.places.values())
-            and what.numbers["columns" if done.way == "rows" else "rows"] is None
-            and np.array_equal(what.numbers[done.way], done.numbers)  # and not fewer, padded to as many
+            and what.numbers["columns" if answer.way == "rows" else "rows"] is None
+            and np.array_equal(what.numbers[answer.way], answer.numbers)  # and not fewer, padded to as many
         )
 
-    def _want(self, what: Asked) -> Want:
-        want = Want(self._index, what.numbers["rows"], what.numbers["columns"])
-        rows, columns = self._origin.blue.counts[self._index]
-        if want.rows is None and want.columns is not None and rows > 1:
+    def _request(self, what: Asked) -> Request:
+        batch, rows, columns = (what.numbers[r] for r in ROLES)
+        m, n = self._origin.blue.counts[self._index]
+        if rows is None and columns is not None and m > 1:
             self._check_defined("columns", "J[...][:, k]")
-        if want.columns is None and want.rows is not None and columns > 1:
+        if columns is None and rows is not None and n > 1:
             self._check_defined("rows", "J[...][k]")
-        return want
+        pairs = None
+        if not what.choice.outer and self._origin.remembers:  # as of a mask
+            pairs = what.ids["rows"].reshape(-1), what.ids["columns"].reshape(-1)
+        return Request(self._index, rows, columns, batch, pairs)
 
     def _check_defined(self, way: str, instead: str) -> None:
         # Between real and complex numbers one direction alone is defined.
@@ -170,22 +154,14 @@ class LiveBlock:
                 "is small enough, or differentiate with respect to real and imaginary parts."
             )
 
-    def _across(self, what: Asked, want: Want) -> Cross | None:
-        # Entries at pairs of places, as of a mask: rows and columns may be fewer than either.
-        if what.choice.outer or not self._origin.remembers:
-            return None
-        return crossing(self._origin, want, what.ids["rows"].reshape(-1), what.ids["columns"].reshape(-1))
-
-    def _inline(self, what: Asked, done: Done | None) -> jax.Array:
-        layout = self._layout
-        shape = [math.prod(s) for s in (layout.lead, layout.block.row_shape, layout.block.column_shape)]
-        held: dict[str, Any] = {}
-        if done is not None and done.numbers is not None:
-            held = {done.way: done.numbers}
-            shape[ROLES.index(done.way)] = len(done.numbers)
-        known = self._known() if done is None else done.array
-        choice = what.choice
-        out = gather(jnp, known.reshape(shape), what.among(held), layout.order, choice.outer, choice.shape)
+    def _inline(self, what: Asked, answer: Answer | None) -> jax.Array:
+        layout, choice = self._layout, what.choice
+        if answer is None:
+            shape = [math.prod(s) for s in (layout.lead, layout.block.row_shape, layout.block.column_shape)]
+            cube, held = self._known().reshape(shape), {}
+        else:
+            cube, held = answer.cube(self._origin)
+        out = gather(jnp, cube, what.among(held), layout.order, choice.outer, choice.shape)
         return weakly_typed(out) if layout.weak else out
 
     def _whole(self) -> jax.Array:
@@ -203,15 +179,15 @@ class LiveBlock:
         known = self._known()
         if known is not None:
             return known
-        origin, layout, want = self._origin, self._layout, Want(self._index, None, None)
-        if 0 in layout.shape:
-            block = layout.block
-            return origin.empty(layout.lead + block.row_shape + block.column_shape, self._layout.block.dtype)
+        origin, layout, block = self._origin, self._layout, self._layout.block
+        shape = layout.lead + block.row_shape + block.column_shape
+        if 0 in shape:
+            return origin.empty(shape, block.dtype)
         self._check_result(layout.shape)
         if not origin.remembers:
-            return compute_each(origin, [want])[0].array
+            return compute_all(origin, self._index).reshape(shape)
         with origin.lock:
-            fulfil(origin, [want])
+            fulfil(origin, Request(self._index, None, None))
             return complete(origin, self._index)
 
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
@@ -234,7 +210,7 @@ class LiveBlock:
                     origin.check_alive()
                     if origin.blue.sparsity == "auto":
                         store.nonzeros, store.pattern = nonzeros(origin, index)
-                        store.counts[5] += 1
+                        store.count("rows", "pullbacks", 0, 0, 0)
                     else:
                         store.nonzeros, store.pattern = compressed(origin, index)
                 data, pattern = store.nonzeros, store.pattern
@@ -247,7 +223,7 @@ class LiveBlock:
 
     def _check_result(self, shape: tuple[int, ...]) -> None:
         nbytes = math.prod(shape) * self._layout.block.dtype.itemsize
-        _plan.check_result(
+        _limits.check_result(
             f"J[...] of shape {shape}",
             nbytes,
             self._origin.limit(nbytes),
@@ -268,14 +244,26 @@ def read_together(views: Sequence[Any], key: Any) -> dict[int, jax.Array]:
     origin = views[0]._origin
     if origin.remembers and all(0 not in J.shape and (key is ... or is_all(key, J.ndim)) for J in views):
         with origin.lock:
-            fulfil_all(origin, [J._index for J in views])
+            _fulfil_all(origin, [J._index for J in views])
             return {id(J): J[...] for J in views}
     whats = [J._asked(key) for J in views]
-    wants = [J._want(what) for J, what in zip(views, whats, strict=True)]
+    requests = [J._request(what)._replace(samples=None, pairs=None) for J, what in zip(views, whats, strict=True)]
     todo = [k for k, what in enumerate(whats) if 0 not in what.choice.shape and views[k]._known() is None]
     if origin.remembers and not any(isinstance(i, Tracer) for what in whats for i in what.choice.ids):
         with origin.lock:
-            fulfil(origin, [wants[k] for k in todo])
+            fulfil_together(origin, [requests[k] for k in todo])
             return {id(J): J[key] for J in views}
-    done = dict(zip(todo, compute_each(origin, [wants[k] for k in todo]) if todo else (), strict=True))
+    done = dict(zip(todo, compute_together(origin, [requests[k] for k in todo]) if todo else (), strict=True))
     return {id(J): J._inline(whats[k], done[k]) if k in done else J[key] for k, J in enumerate(views)}
+
+
+def _fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
+    # All of some blocks, in one kernel call, remembered; as it was done at other points, where nothing is known.
+    recipe = None if origin.stores else origin.blue.found.get("recipe", (frozenset(indices), origin.stacks))
+    if recipe is None:
+        fulfil_together(origin, [Request(k, None, None) for k in indices])
+        return
+    out = origin.run_fused(recipe.kind, recipe.body, recipe.ids, ())
+    answers = [Answer(block, "rows", None, out[sweep][place], counted=c) for block, sweep, place, c in recipe.answers]
+    images = zip(recipe.images, out[-1], strict=False)
+    put(origin, [*answers, *(Answer(block, "rows", None, full) for block, full in images)])

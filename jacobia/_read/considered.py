@@ -1,96 +1,77 @@
-"""The plans that come into question for a read, and what each would take.
+"""The plans that a read would try, told and measured: the same objects that the read runs.
 
-From a request to an `Explanation`; nothing is computed.
+From a key to an `Explanation`; nothing is computed.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from jacobia._plans.choose import plan, possible
-from jacobia._plans.samples import few, plan_few
-from jacobia._plans.wants import Want, request, store_of
-from jacobia._plans.whole import whole
-from jacobia._program.readings.cost import Work
-from jacobia._read.explain import Considered, Explanation
-from jacobia._run.blueprint import Block
-from jacobia._run.plan import Plan
+from jacobia._plans.mirror import store_of
+from jacobia._plans.plan import Considered, Outline, Plan
+from jacobia._read.block import LiveBlock
+from jacobia._read.explain import Explanation
+from jacobia._read.peak import peak
+from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
-from jacobia._sparse.cover import Cross
+from jacobia._store.keys import is_all
 
 
-def explain(
-    origin: Linearized,
-    view: str,
-    want: Want,
-    samples: Any,
-    shape: tuple[int, ...],
-    across: Cross | None,
-    memory: Callable[[], int],
-) -> Explanation:
-    """What reading `want` would do now.
+def outline_of(view: LiveBlock) -> Outline:
+    """What `J[...]` would do now."""
+    return by_what_exists(view._origin, [view._layout.block], lambda: next(view._plans(...)).outline)
 
-    Args:
-      view: how the view shows itself.
-      samples: numbers of samples, None for all.
-      shape: of the result.
-      across: rows and columns for entries at pairs of places.
-      memory: how to find out how many bytes the read takes.
-    """
-    blue, block = origin.blue, origin.blue.blocks[want.block]
-    notes, alone = [], 0 not in shape and bool(origin.lead) and few(origin, want, samples)
-    todo = plan_few(origin, want, samples) if alone else plan(origin, want, across)
-    if 0 in shape:
-        todo = Plan("none", 0, 0, "there is nothing in it")
-    if alone:
-        notes.append(f"samples: {len(samples)} of {math.prod(origin.lead)}, evaluated by themselves")
-    known = origin.directions(block)
+
+def explain(view: LiveBlock, key: object) -> Explanation:
+    """What `J[key]` would do now."""
+    origin, layout = view._origin, view._layout
+
+    def memory() -> int:
+        if not origin.compiles:
+            raise ValueError(
+                "J.explain().memory: expected a view whose kernels are compiled, got one that is "
+                f"{'traced' if origin.blue.jit else 'run by Python (jit=False)'}. Ask outside of transformations."
+            )
+        with origin.lock:
+            return peak(next(view._plans(key)), view._asked(key), layout, is_all(key, len(layout.shape)))
+
+    def made() -> Explanation:
+        first, *others = view._plans(key)
+        beside = () if first.outline.way == "none" else _considered([first, *others], origin.blue.symmetric)
+        shape, by = view._asked(key).choice.shape, (_by(origin, view, "rows"), _by(origin, view, "columns"))
+        nbytes, notes = math.prod(shape) * layout.block.dtype.itemsize, (*first.notes(), *_notes(origin, view))
+        density = _density(origin, view._index)
+        return Explanation(repr(view), shape, nbytes, density, first.outline, tuple(beside), by, notes, memory)
+
+    return by_what_exists(origin, [layout.block], made)
+
+
+def _considered(plans: Iterable[Plan], symmetric: bool) -> Iterator[Considered]:
+    # Each way once. Rows and columns of a symmetric matrix are the same products.
+    seen = set()
+    for plan in plans:
+        way = "rows" if symmetric and plan.outline.way == "columns" else plan.outline.way
+        told = None if way in seen else plan.considered()
+        seen.add(way)
+        if told is not None:
+            yield told
+
+
+def _by(origin: Linearized, view: LiveBlock, way: str) -> str:
+    return "Hessian-vector products" if origin.blue.symmetric else origin.by(way, view._layout.block)
+
+
+def _notes(origin: Linearized, view: LiveBlock) -> Iterator[str]:
+    blue, known = origin.blue, origin.directions(view._layout.block)
     if known.pushforward == "transposed pullback":
-        notes.append("pushforwards: f has none (custom_vjp), its pullback is transposed")
+        yield "pushforwards: f has none (custom_vjp), its pullback is transposed"
     if blue.primal is not None and blue.primal.forward:
-        notes.append("gradient: f has no pullback, so that it is made of pushforwards: forward over forward")
+        yield "gradient: f has no pullback, so that it is made of pushforwards: forward over forward"
     if not known.linear:
-        notes.append("pullback: not linear in its cotangent (custom_vjp), so that there are rows and nothing else")
-    notes.append("f: compiled" if blue.jit else "f: run by Python at each read (jit=False), which is slow")
-    products = "Hessian-vector products" if blue.symmetric else None
-    by = products or origin.by("rows", block), products or origin.by("columns", block)
-    plans = () if alone or todo.way == "none" else _considered(origin, want, todo, by, across)
-    found, pattern = blue.found.get("whole", want.block), store_of(origin, want.block).pattern
-    density = pattern.density if pattern is not None else None if found is None else found.density
-    nbytes = math.prod(shape) * block.dtype.itemsize
-    return Explanation(view, shape, nbytes, density, todo, plans, by, tuple(notes), memory)
+        yield "pullback: not linear in its cotangent (custom_vjp), so that there are rows and nothing else"
+    yield "f: compiled" if blue.jit else "f: run by Python at each read (jit=False), which is slow"
 
 
-def _considered(
-    origin: Linearized, want: Want, todo: Plan, by: tuple[str, str], across: Cross | None
-) -> tuple[Considered, ...]:
-    blue, store = origin.blue, store_of(origin, want.block)
-    block, ways, plans = blue.blocks[want.block], possible(origin, blue.blocks[want.block]), []
-    found = whole(origin, want.block) if request(want) == "all" else None
-    if found is not None and store.whole() is None:
-        plans.append(Considered(found.way, 0, "", *found.work))
-    for way, lines, wanted, allowed, what in (
-        ("rows", store.rows, want.rows, ways.rows, by[0]),
-        ("columns", store.columns, want.columns, ways.columns, by[1]),
-    ):
-        if blue.symmetric and way != ("rows" if todo.way != "columns" else "columns"):
-            continue  # the same products give both
-        instead = across is not None and way == todo.way  # fewer of the same, below
-        total = _passes_work(origin, way, block) if allowed and not instead else None
-        if total is not None:
-            passes = lines.num_missing(wanted)
-            each, once = total
-            plans.append(Considered(way, passes, what, *each.times(passes).plus(once)))
-    if across is not None:
-        own, other = _passes_work(origin, "rows", block), _passes_work(origin, "columns", block)
-        if own is not None and other is not None:
-            total = own[0].times(len(across.rows)).plus(other[0].times(len(across.columns))).plus(own[1])
-            plans.append(Considered(todo.way, todo.passes, "passes", *total))
-    return tuple(sorted(plans, key=lambda p: p.way != todo.way))
-
-
-def _passes_work(origin: Linearized, way: str, block: Block) -> tuple[Work, Work] | None:
-    # Of one pass, and of what runs once beside all of them.
-    each = origin.blue.pass_work(way, block)
-    lead = math.prod(origin.batch)
-    return each and (each.times(lead), origin.blue.primal_work.times(lead))
+def _density(origin: Linearized, index: int) -> float | None:
+    # Of the pattern, where it has been found.
+    pattern, program = store_of(origin, index).pattern, origin.blue.found.get("whole", index)
+    return pattern.density if pattern is not None else None if program is None else program.density

@@ -6,20 +6,10 @@ Knows plans and numbers. Knows nothing of f, and computes nothing.
 import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from jacobia._run.plan import Plan, readable
+from jacobia._plans.plan import Considered, Outline
+from jacobia._run.limits import readable
 from jacobia._words import counted
-
-
-class Considered(NamedTuple):
-    """One plan: how many passes it takes, and what they cost by estimate."""
-
-    way: str  # "rows", "columns", "nonzeros", "waist"
-    passes: int  # 0: no seeds
-    by: str  # what a pass is: "pullbacks", "pushforwards", …
-    flops: float  # floating-point operations
-    nbytes: float  # bytes read and written
 
 
 @dataclass(frozen=True)
@@ -30,7 +20,7 @@ class Explanation:
     shape: tuple[int, ...]  # of what is asked for
     nbytes: int  # of the result
     density: float | None  # of the pattern, where it has been found
-    plan: Plan
+    plan: Outline
     plans: tuple[Considered, ...]  # the one chosen is the first
     by: tuple[str, str]  # what gives a row, and what a column
     notes: tuple[str, ...]

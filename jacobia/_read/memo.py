@@ -15,20 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, eval_context
-from jacobia._plans.choose import choose_way
 from jacobia._plans.recipes import Recipe, recipe_name
+from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.samples import are_few, width_of
 from jacobia._plans.sizes import padded_to
-from jacobia._plans.take import as_array, on_host
-from jacobia._plans.wants import Want, request, store_of
+from jacobia._plans.take import as_array, on_host, put
+from jacobia._plans.ways import choose_way
 from jacobia._program.walk import subprograms
-from jacobia._run import plan as _plan
 from jacobia._run.blueprint import Blueprint
+from jacobia._run.limits import padded_width
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
 from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Asked
-from jacobia._store.lines import Patches
 
 # A kernel that returns the result too is compiled anew for each kind of key. Where a pass takes so long that copying
 # the result by NumPy (some 50 us) does not matter beside it, or where the program is so long that compiling it takes
@@ -294,9 +293,9 @@ def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
     r, c = m if rows is None else rows.size, n if columns is None else columns.size
     if not asked.choice.outer and asked.choice.ids[0].size not in (r, c) and min(r, c) > 1:
         return None  # entries at pairs of places, which fewer rows and columns together may hold
-    way = choose_way(origin, index, request(Want(index, rows, columns)), r, c).way
+    way = choose_way(origin, index, Request(index, rows, columns).asks, r, c).way
     lines, most = (rows, m) if way == "rows" else (columns, n)
-    width = None if lines is None else _plan.padded_width(lines.size, most)
+    width = None if lines is None else padded_width(lines.size, most)
     samples = asked.numbers["batch"]
     if samples is None or not are_few(origin, samples):
         return found.get("recipe", recipe_name(origin, index, way, width))
@@ -345,15 +344,8 @@ def _equations(jaxpr: Any) -> int:
 
 
 def _remember(origin: Linearized, read: _Prepared, lines: jax.Array) -> None:
-    recipe, numbers, samples = read.recipe, read.numbers, read.samples
-    store, own = store_of(origin, recipe.block), store_of(origin, read.block)
+    recipe, numbers = read.recipe, read.numbers
     run = read.sweeps[0].width or recipe.count
     count = run if numbers is None else numbers.size
-    if samples is not None:
-        patches = store.patches.setdefault(recipe.lines, Patches())
-        patches.put(samples, np.arange(count) if numbers is None else numbers, lines)
-    elif numbers is None:
-        store.set_whole(lines)
-    else:
-        (store.rows if recipe.lines == "rows" else store.columns).put(numbers, lines)
-    own.count(recipe.way, recipe.by, count, count, run)
+    counted = Count(read.block, recipe.way, recipe.by, count, count, run)
+    put(origin, [Answer(recipe.block, recipe.lines, numbers, lines, recipe.turned, read.samples, counted)])

@@ -19,8 +19,7 @@ from jacobia._found import Found
 from jacobia._program.axis.cut import Cut, cut
 from jacobia._program.readings.cost import Work, peak_bytes, seed_cost, work, written_bytes
 from jacobia._program.readings.seed import products_met
-from jacobia._run.directions import Directions, directions, learn
-from jacobia._run.plan import Ways
+from jacobia._run.directions import Directions, Ways, directions, learn
 from jacobia._run.seeds import Spaces, Sweep, applied_program, is_by_number
 from jacobia._space import Batch, Space
 

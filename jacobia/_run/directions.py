@@ -17,6 +17,13 @@ from jacobia._program.walk import holds
 from jacobia._run.seeds import Spaces, applied_program
 
 
+class Ways(NamedTuple):
+    """What a view allows: set by `mode`, by dtypes, and by the rules of f."""
+
+    rows: bool
+    columns: bool
+
+
 class Missing(NamedTuple):
     """What JAX says of a direction that is missing."""
 

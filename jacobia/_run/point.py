@@ -19,7 +19,7 @@ from jacobia._program.axis.cut import Cut
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.directions import Directions, has_second
 from jacobia._run.kernels import Kind, ReadError, call, keep, residual_bytes
-from jacobia._run.plan import byte_limit, worth_apart
+from jacobia._run.limits import byte_limit, worth_apart
 from jacobia._run.seeds import (
     Image,
     Sweep,
@@ -282,9 +282,7 @@ class Linearized:
 
         return of_views if stacks else of_samples
 
-    def _kind(
-        self, what: str, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None
-    ) -> Kind:
+    def _kind(self, what: str, sweeps: tuple[Sweep, ...], images: tuple[Image, ...] = (), take: Any = None) -> Kind:
         name = (what, sweeps, self.stacks, images, take)
         return self.blue.found.find("kind", name, lambda: Kind(what, self.blue.positions, self.blue.spaces, *name[1:]))
 

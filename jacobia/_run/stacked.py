@@ -13,7 +13,7 @@ import numpy as np
 
 from jacobia._compat import Tracer, is_mapped, register_vmappable
 from jacobia._run.guard import new_guard
-from jacobia._run.plan import padded_width
+from jacobia._run.limits import padded_width
 
 
 class Axes(NamedTuple):

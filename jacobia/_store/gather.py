@@ -43,9 +43,7 @@ def evenly(numbers: np.ndarray) -> slice | None:
     return slice(first, None if stop < 0 else stop, step)
 
 
-def gather(
-    xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], outer: bool, shape: tuple[int, ...]
-) -> Any:
+def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], outer: bool, shape: tuple[int, ...]) -> Any:
     """Put the result of a key together.
 
     Args:

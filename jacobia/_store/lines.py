@@ -8,6 +8,7 @@ lines are unknown.
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -25,6 +26,17 @@ class Stats(NamedTuple):
     kernel_calls: int
     nbytes: int  # remembered now
     constant_rows: int = 0  # of those computed, rows that do not depend on x: taken over from a point before
+
+
+@dataclass(slots=True)
+class _Counters:
+    rows: int = 0
+    columns: int = 0
+    pullbacks: int = 0
+    pushforwards: int = 0
+    seeds_run: int = 0
+    kernel_calls: int = 0
+    constant_rows: int = 0
 
 
 class _Piece(NamedTuple):
@@ -195,9 +207,7 @@ class Store:
         self.pattern: Any = None  # of the nonzeros
         self.patches: dict[str, Patches] = {}  # by "rows" or "columns"
         self._shape = num_rows, num_columns
-        # rows_computed, columns_computed, pullbacks, pushforwards, seeds_run, kernel_calls
-        self.counts = [0, 0, 0, 0, 0, 0]
-        self.constant_rows = 0
+        self._counters = _Counters()
 
     @cached_property
     def rows(self) -> Lines:
@@ -254,12 +264,22 @@ class Store:
         if mirror is not None:
             mirror.full = None
 
-    def count(self, way: str, by: str, lines: int, seeds: int, run: int) -> None:
-        """Note one kernel call: so many rows or columns, by so many pullbacks or pushforwards, `run` with padding."""
-        self.counts[0 if way == "rows" else 1] += lines
-        self.counts[2 if by == "pullbacks" else 3] += seeds
-        self.counts[4] += run
-        self.counts[5] += 1
+    def count(
+        self, way: str, by: str, lines: int, seeds: int, run: int, constant_rows: int = 0, calls: int = 1
+    ) -> None:
+        """Note kernel calls: so many rows or columns, by so many pullbacks or pushforwards, `run` with padding."""
+        counters = self._counters
+        if way == "rows":
+            counters.rows += lines
+        else:
+            counters.columns += lines
+        if by == "pullbacks":
+            counters.pullbacks += seeds
+        else:
+            counters.pushforwards += seeds
+        counters.seeds_run += run
+        counters.kernel_calls += calls
+        counters.constant_rows += constant_rows
 
     def arrays(self) -> list:
         """All arrays it holds; at least one wherever something is known."""
@@ -285,8 +305,9 @@ class Store:
         return self.rows.nbytes + own + whole + sum(p.nbytes for p in self.patches.values())
 
     def stats(self) -> Stats:
-        rows, columns, pullbacks, pushforwards, seeds, calls = self.counts
-        return Stats(rows, columns, pullbacks, pushforwards, seeds, calls, self.nbytes, self.constant_rows)
+        c = self._counters
+        made = c.rows, c.columns, c.pullbacks, c.pushforwards, c.seeds_run, c.kernel_calls
+        return Stats(*made, self.nbytes, c.constant_rows)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -8,25 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer
-from jacobia._plans.choose import plan
 from jacobia._plans.colors import coloring_of, pattern_of, transposed
 from jacobia._plans.diagonal import diagonal
+from jacobia._plans.mirror import store_of
+from jacobia._plans.plan import Outline
 from jacobia._plans.products import checked, has_products, mv, vm
-from jacobia._plans.samples import few
-from jacobia._plans.wants import Want, store_of
 from jacobia._read.block import LiveBlock, weakly
-from jacobia._read.considered import explain
+from jacobia._read.considered import explain, outline_of
 from jacobia._read.explain import Explanation
 from jacobia._read.layout import Layout, layout_of
-from jacobia._read.peak import peak_of_cross, peak_of_lines, peak_of_samples, peak_of_whole
-from jacobia._run import plan as _plan
+from jacobia._run import limits as _limits
 from jacobia._run.missing import by_what_exists
-from jacobia._run.plan import Plan
 from jacobia._run.point import Linearized
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
 from jacobia._sparse.pattern import Pattern
-from jacobia._store.keys import is_all
 from jacobia._store.lines import Stats
 from jacobia._view.array import ArrayLike, factor, not_traced
 from jacobia._words import describe, known_lines
@@ -228,43 +224,16 @@ class Jacobian(LiveBlock, ArrayLike):
         return to_scipy(*self._nonzeros(), format)
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Outline:
         """What `J[...]` would do now: the way, how many passes, and why."""
-        return by_what_exists(
-            self._origin, [self._layout.block], lambda: plan(self._origin, Want(self._index, None, None))
-        )
+        return outline_of(self)
 
     def explain(self, key: Any = ...) -> Explanation:
         """What `J[key]` would do now, and what else it could do: an object that prints as a short table.
 
         Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
         """
-        origin, layout = self._origin, self._layout
-        what = self._asked(key)
-        choice, samples = what.choice, what.numbers["batch"]
-        want = self._want(what)
-        across = self._across(what, want)
-
-        def memory() -> int:
-            if not origin.compiles:
-                raise ValueError(
-                    "J.explain().memory: expected a view whose kernels are compiled, got one that is "
-                    f"{'traced' if origin.blue.jit else 'run by Python (jit=False)'}. Ask outside of transformations."
-                )
-            with origin.lock:
-                if is_all(key, self.ndim):
-                    copies = 0 if layout.natural else layout.transposed + (not layout.unfolded)
-                    return peak_of_whole(origin, self._index, copies)
-                if layout.lead and few(origin, want, samples):
-                    fresh = view(type(self), origin.again(), self._index, layout)
-                    return peak_of_samples(origin, want, samples, choice, lambda: fresh[key])
-                if across is not None:
-                    return peak_of_cross(origin, self._index, across, math.prod(choice.shape))
-                return peak_of_lines(origin, want, what.ids, layout.order, choice, layout.rowwise)
-
-        return by_what_exists(
-            origin, [layout.block], lambda: explain(origin, repr(self), want, samples, choice.shape, across, memory)
-        )
+        return explain(self, key)
 
     # Reading
 
@@ -373,7 +342,7 @@ class Jacobian(LiveBlock, ArrayLike):
 
     def _factor(self, other: Any) -> jax.Array:
         if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse, and perhaps too large to be made dense
-            _plan.check_result(
+            _limits.check_result(
                 f"J @ S with a sparse S, made dense, of shape {tuple(other.shape)}",
                 nbytes := math.prod(other.shape) * self.dtype.itemsize,
                 self._origin.limit(nbytes),

@@ -1,37 +1,23 @@
-"""What is asked for of a block, and what came: lines by their numbers. Of a symmetric matrix, of which mirror image.
+"""The store of a block, and what a symmetric Hessian makes of it: a column is a row of the mirror image.
 
-Knows stores and blocks. Chooses nothing.
+Knows stores and the numbers of blocks. Chooses nothing.
 """
 
-import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jacobia._run.blueprint import Block, Blueprint
+from jacobia._plans.request import Request
+from jacobia._run.blueprint import Blueprint
 from jacobia._run.point import Linearized
 from jacobia._store.lines import Store
 
 
-class Want(NamedTuple):
-    """Lines of one block: numbers (sorted and different, or traced), or None for all."""
-
-    block: int  # its number
-    rows: Any
-    columns: Any
-
-
-class Done(NamedTuple):
-    block: int  # the one that was computed: the mirror image of the one asked for, where a column was a row there
-    way: str  # "rows" or "columns"
-    numbers: Any  # None: all
-    array: Any  # (R, *x.shape), x.shape for one row, or (*y.shape, R), padded behind; or y.shape + x.shape for all
-    turned: bool = False  # columns were asked for, and are rows of the mirror image
-
-
 def store_of(origin: Linearized, index: int) -> Store:
+    """What is remembered of a block, which the call owns."""
     store = origin.stores.get(index)
     if store is None:
         with origin.lock:
@@ -54,12 +40,34 @@ def _new_store(origin: Linearized, index: int) -> Store:
     return store
 
 
+def own_image(blue: Blueprint, index: int) -> bool:
+    """Whether a block is symmetric by itself: its rows and its columns are the same lines."""
+    return blue.symmetric and blue.mirrors[index] == index
+
+
+def mirrored(blue: Blueprint, request: Request, way: str) -> tuple[Request, str]:
+    """The lines that are computed for those asked for: a column of a symmetric matrix is a row of its mirror image."""
+    if way == "columns" and blue.symmetric:
+        image = blue.mirrors[request.block]
+        return request._replace(block=image, rows=request.columns, columns=request.rows), "rows"
+    return request, way
+
+
+def reflected(blue: Blueprint, request: Request, among: Sequence[Request]) -> Request | None:
+    """Of some requests the one whose answer, transposed, is all that this one asks for."""
+    if not blue.symmetric or request.asks != "all":
+        return None
+    image = blue.mirrors[request.block]
+    return next((r for r in among if r.block == image and r.asks == "all"), None)
+
+
 def flipped(origin: Linearized, index: int, full: Any) -> jax.Array:
     """The whole mirror image of a block."""
     return _flip(full, *flip_form(origin.blue, origin.lead, index))
 
 
 def flip_form(blue: Blueprint, lead: tuple[int, ...], index: int) -> tuple:
+    """The order of axes that makes a whole block its mirror image, and the shape of that."""
     image, block = blue.blocks[blue.mirrors[index]], blue.blocks[index]
     rows = len(lead) + len(block.row_shape)
     axes = range(rows + len(block.column_shape))
@@ -69,26 +77,3 @@ def flip_form(blue: Blueprint, lead: tuple[int, ...], index: int) -> tuple:
 @partial(jax.jit, static_argnums=(1, 2))
 def _flip(full: jax.Array, axes: tuple, shape: tuple) -> jax.Array:
     return jnp.transpose(full, axes).reshape(shape)
-
-
-class Todo(NamedTuple):
-    want: Want
-    way: str
-
-
-def mirrored(origin: Linearized, want: Want, way: str) -> Todo:
-    """What is computed for a want: a column of a symmetric matrix is a row of its mirror image."""
-    if way == "columns" and origin.blue.symmetric:
-        return Todo(Want(origin.blue.mirrors[want.block], want.columns, want.rows), "rows")
-    return Todo(want, way)
-
-
-def request(want: Want) -> str:
-    """What a want asks for, in one word: "all", "rows", "columns" or a "block" of both."""
-    if want.rows is None:
-        return "all" if want.columns is None else "columns"
-    return "rows" if want.columns is None else "block"
-
-
-def most_of(block: Block, way: str) -> int:
-    return math.prod(block.row_shape if way == "rows" else block.column_shape)

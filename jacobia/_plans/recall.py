@@ -1,0 +1,71 @@
+"""Lines out of nonzeros that are remembered, and not computed again.
+
+Knows patterns and stores. Knows nothing of derivatives.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jacobia._plans.mirror import store_of
+from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.request import Answer, Request
+from jacobia._run.limits import check_result
+from jacobia._run.point import Linearized
+from jacobia._sparse.pattern import Pattern
+from jacobia._store.lines import aligned
+
+
+def nonzeros_known(origin: Linearized, index: int) -> bool:
+    """Whether lines of a block are recalled from its nonzeros; of many samples none are."""
+    store = store_of(origin, index)
+    return store.nonzeros is not None and not store.nonzeros.is_deleted() and not origin.lead
+
+
+def recall(origin: Linearized, request: Request) -> "Iterator[Recall]":
+    """How to read lines of a block whose nonzeros are remembered."""
+    if nonzeros_known(origin, request.block):
+        yield Recall(origin, request, Outline("none", 0, 0, "all of its nonzeros are known"))
+
+
+class Recall(Plan):
+    """Nonzeros, written to their places in dense lines."""
+
+    def run(self) -> list[Answer]:
+        origin, (index, rows, columns, *_) = self.origin, self.request
+        store, block = store_of(origin, index), origin.blue.blocks[index]
+        pattern, data = store.pattern, np.asarray(store.nonzeros)
+        m, n = pattern.shape
+        if rows is None and columns is None:
+            self._check(m * n, data)
+            full = _dense_rows(pattern, data, np.arange(m)).reshape(block.row_shape + block.column_shape)
+            return [Answer(index, "rows", None, origin.placed(full))]
+        if rows is not None:
+            rows = store.rows.missing(rows)
+            self._check(rows.size * n, data)
+            lines = _dense_rows(pattern, data, rows).reshape(-1, *block.column_shape)
+            return [Answer(index, "rows", rows, origin.placed(lines))] if rows.size else []
+        columns = store.columns.missing(columns)
+        self._check(columns.size * m, data)
+        as_rows = store.mirror is not None  # over there
+        lines = _dense_rows(pattern.T, data[pattern.by_column], columns, last=not as_rows)
+        shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
+        return [Answer(index, "columns", columns, origin.placed(lines.reshape(shape)))] if columns.size else []
+
+    def _check(self, size: int, data: Any) -> None:
+        # Where it does not fit, it is left to the computation to say so, and what to write instead.
+        need = size * data.itemsize
+        check_result("J[...] out of nonzeros", need, self.origin.limit(need), "")
+
+
+def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray, last: bool = False) -> np.ndarray:
+    # (R, N), or (N, R) with the axis of rows last.
+    first, count = pattern.indptr[rows], pattern.indptr[rows + 1] - pattern.indptr[rows]
+    place = np.repeat(np.arange(len(rows)), count)
+    entry = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    shape, at = (len(rows), pattern.shape[1]), (place, pattern.cols[entry])
+    out = aligned(shape[::-1] if last else shape, data.dtype)
+    out[...] = 0
+    out[at[::-1] if last else at] = data[entry]
+    return out

@@ -1,0 +1,63 @@
+"""What is asked for of a block, and what a kernel gave of it: lines by their numbers.
+
+Knows the numbers of lines. Knows no way to compute them.
+Shapes: B samples, M by N a block, R lines.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jacobia._run.point import Linearized
+
+
+class Request(NamedTuple):
+    """Lines of one block: numbers (sorted and different, or traced), or None for all."""
+
+    block: int  # its number
+    rows: Any
+    columns: Any
+    samples: Any = None
+    pairs: tuple[np.ndarray, np.ndarray] | None = None  # where entries at pairs of rows and columns are asked for alone
+
+    @property
+    def asks(self) -> str:
+        """What for, in one word: "all", "rows", "columns" or a "block" of both."""
+        if self.rows is None:
+            return "all" if self.columns is None else "columns"
+        return "rows" if self.columns is None else "block"
+
+
+class Count(NamedTuple):
+    """What a kernel call adds to the counters of a view."""
+
+    block: int
+    way: str  # "rows" or "columns", as they were asked for
+    by: str  # "pullbacks" or "pushforwards"
+    lines: int
+    seeds: int
+    run: int  # with padding
+    constant_rows: int = 0
+
+
+class Answer(NamedTuple):
+    """What a kernel gave of a block, which is the mirror image of the one asked for where a column is a row there."""
+
+    block: int
+    way: str  # "rows" or "columns"
+    numbers: Any  # None: all
+    array: Any  # (R, *x.shape), x.shape for one row, or (*y.shape, R), padded behind; or y.shape + x.shape for all
+    turned: bool = False  # columns were asked for, and are rows of the mirror image
+    samples: Any = None  # numbers of those in front; None: all
+    counted: Count | None = None  # None: nothing was run
+
+    def cube(self, origin: Linearized) -> tuple[Any, dict[str, Any]]:
+        """The array with axes (samples, rows, columns) of the block asked for, and the numbers that each axis holds."""
+        m, n = origin.blue.counts[self.block]
+        b = math.prod(origin.lead) if self.samples is None else len(self.samples)
+        shape = (b, m, n) if self.numbers is None else (b, -1, n) if self.way == "rows" else (b, m, -1)
+        cube, way = self.array.reshape(shape), self.way
+        if self.turned:
+            cube, way = cube.swapaxes(1, 2), "columns"
+        return cube, {"batch": self.samples, "rows": None, "columns": None} | {way: self.numbers}
