@@ -93,7 +93,7 @@ class Lines(Plan):
         numbers = target.rows if lines == "rows" else target.columns
         turned = lines != way if numbers is not None else target.block != request.block
         count = most_of(blue.blocks[request.block], way) if numbers is None else len(numbers)
-        run = count if sweeps[place.sweep].width is None else sweeps[place.sweep].width
+        run = sweeps[place.sweep].width or count
         by = self.origin.by(lines, blue.blocks[target.block])
         counted = Count(request.block, way, by, count, count, run)
         return Answer(target.block, lines, numbers, out[place.sweep][place.answer], turned, None, counted)

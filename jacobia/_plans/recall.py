@@ -51,7 +51,18 @@ class Recall(Plan):
         as_rows = store.mirror is not None  # over there
         lines = _dense_rows(pattern.T, data[pattern.by_column], columns, last=not as_rows)
         shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
-        return [Answer(index, "columns", columns, origin.placed(lines.reshape(shape)))] if columns.size else []
+        return [Answer(index, "columns", columns, origin.placed(lines.reshape(shape)), as_rows)] if columns.size else []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the lines that are written."""
+        index, rows, columns, *_ = self.request
+        store, (m, n) = store_of(self.origin, index), self.origin.blue.counts[index]
+        if rows is None and columns is None:
+            size = m * n
+        else:
+            size = store.rows.num_missing(rows) * n if rows is not None else store.columns.num_missing(columns) * m
+        return size * self.origin.blue.blocks[index].dtype.itemsize
 
     def _check(self, size: int, data: Any) -> None:
         # Where it does not fit, it is left to the computation to say so, and what to write instead.

@@ -1,13 +1,14 @@
 """Which results of a program depend on inputs that are marked, by structure.
 
-The one place that answers this for calls, branches and loops. Knows equations. Knows no values, so that a product with
+The one place that answers this. Knows equations. Knows no values, so that a product with
 a known zero depends on its other factor like any product.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from jacobia._compat import Literal, scan_split
+from jacobia._compat import Literal
+from jacobia._program import control
 from jacobia._program.walk import subprograms
 
 
@@ -39,23 +40,13 @@ def marks(eqn: Any, found: set) -> list[bool]:
 
 def through(eqn: Any, marked: Sequence[bool]) -> list[bool]:
     """For each result of one equation, whether it depends on an operand that is marked."""
-    name, params, count = eqn.primitive.name, eqn.params, len(eqn.outvars)
-    if name == "cond":
-        if marked[0]:
-            return [True] * count
-        return [any(own) for own in zip(*(flow(b, marked[1:]) for b in params["branches"]), strict=True)]
-    if name == "scan":
-        n, m = scan_split(params)
-        own = around(params["jaxpr"], marked, n, m)
-        return [*own[n : n + m], *flow(params["jaxpr"], own)[m:]]
-    if name == "while":
-        skip, n = params["cond_nconsts"], params["body_nconsts"]
-        carry = around(params["body_jaxpr"], marked[skip:], n, count)[n:]
-        return [True] * count if any(flow(params["cond_jaxpr"], [*marked[:skip], *carry])) else carry
-    inside = [getattr(p, "jaxpr", p) for p in subprograms(eqn)]
-    if len(inside) == 1 and (len(inside[0].invars), len(inside[0].outvars)) == (len(marked), count):
+    found = control.through(eqn, marked, flow, any, lambda tested, outs: [tested or m for m in outs])
+    if found is not None:
+        return found
+    inside, ends = [getattr(p, "jaxpr", p) for p in subprograms(eqn)], (len(marked), len(eqn.outvars))
+    if len(inside) == 1 and (len(inside[0].invars), len(inside[0].outvars)) == ends:
         return flow(inside[0], marked)
-    return [any(marked)] * count
+    return [any(marked)] * len(eqn.outvars)
 
 
 def around(body: Any, marked: Sequence[bool], consts: int, carry: int) -> list[bool]:
@@ -64,13 +55,9 @@ def around(body: Any, marked: Sequence[bool], consts: int, carry: int) -> list[b
     Args:
       marked: of the inputs at the first step: constants, the carry, what each step reads.
     """
-    marked = list(marked)
-    while True:
-        before = marked[consts : consts + carry]
-        grown = [a or b for a, b in zip(before, flow(body, marked), strict=False)]
-        if grown == before:
-            return marked
-        marked[consts : consts + carry] = grown
+    first, each = list(marked[:consts]), list(marked[consts + carry :])
+    grown, _ = control.around(body, first, list(marked[consts : consts + carry]), each, flow, any)
+    return [*first, *grown, *each]
 
 
 def _is_in(found: set, atom: Any) -> bool:

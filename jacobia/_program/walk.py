@@ -59,21 +59,20 @@ def subprograms(eqn: Any) -> Iterator[Any]:
                 yield item
 
 
+def some(jaxpr: Any, test: Callable[[Any], bool]) -> bool:
+    """Whether an equation of a program, at any depth, passes a test."""
+    return any(test(e) or any(some(getattr(p, "jaxpr", p), test) for p in subprograms(e)) for e in jaxpr.eqns)
+
+
 def holds(jaxpr: Any, name: str) -> bool:
     """Whether a program has an operation of this name, at any depth."""
-    return any(
-        eqn.primitive.name == name or any(holds(getattr(p, "jaxpr", p), name) for p in subprograms(eqn))
-        for eqn in jaxpr.eqns
-    )
+    return some(jaxpr, lambda eqn: eqn.primitive.name == name)
 
 
 def has_rules(jaxpr: Any) -> bool:
     """Whether a function in a program has a derivative rule that JAX has not brought along, at any depth."""
-    return any(
-        (eqn.primitive.name.startswith(("custom_jvp", "custom_vjp", "call_hi")) and not rule_of_jax(eqn))
-        or any(has_rules(getattr(p, "jaxpr", p)) for p in subprograms(eqn))
-        for eqn in jaxpr.eqns
-    )
+    rules = "custom_jvp", "custom_vjp", "call_hi"
+    return some(jaxpr, lambda eqn: eqn.primitive.name.startswith(rules) and not rule_of_jax(eqn))
 
 
 def is_plain_call(eqn: Any) -> bool:

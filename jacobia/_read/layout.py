@@ -32,8 +32,6 @@ class Layout:
         self.unfolded = self._straight == lead + block.row_shape + block.column_shape  # no axes are merged
         self.natural = not turn and self.unfolded
         self.flat = [len(p.shape) for p in (batch, rows, columns)] == [0, 1, 1]  # a matrix of rows and columns
-        # J[i] is one row then, and rows lie behind one another on the first axis.
-        self.rowwise = self.natural and not lead and len(block.row_shape) == 1 and block.only != "columns"
         self.weak = block.weak
         self.reads = Reads(self.order, not turn)
 

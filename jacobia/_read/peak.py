@@ -46,6 +46,8 @@ def peak(plan: Plan, what: Asked, layout: Layout, everything: bool) -> int:
 
 
 def _taken(plan: Plan) -> Taken:
+    if isinstance(plan, Recall):
+        return Taken(0, plan.nbytes)
     return Taken(0, 0) if plan.outline.way == "none" else analysed(plan.again().run)
 
 
@@ -61,30 +63,31 @@ def _after_lines(plan: Plan, what: Asked, layout: Layout, kernel: int) -> int:
     origin, (index, *asked, _, _), choice, ids = plan.origin, plan.request, what.choice, what.ids
     store, (m, n) = store_of(origin, index), origin.blue.counts[index]
     sizes = {"batch": math.prod(origin.lead), "rows": m, "columns": n}
-    known, recalled = _some_known(plan), isinstance(plan, Recall)
-    way = plan.outline.way
-    if way == "none":
-        by_rows = plan.request.rows is not None if recalled else not store.rows.num_missing(plan.request.rows)
-        way = "rows" if by_rows else "columns"
+    known, way = _some_known(plan), plan.outline.way
+    if isinstance(plan, Recall):
+        way = "columns" if plan.request.rows is None else "rows"
+    elif way == "none":
+        way = "columns" if store.rows.num_missing(plan.request.rows) else "rows"
     numbers, cube = {}, 0
     lines: Any = getattr(plan.request, way, None)  # None: all, or no lines
     if store.whole() is None and lines is not None and (known or len(lines) < sizes[way]):
         numbers, sizes[way] = {way: lines}, len(lines)
         cube = math.prod(sizes.values()) if known and not _in_one(store, way, lines) else 0
     result = math.prod(choice.shape) * layout.block.dtype.itemsize
-    if layout.rowwise and way == "rows" and numbers and not known and asked[1] is None and kernel == result:
-        if choice.outer and _is_all(places(ids["rows"], numbers[way]), len(numbers[way])):
-            return 0  # it is the kernel's own array
+    shape, other = (layout.block.row_shape, asked[1]) if way == "rows" else (layout.block.column_shape, asked[0])
+    turned = way == "columns" and origin.blue.symmetric
+    own = layout.natural and not turned and len(shape) == 1 and numbers and not known and other is None
+    own = own and kernel == result
+    if own and choice.outer and _is_all(places(ids[way], numbers[way]), len(numbers[way])):
+        return 0  # it is the kernel's own array
     found = {role: places(i, numbers.get(role)) for role, i in ids.items()}
     every = choice.outer and layout.order == ROLES
     every = every and all(i is None or _is_all(i, sizes[r]) for r, i in found.items())
-    return cube if cube and every and not recalled else cube + gathered(sizes, found, layout.order, choice)
+    return cube if cube and every else cube + gathered(sizes, found, layout.order, choice)
 
 
 def _some_known(plan: Plan) -> bool:
-    # Whether lines that are known, or nonzeros, take part.
-    if isinstance(plan, Recall):
-        return True
+    # Whether lines that are known take part.
     origin, (index, *asked, _, _) = plan.origin, plan.request
     store = store_of(origin, index)
     missing = [lines.num_missing(k) for lines, k in zip((store.rows, store.columns), asked, strict=True)]

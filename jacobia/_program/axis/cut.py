@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jacobia._compat import Literal, bind, eval_jaxpr, inner_consts, scan_split
-from jacobia._program.axis.along import Along, Followed, Lost, lost
+from jacobia._program.along import Along, Followed, Lost, lost
 from jacobia._program.axis.samples import body_of, follow, found, has_references, is_empty, shifted, solver_parts
 
 _Step = Callable[[Any, list], list]  # (sample, values) -> results

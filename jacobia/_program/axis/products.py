@@ -6,7 +6,7 @@ Shapes: B samples; see `along`. An operand without samples is used whole by ever
 from collections.abc import Sequence
 from typing import Any
 
-from jacobia._program.axis.along import Along, Followed, Lost, common, lost, replaced, shape_of, shapes_of
+from jacobia._program.along import Along, Followed, Lost, common, lost, replaced, shape_of, shapes_of
 
 
 def dot_general(eqn: Any, states: Sequence, size: int) -> Followed:

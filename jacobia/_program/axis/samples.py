@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jacobia._compat import scan_split
-from jacobia._program.axis.along import Along, Followed, Lost, common, lost
-from jacobia._program.axis.rules import RULES
+from jacobia._program import control
+from jacobia._program.along import Along, Followed, Lost, common, lost
+from jacobia._program.axis.rules import rule_of
 from jacobia._program.expansions import written_out
 from jacobia._program.flow import flow
-from jacobia._program.walk import CALLS, run, subprograms
+from jacobia._program.walk import CALLS, run, some
 
 # A call of a program that is done once, as it is, by the parameter that holds it.
 BODIES = {
@@ -46,7 +47,7 @@ def follow(eqn: Any, states: Sequence, size: int) -> Followed:
     if body is not None:
         return Followed(through(body, states, size), list(states), eqn.params)
     found(states)
-    rule = _NESTED.get(eqn.primitive.name) or RULES.get(eqn.primitive.name)
+    rule = _NESTED.get(eqn.primitive.name) or rule_of(eqn)
     if rule is None:
         raise lost(eqn, None)
     return rule(eqn, states, size)
@@ -79,12 +80,7 @@ def through(program: Any, states: Sequence, size: int) -> list:
 
 def has_references(jaxpr: Any) -> bool:
     """Whether values go other ways than from one equation to the next: through mutable references."""
-    for eqn in jaxpr.eqns:
-        if any("Ref" in type(v.aval).__name__ for v in (*eqn.invars, *eqn.outvars)):
-            return True
-        if any(has_references(getattr(p, "jaxpr", p)) for p in subprograms(eqn)):
-            return True
-    return False
+    return some(jaxpr, lambda eqn: any("Ref" in type(v.aval).__name__ for v in (*eqn.invars, *eqn.outvars)))
 
 
 def is_empty(var: Any) -> bool:
@@ -119,17 +115,20 @@ def _grown(eqn: Any, carry: list, outs: list) -> list:
     return list(found([_joined(eqn, pair) for pair in zip(carry, outs, strict=True)]))
 
 
+def _around(eqn: Any, body: Any, consts: list, carry: list, each: list, size: int) -> tuple[list, list]:
+    def run(program: Any, given: list) -> list:
+        return through(program, given, size)
+
+    return control.around(body, consts, carry, each, run, lambda pair: found([_joined(eqn, pair)])[0])
+
+
 def _scan(eqn: Any, states: Sequence, size: int) -> Followed:
     n, m = scan_split(eqn.params)
     consts, carry, xs = list(states[:n]), list(states[n : n + m]), list(states[n + m :])
     if any(x is not None and x.axis == 0 for x in xs):
         return _steps(eqn, consts, carry, xs)
-    while True:
-        outs = through(eqn.params["jaxpr"], consts + carry + [shifted(x, -1) for x in xs], size)
-        grown = _grown(eqn, carry, outs[:m])
-        if grown == carry:
-            return Followed(carry + [shifted(o, 1) for o in outs[m:]], consts + carry + xs, eqn.params)
-        carry = grown
+    carry, outs = _around(eqn, eqn.params["jaxpr"], consts, carry, [shifted(x, -1) for x in xs], size)
+    return Followed(carry + [shifted(o, 1) for o in outs[m:]], consts + carry + xs, eqn.params)
 
 
 def _steps(eqn: Any, consts: list, carry: list, xs: list) -> Followed:
@@ -148,12 +147,8 @@ def _steps(eqn: Any, consts: list, carry: list, xs: list) -> Followed:
 
 def _while(eqn: Any, states: Sequence, size: int) -> Followed:
     c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    tested, consts, carry = list(states[:c]), list(states[c : c + b]), list(states[c + b :])
-    while True:
-        grown = _grown(eqn, carry, through(eqn.params["body_jaxpr"], consts + carry, size))
-        if grown == carry:
-            break
-        carry = grown
+    tested, consts = list(states[:c]), list(states[c : c + b])
+    carry, _ = _around(eqn, eqn.params["body_jaxpr"], consts, list(states[c + b :]), [], size)
     found(through(eqn.params["cond_jaxpr"], tested + carry, size))  # a scalar is made of no sample, or of many
     return Followed(carry, tested + consts + carry, eqn.params)
 

@@ -20,7 +20,7 @@ from jacobia._program.columns.assemble import assembled
 from jacobia._program.columns.loops import LOOPS
 from jacobia._program.columns.parts import parts_of
 from jacobia._program.columns.room import Extent, TooWide, check_columns, numbered
-from jacobia._program.columns.rules import RULES, unknown
+from jacobia._program.columns.rules import rule_of, unknown
 from jacobia._program.columns.slots import Parts, Slots, nothing, select, unused, values
 from jacobia._program.columns.tape import Fixed, Tape
 from jacobia._program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
@@ -97,11 +97,11 @@ class Walk:
             return self.body(body, ins)
         if not any(map(is_tangent, ins)):
             return self.residual(eqn, ins)
-        name = eqn.primitive.name
+        name, rule = eqn.primitive.name, rule_of(eqn)
         # A loop or a branch may compute other things beside its tangents.
-        if name in RULES and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
+        if rule is not None and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
             return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
-        rule = LOOPS.get(name) or RULES.get(name) or unknown
+        rule = LOOPS.get(name) or rule or unknown
         try:
             return [_settled(v, self.n) for v in rule(self, eqn, ins)]
         except TooWide as error:

@@ -22,12 +22,14 @@ from jacobia._program.columns.apply import (
 from jacobia._program.columns.parts import as_slots, parts_of
 from jacobia._program.columns.slots import Parts, Slots, nothing, sum_of, values
 from jacobia._program.columns.tape import Last, Planes, each
+from jacobia._program.wiring import ALL, BEHIND, wiring
 
 
 def elementwise(w: Any, eqn: Any, ins: Sequence) -> list:
     shape, dtype = out_of(eqn)
     linear = tangents(ins)
-    if eqn.primitive.name not in _LINEAR or (sum(linear) > 1 and eqn.primitive.name not in _SUMS):
+    wired = wiring(eqn).linear
+    if not wired or (sum(linear) > 1 and wired not in (ALL, BEHIND)):
         raise NotLinear(eqn.primitive.name)
     if sum(linear) == 1 and isinstance(v := ins[linear.index(True)], Parts) and v.shape == shape:
         return [_each_part(w, eqn, ins, linear.index(True))]
@@ -37,14 +39,6 @@ def elementwise(w: Any, eqn: Any, ins: Sequence) -> list:
         return [nothing(shape, dtype)]
     names = apply(w, eqn, with_tangents(ins, linear, ts), linear, apart=True, elementwise=True)
     return [Slots(ts[0].cols, names[0], shape, dtype)]
-
-
-# Operations that are linear element by element, and those of them that are linear in several operands together.
-_SUMS = {"add", "add_any", "sub", "complex", "select_n", "polynomial"}
-_LINEAR = _SUMS | set(
-    """mul div neg convert_element_type copy copy_p real imag conj reduce_precision name sharding_constraint pvary
-    stop_gradient""".split()
-)
 
 
 def _each_part(w: Any, eqn: Any, ins: Sequence, at: int) -> Any:

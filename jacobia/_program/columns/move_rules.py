@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._program.columns.apply import apply, is_tangent, out_of, tangents
-from jacobia._program.columns.moves import MOVES
 from jacobia._program.columns.parts import parts_of, relabelled
 from jacobia._program.columns.room import check_columns, numbered
 from jacobia._program.columns.slots import UNEVEN, Parts, Slots, nothing, tight, values
+from jacobia._program.moves import MOVES
 
 
 def move(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -40,7 +40,7 @@ def move(w: Any, eqn: Any, ins: Sequence) -> list:
         full = [np.broadcast_to(c, (width, *a.aval.shape)) for c, a in zip(cols, eqn.invars, strict=True)]
         if eqn.primitive.name == "pad":
             full[1] = full[1].reshape(width)
-        moved = [tight(c) for c in MOVES[eqn.primitive.name](eqn, full, w.n)]
+        moved = [tight(c) for c in MOVES[eqn.primitive.name].numbers(eqn, full, w.n)]
     return [Slots(c.astype(np.int32), name, s, d) for c, name, (s, d) in zip(moved, names, outs, strict=True)]
 
 
@@ -96,7 +96,7 @@ def _move_parts(w: Any, eqn: Any, ins: Sequence) -> list:
             planes.append(np.full((1, *shape), -1, np.int32))
     if eqn.primitive.name == "pad":
         planes[1] = planes[1].reshape(1)
-    sources = MOVES[eqn.primitive.name](eqn, planes, -1)
+    sources = MOVES[eqn.primitive.name].numbers(eqn, planes, -1)
     whole = Parts(terms, (offset,), None)
     return [
         rows_of(w, whole, np.broadcast_to(s, (1, *shape)).reshape(-1), shape, dtype)

@@ -11,47 +11,43 @@ from typing import Any
 import jax.numpy as jnp
 
 from jacobia._compat import bind
-from jacobia._program.axis.rules import ELEMENTWISE, solves_columns
+from jacobia._program.axis.rules import solves_columns
 from jacobia._program.columns.apply import blocked, by_lead, is_tangent, tangents
 from jacobia._program.columns.elements import add, div, elementwise, mul, select_n
 from jacobia._program.columns.move_rules import move
-from jacobia._program.columns.moves import MOVES
 from jacobia._program.columns.position_rules import dynamic_slice, dynamic_update_slice, gather, scatter, scatter_mul
 from jacobia._program.columns.slots import nothing
 from jacobia._program.columns.sums import cumsum, dot_general, psum, reduce_sum
 from jacobia._program.columns.windows import convolution, reduce_window_sum, select_and_gather
 from jacobia._program.flow import through
+from jacobia._program.wiring import wiring
 
 
-def _leading(*core: int) -> Callable:
+def _matrix(w: Any, eqn: Any, ins: Sequence) -> list:
+    return _leading(w, eqn, ins, wiring(eqn).core)
+
+
+def _leading(w: Any, eqn: Any, ins: Sequence, core: Sequence[int]) -> list:
     # Linear algebra on the last axes, for every entry of the axes before these.
-    def rule(w: Any, eqn: Any, ins: Sequence) -> list:
-        shapes = [a.aval.shape for a in eqn.invars]
-        own = core if len(core) == len(shapes) else core * len(shapes)
-        rank = len(shapes[0]) - own[0]
-        leads = {s[: len(s) - r] for s, r in zip(shapes, own, strict=False) if len(s) >= r}
-        if len(leads) != 1 or not rank:
-            return blocked(w, eqn, ins, None)
-        return by_lead(w, eqn, ins, rank)
-
-    return rule
+    shapes = [a.aval.shape for a in eqn.invars]
+    own = core if len(core) == len(shapes) else [*core[:1]] * len(shapes)
+    rank = len(shapes[0]) - own[0]
+    leads = {s[: len(s) - r] for s, r in zip(shapes, own, strict=True) if len(s) >= r}
+    if len(leads) != 1 or not rank:
+        return blocked(w, eqn, ins, None)
+    return by_lead(w, eqn, ins, rank)
 
 
-def _solve(*core: int) -> Callable:
+def _solve(w: Any, eqn: Any, ins: Sequence) -> list:
     # Where the matrix is no tangent, each column of the right-hand sides (row, from the right) is solved for by itself.
-    together = _leading(*core)
-
-    def rule(w: Any, eqn: Any, ins: Sequence) -> list:
-        if any(map(is_tangent, ins[:-1])):
-            return together(w, eqn, ins)
-        rank = len(eqn.outvars[0].aval.shape)
-        return blocked(w, eqn, ins, [rank - (2 if solves_columns(eqn) else 1)])
-
-    return rule
+    if any(map(is_tangent, ins[:-1])):
+        return _matrix(w, eqn, ins)
+    rank = len(eqn.outvars[0].aval.shape)
+    return blocked(w, eqn, ins, [rank - (2 if solves_columns(eqn) else 1)])
 
 
 def _fft(w: Any, eqn: Any, ins: Sequence) -> list:
-    return _leading(len(eqn.params["fft_lengths"]))(w, eqn, ins)
+    return _leading(w, eqn, ins, [len(eqn.params["fft_lengths"])])
 
 
 def unknown(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -80,13 +76,8 @@ def dense(w: Any, eqn: Any, ins: Sequence) -> list:
     return blocked(w, eqn, ins, None)
 
 
-def _along(name: str) -> Callable:
-    def rule(w: Any, eqn: Any, ins: Sequence) -> list:
-        axis = eqn.params.get(name, -1)
-        shapes = {a.aval.shape for a in eqn.invars} | {v.aval.shape for v in eqn.outvars}
-        return blocked(w, eqn, ins, [axis % len(eqn.invars[0].aval.shape)] if len(shapes) == 1 else None)
-
-    return rule
+def _running(w: Any, eqn: Any, ins: Sequence) -> list:
+    return blocked(w, eqn, ins, [eqn.params["axis"] % len(eqn.invars[0].aval.shape)])
 
 
 def _each(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -103,39 +94,40 @@ def _of_some(rule: Callable) -> Callable:
     return own
 
 
-_RULES: dict[str, Callable] = {
-    **dict.fromkeys(ELEMENTWISE, elementwise),
-    **dict.fromkeys(MOVES, move),
-    **dict.fromkeys(("device_put", "optimization_barrier"), _each),
-    "mul": mul,
-    "div": div,
-    **dict.fromkeys(("add", "add_any"), add(1)),
-    "sub": add(-1),
-    "select_n": select_n,
-    "gather": gather,
-    "dynamic_slice": dynamic_slice,
-    **dict.fromkeys(("scatter-add", "scatter_add"), scatter(False)),
-    **dict.fromkeys(("scatter-sub", "scatter_sub"), scatter(False, -1)),
-    "scatter": scatter(True),
-    **dict.fromkeys(("scatter-mul", "scatter_mul"), scatter_mul),
-    "dynamic_update_slice": dynamic_update_slice,
-    "reduce_sum": reduce_sum,
-    "psum": psum,
-    "dot_general": dot_general,
-    "cumsum": cumsum,
-    **dict.fromkeys(("cumprod", "cummax", "cummin", "cumlogsumexp"), _along("axis")),
-    "triangular_solve": _solve(2, 2),
-    "tridiagonal_solve": _solve(1, 1, 1, 2),
-    "ormqr": _solve(2, 1, 2),
-    **dict.fromkeys(("cholesky", "lu", "qr", "eigh", "eig", "svd", "householder_product"), _leading(2)),
-    "fft": _fft,
-    "bitcast_convert_type": dense,
-    **dict.fromkeys(
-        ("reduce_window", "select_and_scatter_add", "reduce_max", "reduce_min", "reduce_prod", "sort"), dense
-    ),
-    "conv_general_dilated": convolution,
-    "reduce_window_sum": reduce_window_sum,
-    "select_and_gather_add": select_and_gather,
+# By how an operation is wired (`wiring`).
+_BY_HOW: dict[str, Callable] = {
+    "element": elementwise,
+    "sum": add(1),
+    "difference": add(-1),
+    "product": mul,
+    "quotient": div,
+    "choice": select_n,
+    "pass": _each,
+    "move": move,
+    "bits": dense,
+    "read": gather,
+    "read block": dynamic_slice,
+    "write": scatter(True),
+    "write sum": scatter(False),
+    "write difference": scatter(False, -1),
+    "write product": scatter_mul,
+    "write block": dynamic_update_slice,
+    "sum over": reduce_sum,
+    "sum over devices": psum,
+    "running sum": cumsum,
+    "running": _running,
+    **dict.fromkeys(("reduce", "sort", "window"), dense),
+    "window sum": reduce_window_sum,
+    "window choice": select_and_gather,
+    "contraction": dot_general,
+    "convolution": convolution,
+    "matrix": _matrix,
+    "solve": _solve,
+    "transform": _fft,
 }  # fmt: skip
+_BY_HOW = {how: _of_some(rule) for how, rule in _BY_HOW.items()}
 
-RULES = {name: _of_some(rule) for name, rule in _RULES.items()}
+
+def rule_of(eqn: Any) -> Callable[[Any, Any, Sequence], list] | None:
+    """What an operation does to tangents in slots; None: nobody knows."""
+    return _BY_HOW.get(wiring(eqn).how)

@@ -9,19 +9,7 @@ from typing import Any, NamedTuple
 from jacobia._compat import Literal, scan_split
 from jacobia._program.flow import around, dependent, marks
 from jacobia._program.walk import subprograms
-
-# Operations that read and write memory of their own. The others run inside the loops of their neighbours.
-_UNFUSED = {
-    "dot_general", "conv_general_dilated", "sort", "fft", "gather", "scatter", "scatter-add", "triangular_solve",
-    "cholesky", "lu", "qr", "eigh", "svd", "reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin",
-    "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "reduce_window", "select_and_scatter_add", "custom_lin",
-}  # fmt: skip
-
-# Fused too, but with a branch for each element.
-_BRANCHING = {"pad": 0.5, "concatenate": 1}
-
-# What an operation inside a fused loop costs, in units of one pass over memory.
-_FUSED = 0.25
+from jacobia._program.wiring import FUSED, wiring
 
 
 def _nbytes(aval: Any) -> int:
@@ -56,7 +44,7 @@ def written_bytes(jaxpr: Any) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         inner = sum(written_bytes(getattr(p, "jaxpr", p)) for p in subprograms(eqn))
-        own = sum(_nbytes(v.aval) for v in eqn.outvars) if eqn.primitive.name in _UNFUSED else 0
+        own = sum(_nbytes(v.aval) for v in eqn.outvars) if wiring(eqn).fused is None else 0
         total += inner or own
     return total
 
@@ -82,10 +70,10 @@ def _seed_cost(jaxpr: Any, seeded: list[bool], taken: Set[int], transposed: bool
         size = sum(v.aval.size for v in made)
         if inner := _inside(eqn):
             cost += _length(eqn) * sum(_seed_cost(body, flags, taken) for body, flags in _bodies(eqn, inner, linear))
-        elif eqn.primitive.name in _UNFUSED and id(eqn) not in taken:  # a row that is read is fused
+        elif wiring(eqn).fused is None and id(eqn) not in taken:  # a row that is read is fused
             cost += size + sum(a.aval.size for a in ins) + _beyond_memory(eqn)
         else:
-            cost += _BRANCHING.get(eqn.primitive.name, _FUSED) * size
+            cost += (wiring(eqn).fused or FUSED) * size
             behind.update(made if any(a in behind for a in ins) else ())
             continue
         written.update(made)
@@ -106,7 +94,7 @@ def _dependent(jaxpr: Any, seeded: list[bool]) -> tuple[list, set]:
 
 def _inside(eqn: Any) -> list:
     # The operation of a scatter is a program too.
-    return [] if eqn.primitive.name in _UNFUSED else list(subprograms(eqn))
+    return [] if wiring(eqn).fused is None else list(subprograms(eqn))
 
 
 def _bodies(eqn: Any, inner: list, linear: set) -> list[tuple[Any, list[bool]]]:
@@ -159,18 +147,12 @@ def _work(jaxpr: Any, seeded: list[bool], taken: Set[int]) -> Work:
         for body, flags in _bodies(eqn, inner, linear):
             total = total.plus(_work(body, flags, taken).times(_length(eqn)))
         if not inner:
-            alone = eqn.primitive.name in _UNFUSED or any(v in outs for v in eqn.outvars)
+            alone = wiring(eqn).fused is None or any(v in outs for v in eqn.outvars)
             own = [a for a in _variables(eqn.invars) if a in linear]  # what all seeds share is read once for all
             moved = sum(_nbytes(a.aval) for a in (*own, *eqn.outvars)) if alone else 0
             row = eqn.outvars[0].aval if id(eqn) in taken else None
             total = total.plus(Work(flops(eqn), moved) if row is None else Work(row.size, 2 * _nbytes(row)))
     return total
-
-
-_MOVES = {
-    "broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice", "dynamic_update_slice", "concatenate", "pad",
-    "rev", "squeeze", "gather", "scatter", "select_n", "convert_element_type", "copy", "iota", "stop_gradient",
-}  # fmt: skip
 
 
 def flops(eqn: Any) -> float:
@@ -182,7 +164,7 @@ def flops(eqn: Any) -> float:
         kernel, out = eqn.invars[1].aval, eqn.outvars[0].aval
         channels = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         return 2 * out.size * kernel.size / max(1, channels)
-    if name in _MOVES or not hasattr(eqn.outvars[0].aval, "dtype"):
+    if not wiring(eqn).computes or not hasattr(eqn.outvars[0].aval, "dtype"):
         return 0
     return max(a.aval.size for a in (*_variables(eqn.invars), *eqn.outvars) if hasattr(a.aval, "size"))
 

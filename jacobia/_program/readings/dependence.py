@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jacobia._compat import bind, inner_consts, is_jaxpr, scan_split
+from jacobia._compat import bind, inner_consts, is_jaxpr
+from jacobia._program import control
 from jacobia._program.walk import CALLS, run
-
-# On complex numbers these are linear over the reals only: rows and columns would disagree.
-_REAL_LINEAR = {"conj", "real", "imag", "abs"}
+from jacobia._program.wiring import EACH, wiring
 
 
 class _Known(NamedTuple):
@@ -66,9 +65,10 @@ def _rule(eqn: Any, values: list, seen: list[str]) -> list:
             return [_Known(v) for v in bind(eqn, *(v.value for v in values))]
     sources = [_sources(v) for v in values]
     union = frozenset().union(*sources)
-    if name in _REAL_LINEAR and union and name not in seen:
+    # On complex numbers rows and columns would disagree.
+    if wiring(eqn).over_reals and union and name not in seen:
         seen.append(name)
-    if name in ("mul", "dot_general") and any(_is_zero(v) for v in values):
+    if wiring(eqn).linear is EACH and any(_is_zero(v) for v in values):
         return [_Tangent(frozenset())]
     if name == "select_n" and isinstance(values[0], _Known):
         which = np.unique(np.asarray(values[0].value))
@@ -77,18 +77,15 @@ def _rule(eqn: Any, values: list, seen: list[str]) -> list:
         return _body(params["jaxpr"], values, seen)
     if name in ("custom_jvp_call", "custom_vjp_call"):
         return _body(params["call_jaxpr"], values, seen)
-    if name == "cond":
+    if name == "cond" and isinstance(values[0], _Known):  # the index is clamped, as cond does
         branches = params["branches"]
-        if isinstance(values[0], _Known):  # the index is clamped, as cond does
-            k = int(np.clip(int(np.asarray(values[0].value)), 0, len(branches) - 1))
-            return _body(branches[k], values[1:], seen)
-        outs = [_body(b, values[1:], seen) for b in branches]
-        return [_Tangent(frozenset().union(*map(_sources, o))) for o in zip(*outs, strict=True)]
-    if name == "scan":
-        return _loop(params["jaxpr"], values, *scan_split(params), seen)
-    if name == "while":
-        skip, n = params["cond_nconsts"], params["body_nconsts"]
-        return _loop(params["body_jaxpr"], values[skip:], n, len(values) - skip - n, seen)
+        k = int(np.clip(int(np.asarray(values[0].value)), 0, len(branches) - 1))
+        return _body(branches[k], values[1:], seen)
+    if name in ("scan", "while"):  # what is known at the first step need not be at the next
+        values = [_Tangent(own) for own in sources]
+    outs = control.through(eqn, values, lambda body, ins: _body(body, ins, seen), _either, lambda tested, outs: outs)
+    if outs is not None:
+        return [_Tangent(_sources(o)) for o in outs]
     return [_Tangent(union) for _ in eqn.outvars]
 
 
@@ -98,17 +95,5 @@ def _body(inner: Any, values: list, seen: list[str]) -> list:
     return _run(jaxpr, [_Known(c) for c in inner_consts(inner)], values, seen)
 
 
-def _loop(inner: Any, values: list, num_consts: int, num_carry: int, seen: list[str]) -> list:
-    # What is known at the first step need not be at the next: only sources go around, until nothing grows.
-    values = [_Tangent(_sources(v)) for v in values]
-    consts, carry, xs = (
-        values[:num_consts],
-        values[num_consts : num_consts + num_carry],
-        values[num_consts + num_carry :],
-    )
-    while True:
-        outs = _body(inner, consts + carry + xs, seen)
-        grown = [_Tangent(_sources(c) | _sources(o)) for c, o in zip(carry, outs, strict=False)]
-        if grown == carry:
-            return grown + [_Tangent(_sources(o)) for o in outs[num_carry:]]
-        carry = grown
+def _either(values: Sequence) -> _Tangent:
+    return _Tangent(frozenset().union(*map(_sources, values)))

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 
 from jacobia._compat import Tracer
-from jacobia._program.axis.along import Along, Lost, describe
-from jacobia._program.axis.rules import ELEMENTWISE
+from jacobia._program.along import Along, Lost, describe
 from jacobia._program.axis.samples import body_of, follow, has_references, through
 from jacobia._program.columns.accumulate import Value, Walk
 from jacobia._program.columns.apply import NotLinear, is_tangent
@@ -24,6 +23,8 @@ from jacobia._program.columns.room import TooWide, within
 from jacobia._program.columns.slots import Slots
 from jacobia._program.columns.tape import Tape
 from jacobia._program.known import Lazy
+from jacobia._program.moves import MOVES
+from jacobia._program.wiring import wiring
 
 # Bytes that columns may take: so many for each element of the largest value of the program, at least and at most. A
 # value whose elements depend on many samples each is hardly ever part of a program that keeps samples apart.
@@ -179,10 +180,11 @@ class _Walk(Walk):
 
     def note(self, eqn: Any, ins: list, outs: list, unmet: bool) -> None:
         """What an operation has done to samples, in the words of those who follow them as an axis."""
-        name, seen = eqn.primitive.name, self.seen
+        seen, how, move = self.seen, wiring(eqn), MOVES.get(eqn.primitive.name)
+        still = how.element or how.how in _STILL or (move is not None and move.still)
         states = [_state(v, self.n) for v in ins]
         lost = any(isinstance(s, Lost) for s in states)
-        if name in _STILL and lost and not (unmet and any(_meet(o, self.n) for o in outs)):
+        if still and lost and not (unmet and any(_meet(o, self.n) for o in outs)):
             return
         event = _event(eqn, states, self.n)
         if event is None:
@@ -193,8 +195,8 @@ class _Walk(Walk):
         seen.moved = event
 
 
-# Operations that leave the order of the elements alone.
-_STILL = ELEMENTWISE | {"reshape", "squeeze", "broadcast_in_dim", "transpose", "dot_general", "reduce_sum"}
+# Operations that leave the order of samples alone, beside those that are done element by element.
+_STILL = {"contraction", "sum over"}
 
 
 def _state(v: Any, size: int) -> Along | Lost | None:

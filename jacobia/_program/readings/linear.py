@@ -5,15 +5,16 @@ operation on the seeds is seen to be linear has products, columns and nonzeros b
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._compat import Tracer, inner_consts, scan_split
-from jacobia._program.columns.moves import MOVES
+from jacobia._compat import Tracer, inner_consts
+from jacobia._program import control
 from jacobia._program.walk import run, subprograms
+from jacobia._program.wiring import EACH, linear_in, wiring
 
 
 class Kind(enum.Enum):
@@ -49,19 +50,23 @@ def _of_value(value: Any) -> Kind:
 def _rule(eqn: Any, values: list) -> list[Kind]:
     kinds = [v if isinstance(v, Kind) else _of_value(v) for v in values]  # literals
     name = eqn.primitive.name
-    if name in _CONTROL:
-        return _CONTROL[name](eqn, kinds)
+    outs = control.through(
+        eqn, kinds, _body, _sum, lambda tested, outs: [OTHER if _moves([tested]) else o for o in outs]
+    )
+    if outs is not None:
+        return outs
     inside = list(subprograms(eqn))
     if len(inside) == 1 and _ends(inside[0]) == (len(kinds), len(eqn.outvars)):
         return _body(inside[0], kinds)
-    if name in _EACH:
+    wired = wiring(eqn)
+    if wired.how == "pass":
         return kinds
-    if name in _BILINEAR:
+    if wired.linear is EACH:
         return [_product(kinds[:2], kinds[2:])]
     if name == "bcoo_dot_general":
         return [_product([kinds[0], kinds[2]], [kinds[1]])]
-    linear = _linear_in(eqn, len(kinds))
-    if linear is None:
+    linear = _linear_in(eqn)
+    if not linear:
         return [OTHER if _moves(kinds) else FREE] * len(eqn.outvars)
     others = [k for i, k in enumerate(kinds) if i not in linear]
     return [OTHER if _moves(others) else _sum([kinds[i] for i in linear])] * len(eqn.outvars)
@@ -87,47 +92,13 @@ def _product(factors: Sequence[Kind], others: Sequence[Kind]) -> Kind:
     return LINEAR if LINEAR in factors else FREE
 
 
-# By primitive: the operands that it is linear in, all of them together, where the others do not depend on the seeds.
-_ALL = (
-    *(name for name in MOVES if name != "bitcast_convert_type"), "neg", "add", "add_any", "sub", "reduce_sum",
-    "cumsum", "real", "imag", "conj", "complex", "reduce_precision", "copy", "copy_p", "reduce_window_sum", "fft",
-    "psum", "psum2", "psum_invariant", "pbroadcast", "pvary", "pcast", "all_gather", "all_gather_invariant",
-    "all_gather_reduced", "reduce_scatter", "unreduced_psum", "unreduced_reduce_scatter", "all_to_all", "ppermute",
-    "sharding_constraint", "mesh_cast", "reshard", "layout_constraint", "name", "expand_dims",
-)  # fmt: skip
-_LINEAR_IN: dict[str, tuple[int, ...]] = {
-    "div": (0,),
-    "gather": (0,),
-    "dynamic_update_slice": (0, 1),
-    "scatter": (0, 2),
-    "scatter-add": (0, 2),
-    "scatter_add": (0, 2),
-    "scatter-sub": (0, 2),
-    "scatter_sub": (0, 2),
-    "scatter-mul": (0,),
-    "scatter_mul": (0,),
-    "triangular_solve": (1,),
-    "tridiagonal_solve": (3,),
-    "select_and_scatter_add": (0,),
-    "select_and_gather_add": (0,),
-    "bcoo_todense": (0,),
-    "bcoo_extract": (1,),
-}
-_BILINEAR = ("mul", "dot_general", "conv_general_dilated", "ragged_dot_general", "ragged_dot")
-_EACH = ("optimization_barrier", "device_put")
-
-
-def _linear_in(eqn: Any, count: int) -> Sequence[int] | None:
-    name, out = eqn.primitive.name, eqn.outvars[0].aval
-    if name == "convert_element_type":
-        return (0,) if jnp.issubdtype(out.dtype, jnp.inexact) else None
-    if name == "select_n":
-        return range(1, count)
-    if name == "dynamic_slice":
-        return (0,)
+def _linear_in(eqn: Any) -> Sequence[int]:
+    name = eqn.primitive.name
+    if name == "convert_element_type" and not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
+        return ()
     if name == "custom_linear_solve":
-        return range(sum(eqn.params["const_lengths"]), count)
-    return _LINEAR_IN.get(name, range(count) if name in _ALL else None)
+        return range(sum(eqn.params["const_lengths"]), len(eqn.invars))
+    return linear_in(eqn)
 
 
 def _ends(program: Any) -> tuple[int, int]:
@@ -138,34 +109,3 @@ def _ends(program: Any) -> tuple[int, int]:
 def _body(program: Any, kinds: Sequence[Kind]) -> list[Kind]:
     outs = run(getattr(program, "jaxpr", program), [_of_value(c) for c in inner_consts(program)], list(kinds), _rule)
     return [v if isinstance(v, Kind) else _of_value(v) for v in outs]
-
-
-def _cond(eqn: Any, kinds: list[Kind]) -> list[Kind]:
-    if _moves(kinds[:1]):
-        return [OTHER] * len(eqn.outvars)
-    return [_sum(own) for own in zip(*(_body(b, kinds[1:]) for b in eqn.params["branches"]), strict=True)]
-
-
-def _scan(eqn: Any, kinds: list[Kind]) -> list[Kind]:
-    n, m = scan_split(eqn.params)
-    return _around(eqn.params["jaxpr"], kinds[:n], kinds[n : n + m], kinds[n + m :])
-
-
-def _while(eqn: Any, kinds: list[Kind]) -> list[Kind]:
-    n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    carry = _around(eqn.params["body_jaxpr"], kinds[n : n + m], kinds[n + m :], [])
-    (goes_on,) = _body(eqn.params["cond_jaxpr"], [*kinds[:n], *carry])
-    return [OTHER] * len(carry) if _moves([goes_on]) else carry
-
-
-def _around(body: Any, consts: list[Kind], carry: list[Kind], each: list[Kind]) -> list[Kind]:
-    # Until nothing changes: a sum of kinds only ever goes from ZERO to the others, and from those to OTHER.
-    while True:
-        outs = _body(body, [*consts, *carry, *each])
-        grown = [_sum([c, o]) for c, o in zip(carry, outs, strict=False)]
-        if grown == carry:
-            return [*grown, *outs[len(carry) :]]
-        carry = grown
-
-
-_CONTROL: dict[str, Callable] = {"cond": _cond, "scan": _scan, "while": _while}

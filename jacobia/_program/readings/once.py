@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jacobia._compat import Literal, bind, inner_consts
-from jacobia._program.axis.rules import ELEMENTWISE
 from jacobia._program.axis.samples import body_of
-from jacobia._program.columns.moves import MOVES
+from jacobia._program.moves import MOVES
 from jacobia._program.readings.cost import flops
 from jacobia._program.walk import run
+from jacobia._program.wiring import wiring
 
 
 class Split(NamedTuple):
@@ -110,9 +110,9 @@ def _varied(eqn: Any, ins: list) -> list:
     if body is not None:
         return run(getattr(body, "jaxpr", body), [None] * len(inner_consts(body)), marks, _varied)
     if name in MOVES:
-        return MOVES[name](eqn, marks, 0)
+        return MOVES[name].numbers(eqn, marks, 0)
     shapes = [(1, *v.aval.shape) for v in eqn.outvars]
-    if name in ELEMENTWISE and len(shapes) == 1:
+    if wiring(eqn).element and len(shapes) == 1:
         either = reduce(np.maximum, [m for m in marks if m is not None])
         return [np.broadcast_to(either, shapes[0])]
     return [np.ones(s, np.int32) for s in shapes]

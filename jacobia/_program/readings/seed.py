@@ -16,6 +16,7 @@ from jax import lax
 
 from jacobia._compat import Literal, bind, inner_consts
 from jacobia._program.walk import is_plain_call, run
+from jacobia._program.wiring import ALL, wiring
 
 
 class Element(NamedTuple):
@@ -75,13 +76,6 @@ def _dense(value: Any) -> Any:
     return value.dense() if isinstance(value, Element) else value
 
 
-# Linear in the seed, element by element.
-_ALONE = ("neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "real", "imag")
-_TOGETHER = ("add_any", "add", "sub")
-# Where they leave as many elements as there were: they put in or take out axes of length 1.
-_RESHAPING = ("squeeze", "broadcast_in_dim", "reduce_sum")
-
-
 def _step(eqn: Any, places: Sequence[Any]) -> Callable[[Any, list], list] | None:
     """How an equation takes its operands where some are one element; None: as arrays.
 
@@ -94,26 +88,28 @@ def _step(eqn: Any, places: Sequence[Any]) -> Callable[[Any, list], list] | None
     single = [k for k, p in enumerate(places) if p is not None]
     if len(single) not in (1, 2) or not eqn.outvars or any(0 in eqn.invars[k].aval.shape for k in single):
         return None  # of no elements there is none to take
-    name, k = eqn.primitive.name, single[0]
+    name, wired, k = eqn.primitive.name, wiring(eqn), single[0]
     shape, out = eqn.invars[k].aval.shape, eqn.outvars[0].aval.shape
     if len(single) == 2:
         # The same place in flat order is another one where an operand is stretched along an axis of length 1.
         alike = places[0] is places[1] and eqn.invars[1].aval.shape == shape
-        return _together if name in _TOGETHER and alike else None
+        return _together if wired.element and wired.linear is ALL and alike else None
     if is_plain_call(eqn):
         return _called
-    if name in _ALONE:
+    if wired.element and wired.linear is ALL and len(eqn.invars) == 1 and "sharding" not in name:
         return _alone
-    if name in ("mul", "div"):
-        return _beside if shape == out and (name == "mul" or k == 0) else None
-    if name == "dot_general":  # a vector that is zero but once, and a matrix
+    if wired.how in ("product", "quotient"):
+        return _beside if shape == out and (wired.how == "product" or k == 0) else None
+    if wired.how == "contraction":  # a vector that is zero but once, and a matrix
         contracted, batch = eqn.params["dimension_numbers"]
         return _taken if batch == ((), ()) and len(shape) == len(contracted[k]) == 1 else None
     if name in ("slice", "split"):
         return _cut if len(shape) == 1 and eqn.params.get("strides") in (None, (1,)) else None
     if name == "reshape":
         return _reshaped if eqn.params["dimensions"] is None else None
-    return _reshaped if name in _RESHAPING and math.prod(shape) == math.prod(out) else None
+    # Where as many elements are left, axes of length 1 are put in or taken out.
+    still = name in ("squeeze", "broadcast_in_dim") or wired.how == "sum over"
+    return _reshaped if still and math.prod(shape) == math.prod(out) else None
 
 
 def _called(eqn: Any, values: list) -> list:

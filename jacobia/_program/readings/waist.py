@@ -23,7 +23,8 @@ import numpy as np
 from jacobia._compat import Literal, bind, inner_consts
 from jacobia._program.axis.samples import body_of
 from jacobia._program.readings.dependence import dependence
-from jacobia._program.walk import holds, run, subprograms
+from jacobia._program.walk import holds, run, some, subprograms
+from jacobia._program.wiring import wiring
 
 Linear = Callable[[Sequence], list]
 
@@ -70,7 +71,7 @@ def waist(jaxpr: Any, num_tangents: int) -> Waist | None:
     if jaxpr.effects or holds(jaxpr, "custom_lin"):
         return None
     kinds = {_is_complex(a) for a in ends}
-    if len(kinds) > 1 or (kinds == {True} and any(holds(jaxpr, p) for p in ("conj", "real", "imag", "abs"))):
+    if len(kinds) > 1 or (kinds == {True} and some(jaxpr, lambda eqn: wiring(eqn).over_reals)):
         return None
     try:
         program = _flattened(jaxpr, start)

@@ -38,7 +38,7 @@ class Lost(Exception):
         self.operation, self.axis = operation, axis
 
 
-# How an axis takes part in an operation, where "along" does not say it.
+# How an axis takes part in an operation, in words, where "along" does not say it.
 _HOW = {
     "dot_general": "contracting", "gather": "(indexing) along", "scatter": "(indexed update) along",
     "scan": "stepping over", "argmax": "over", "argmin": "over", "reduce": "over",
@@ -83,3 +83,13 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
 
 def replaced(values: Sequence[int], axis: int, value: int) -> tuple[int, ...]:
     return (*values[:axis], value, *values[axis + 1 :])
+
+
+def same_axis(eqn: Any, along: Along) -> Followed:
+    """Samples that lie in the results as in the operands.
+
+    Operands of the rank and length of the samples are cut for one sample; scalars and what is stretched are not.
+    """
+    full = shape_of(eqn.outvars[0])[along.axis]
+    operands = [along if along.axis < len(s) and s[along.axis] == full else None for s in shapes_of(eqn)]
+    return Followed([along] * len(eqn.outvars), operands, eqn.params)
