@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reference import central_differences
+from reference import blocks_of_samples, central_differences, second_differences
 
-from jacobia import jacobian
+from jacobia import hessian, jacobian
 
 RNG = np.random.default_rng(3)
 W = RNG.normal(size=(5, 4))
@@ -26,7 +26,10 @@ def draw(*shape):
 
 @dataclass(frozen=True)
 class Case:
-    """`modes` are the directions that the program allows."""
+    """A function and where it is differentiated, how, and what it has to give.
+
+    `modes` are the directions that the program allows; `same` is f without its custom rules, for the reference.
+    """
 
     name: str
     f: Callable
@@ -35,6 +38,9 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
     modes: tuple[str, ...] = ("auto", "fwd", "rev")
+    transform: Callable = jacobian
+    same: Callable | None = None
+    batch_axis: int | None = None
 
     def __str__(self):
         return self.name
@@ -49,13 +55,31 @@ class Case:
 
         return jax.tree.map(cast, self.args)
 
-    def jacobian(self, **options):
-        return jacobian(self.f, self.argnums, **{**self.options, **options})
+    def make(self, **options):
+        """The transform of f, to be called with `args_as(dtype)` and `kwargs`."""
+        own = {} if self.batch_axis is None else {"batch_axis": self.batch_axis}
+        return self.transform(self.f, self.argnums, **{**own, **self.options, **options})
 
     @cache  # noqa: B019 - cases live as long as the tests
     def reference(self):
-        where = self.options.get("where")
-        return central_differences(self.f, *self.args, argnums=self.argnums, where=where, **self.kwargs)
+        f, given = self.same or self.f, {"argnums": self.argnums, **self.kwargs}
+        if self.batch_axis is not None:
+            return self._of_samples(f, given)
+        if self.transform is hessian:
+            return second_differences(f, *self.args, **given)
+        return central_differences(f, *self.args, where=self.options.get("where"), **given)
+
+    def _of_samples(self, f, given):
+        if self.transform is hessian:  # of one number for each sample, so that the gradient of their sum is theirs
+            f = jax.grad(lambda *args, of=f: jnp.sum(of(*args)), self.argnums)
+        full = central_differences(f, *self.args, **given)
+        ys, y_tree = jax.tree.flatten(jax.eval_shape(f, *self.args))
+        k = self.batch_axis
+        rows = [
+            jax.tree.map(lambda block, y=y: blocks_of_samples(block, k, y.ndim, k), row)
+            for y, row in zip(ys, y_tree.flatten_up_to(full), strict=True)
+        ]
+        return jax.tree.unflatten(y_tree, rows)
 
     __hash__ = object.__hash__
 

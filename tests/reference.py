@@ -4,13 +4,17 @@ Shapes: y.shape + x.shape for every block.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jacobia import Jacobian
 
 # Fourth order: f'(x) = (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h, error h**4 and eps / h.
 STEP = 1e-3
 STENCIL = ((1, 8 / 12), (-1, -8 / 12), (2, -1 / 12), (-2, 1 / 12))
+# Of second differences: h**4 / 30 and eps / h**2 meet at 1e-10.
+SECOND_STEP = 2e-3
 TOLERANCE = {
     "float16": 2e-2,
     "bfloat16": 4e-2,
@@ -98,6 +102,73 @@ def central_differences(f, *args, argnums=0, where=None, **kwargs):
         return row if is_tuple else row[0]
 
     return jax.tree.unflatten(y_tree, [nested(i) for i in range(len(ys))])
+
+
+def second_differences(f, *args, argnums=0, **kwargs):
+    """The Hessian of f in float64 (complex128), nested as `jax.hessian` nests it, from values of f alone.
+
+    Returns:
+      The output tree, with the tree of inputs twice in each leaf; arrays y.shape + x_i.shape + x_j.shape.
+    """
+    is_tuple = not isinstance(argnums, int)
+    numbers = tuple(n % len(args) for n in (argnums if is_tuple else (argnums,)))
+    with jax.enable_x64(True):
+
+        def in_64_bits(leaf):
+            return jnp.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
+
+        points = jax.tree.map(in_64_bits, tuple(args[n] for n in numbers))
+        flat, unravel = ravel_pytree(points)
+
+        @jax.jit
+        @jax.vmap
+        def outputs(moved):
+            full = list(args)
+            for n, arg in zip(numbers, unravel(moved), strict=True):
+                full[n] = arg
+            return f(*full, **kwargs)
+
+        # A fourth-order stencil in one direction, in each of its points the same in the other one.
+        steps = np.array([shift for shift, _ in STENCIL]) * SECOND_STEP
+        weights = np.array([weight for _, weight in STENCIL]) / SECOND_STEP
+        moves = steps[None, :, None] * np.eye(flat.size)[:, None, :]
+        moved = np.asarray(flat) + moves[:, :, None, None] + moves[None, None]
+        ys, y_tree = jax.tree.flatten(outputs(jnp.asarray(moved.reshape((flat.size * len(STENCIL)) ** 2, flat.size))))
+        leaves, x_tree = jax.tree.flatten(points if is_tuple else points[0])
+        ends = np.cumsum([leaf.size for leaf in leaves], dtype=int)
+
+        def nested(y):
+            shape = np.shape(y)[1:]
+            y = np.asarray(y).reshape(flat.size, len(STENCIL), flat.size, len(STENCIL), int(np.prod(shape)))
+            full = np.einsum("isjtm,s,t->mij", y, weights, weights)
+            blocks = [
+                [
+                    full[:, a - p.size : a, b - q.size : b].reshape(shape + p.shape + q.shape)
+                    for b, q in zip(ends, leaves, strict=True)
+                ]
+                for a, p in zip(ends, leaves, strict=True)
+            ]
+            return jax.tree.unflatten(x_tree, [jax.tree.unflatten(x_tree, row) for row in blocks])
+
+        return jax.tree.unflatten(y_tree, [nested(y) for y in ys])
+
+
+def blocks_of_samples(full, y_axis, y_ndim, x_axis):
+    """The diagonal over samples of a whole Jacobian; shows that the rest of it is zero.
+
+    Args:
+      full: y.shape + x.shape, with the samples at `y_axis` of y and at `x_axis` of x.
+      y_ndim: number of axes of y.
+
+    Returns:
+      (B,) + y.shape without y_axis + x.shape without x_axis.
+    """
+    moved = np.moveaxis(full, (y_axis % y_ndim, y_ndim + x_axis % (full.ndim - y_ndim)), (0, 1))
+    samples = np.arange(len(moved))
+    rest = moved.copy()
+    rest[samples, samples] = 0
+    np.testing.assert_allclose(rest, 0, atol=1e-9)
+    return moved[samples, samples]
 
 
 def assert_close(actual, expected, *, tolerance=None):

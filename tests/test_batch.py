@@ -8,8 +8,6 @@ import pickle
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cache
 from itertools import product
 
 import jax
@@ -17,179 +15,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.sparse import BCOO
-from reference import assert_close, central_differences, is_block, views
+from reference import assert_close, blocks_of_samples, central_differences, is_block, views
+from sample_cases import (
+    CASES,
+    IMAGES,
+    PARAMS,
+    RNG,
+    SAMPLES,
+    Case,
+    T,
+    W,
+    X,
+    by_scan,
+    holomorphic,
+    layer,
+    layer_of_columns,
+    narrow,
+    no_outputs,
+    numbers_to_numbers,
+    one,
+    per_sample_number,
+    softsign,
+    tree_of_samples,
+    weights,
+    with_custom_vjp,
+    with_parameters,
+)
 
 import jacobia
 from jacobia import BatchMixingError, Hessian, Jacobian, hessian, jacobian
 
-RNG = np.random.default_rng(23)
-W = RNG.normal(size=(5, 4)).astype(np.float32) / 2
-X = RNG.normal(size=(3, 4)).astype(np.float32)
-T = RNG.normal(size=3).astype(np.float32)
-IMAGES = RNG.normal(size=(2, 3, 2)).astype(np.float32)
-
-
-def weights(like):
-    return jnp.asarray(W, like.dtype)
-
-
-# Functions of a batch, each defined once, so that a kernel serves every test that reads it
-
-
-def one(x):
-    return jnp.tanh(weights(x) @ x)
-
-
-def layer(x):
-    return jnp.tanh(x @ weights(x).T)
-
-
-def layer_of_columns(x):
-    return jnp.tanh(weights(x) @ x)
-
-
-def narrow(x):
-    return jnp.sin(x[:, :2]) * x[:, 2:]
-
-
-def per_sample_number(x):
-    return jnp.sum(jnp.sin(x), axis=1) * x[:, 0]
-
-
-def kept_axis(x):
-    return jnp.sum(x**3, axis=1, keepdims=True)
-
-
-def of_numbers(t):
-    return jnp.stack([t, t**2], axis=1)
-
-
-def numbers_to_numbers(t):
-    return jnp.sin(t) * t
-
-
-def middle_axis(x):
-    return jnp.einsum("ibk,kl->lbi", jnp.sin(x), weights(x)[:2, :2])
-
-
-def no_outputs(x):
-    return x[:, :0] ** 2
-
-
-def tree_of_samples(p):
-    hidden = jnp.tanh(p["x"] @ weights(p["x"]).T + p["t"][:, None])
-    return {"hidden": hidden, "norm": jnp.sum(hidden**2, axis=1), "pair": (p["t"] ** 2, p["x"] * p["t"][:, None])}
-
-
-def two_arguments(x, t):
-    return jnp.sin(x) * t[:, None]
-
-
-def with_parameters(params, x):
-    return jnp.tanh(x @ params["w"].T + params["b"])
-
-
-def holomorphic(z):
-    return jnp.stack([z[:, 0] * z[:, 1], jnp.exp(z[:, 0])], axis=1)
-
-
-def by_scan(x):
-    last, _ = jax.lax.scan(lambda c, k: (jnp.sin(c + k * x), None), x, jnp.arange(2, dtype=x.dtype))
-    return last
-
-
-@jax.custom_vjp
-def softsign(x):
-    return x / (1 + jnp.abs(x))
-
-
-softsign.defvjp(lambda x: (softsign(x), x), lambda x, u: (u / (1 + jnp.abs(x)) ** 2,))
-
-
-def with_custom_vjp(x):
-    return softsign(x) * x[:, ::-1]
-
-
-def blocks_of_samples(full, y_axis, y_ndim, x_axis):
-    """The diagonal over samples of a whole Jacobian; shows that the rest of it is zero.
-
-    Args:
-      full: y.shape + x.shape, with the samples at `y_axis` of y and at `x_axis` of x.
-      y_ndim: number of axes of y.
-
-    Returns:
-      (B,) + y.shape without y_axis + x.shape without x_axis.
-    """
-    moved = np.moveaxis(full, (y_axis % y_ndim, y_ndim + x_axis % (full.ndim - y_ndim)), (0, 1))
-    samples = np.arange(len(moved))
-    rest = moved.copy()
-    rest[samples, samples] = 0
-    np.testing.assert_allclose(rest, 0, atol=1e-9)
-    return moved[samples, samples]
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    f: object
-    args: tuple
-    batch_axis: int = 0
-    argnums: int | tuple = 0
-    options: dict = field(default_factory=dict)
-
-    def __str__(self):
-        return self.name
-
-    def args_as(self, dtype):
-        def cast(leaf):
-            return np.asarray(leaf, np.result_type(dtype, np.complex64) if np.iscomplexobj(leaf) else dtype)
-
-        return jax.tree.map(cast, self.args)
-
-    def jacobian(self, **options):
-        return jacobian(self.f, self.argnums, batch_axis=self.batch_axis, **{**self.options, **options})
-
-    @cache  # noqa: B019 - cases live as long as the tests
-    def reference(self):
-        full = central_differences(self.f, *self.args, argnums=self.argnums)
-        ys, y_tree = jax.tree.flatten(jax.eval_shape(self.f, *self.args))
-        rows = y_tree.flatten_up_to(full)
-        rows = [
-            jax.tree.map(lambda block, y=y: blocks_of_samples(block, self.batch_axis, y.ndim, self.batch_axis), row)
-            for y, row in zip(ys, rows, strict=True)
-        ]
-        return jax.tree.unflatten(y_tree, rows)
-
-    __hash__ = object.__hash__
-
-
-SAMPLES = {"x": X, "t": T}
-PARAMS = {"w": W, "b": W[:, 0]}
-CASES = [
-    Case("tall", layer, (X,)),
-    Case("wide", narrow, (X,)),
-    Case("axis -2", layer, (X,), batch_axis=-2),
-    Case("axis 1", layer_of_columns, (X.T,), batch_axis=1),
-    Case("axis -1", layer_of_columns, (X.T,), batch_axis=-1),
-    Case("middle axis", middle_axis, (RNG.normal(size=(3, 2, 2)),), batch_axis=1),
-    Case("middle axis, negative", middle_axis, (RNG.normal(size=(3, 2, 2)),), batch_axis=-2),
-    Case("a number of each", per_sample_number, (X,)),
-    Case("a number of each, kept axis", kept_axis, (X,)),
-    Case("numbers to rows", of_numbers, (T,)),
-    Case("numbers to numbers", numbers_to_numbers, (T,)),
-    Case("no samples", layer, (X[:0],)),
-    Case("one sample", layer, (X[:1],)),
-    Case("no inputs", by_scan, (X[:, :0],)),
-    Case("no outputs", no_outputs, (X,)),
-    Case("size 1", by_scan, (X[:1, :1],)),
-    Case("images", by_scan, (IMAGES,)),
-    Case("trees", tree_of_samples, (SAMPLES,)),
-    Case("both arguments", two_arguments, (X, T), argnums=(1, 0)),
-    Case("second argument", two_arguments, (X, T), argnums=-1),
-    Case("parameters of all samples", with_parameters, (PARAMS, X), argnums=1),
-    Case("holomorphic", holomorphic, (X[:, :2] + 1j * X[:, 2:],), options={"holomorphic": True}),
-    Case("custom_vjp", with_custom_vjp, (X,)),
-]
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 DENSE = np.stack([(1 - np.tanh(W @ x.astype(np.float64)) ** 2)[:, None] * W for x in X])
 NOTHING = (0,) * 6
@@ -253,7 +108,7 @@ COMBINATIONS += [
 @pytest.mark.parametrize("case, mode, dtype, chunk_size", COMBINATIONS)
 def test_everything_equals_the_reference(case, mode, dtype, chunk_size):
     with jax.enable_x64(dtype == "float64"):
-        J = case.jacobian(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype))
+        J = case.make(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype))
         reference = case.reference()
         for view, block in zip(views(J), jax.tree.leaves(reference), strict=True):
             expected = np.result_type(dtype, np.complex64) if np.iscomplexobj(block) else np.dtype(dtype)
@@ -268,7 +123,7 @@ def test_everything_equals_the_reference(case, mode, dtype, chunk_size):
 
 @cases
 def test_nesting_is_that_of_jax(case):
-    J = case.jacobian()(*case.args_as(np.float32))
+    J = case.make()(*case.args_as(np.float32))
     K = jax.eval_shape(jax.jacrev(case.f, case.argnums, holomorphic="holomorphic" in case.options), *case.args)
     assert jax.tree.structure(J, is_leaf=is_block) == jax.tree.structure(K)
 
@@ -280,7 +135,7 @@ SOME += ("no samples", "one sample", "images", "holomorphic", "custom_vjp")
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in SOME], ids=str)
 def test_some_rows_and_some_columns(case, x64):
     reference = case.reference()
-    by_rows, by_columns = (case.jacobian()(*case.args_as(np.float64)) for _ in range(2))
+    by_rows, by_columns = (case.make()(*case.args_as(np.float64)) for _ in range(2))
     for view, other, block in zip(views(by_rows), views(by_columns), jax.tree.leaves(reference), strict=True):
         samples, m, n = view.matrix.shape
         cube = block.reshape(samples, m, n)
@@ -305,7 +160,7 @@ RAVELED = (
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in RAVELED], ids=str)
 def test_ravel_gives_one_cube(case):
     args = case.args_as(np.float32)
-    J = case.jacobian(ravel=True)(*args)
+    J = case.make(ravel=True)(*args)
     ys = jax.tree.leaves(jax.eval_shape(case.f, *args))
     reference = jax.tree.leaves(case.reference())
     width = len(reference) // len(ys)
@@ -608,7 +463,7 @@ def test_samples_of_a_view_of_many_axes():
     case = CASES_BY_NAME["middle axis"]
     reference = case.reference()
     for key in (1, (0, 1), (slice(None), 1, 2), (1, ..., 1), ([1, 0], 0), (..., 1, 0), (0, slice(None), 2, 1, 0)):
-        J = case.jacobian()(*case.args_as(np.float32))
+        J = case.make()(*case.args_as(np.float32))
         assert_close(J[key], np.asarray(reference[key]))
     assert_close(J.matrix[1, 3], reference.reshape(2, -1, 6)[1, 3])
 
@@ -654,7 +509,7 @@ def test_products_of_every_sample(J):
 @pytest.mark.parametrize("name", ["axis 1", "middle axis", "numbers to rows", "a number of each", "one sample"])
 def test_products_of_any_shape(name):
     case = CASES_BY_NAME[name]
-    J, reference = case.jacobian()(*case.args_as(np.float32)), case.reference()
+    J, reference = case.make()(*case.args_as(np.float32)), case.reference()
     samples, y_ndim = reference.shape[0], J.value.ndim - 1
     y, x = reference.shape[1 : 1 + y_ndim], reference.shape[1 + y_ndim :]
     v, u = RNG.normal(size=(samples, *x)).astype(np.float32), RNG.normal(size=(samples, *y)).astype(np.float32)
@@ -700,7 +555,7 @@ def test_the_diagonal_of_every_sample():
 @pytest.mark.parametrize("name", ["images", "numbers to numbers", "size 1", "no inputs", "second argument"])
 def test_the_diagonal_has_the_shape_of_the_input(name):
     case = CASES_BY_NAME[name]
-    J, reference = case.jacobian()(*case.args_as(np.float32)), case.reference()
+    J, reference = case.make()(*case.args_as(np.float32)), case.reference()
     x = J.value.shape
     if reference.shape[1:] != x[1:] + x[1:]:
         with pytest.raises(ValueError):

@@ -8,314 +8,48 @@ import pickle
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hessian_cases import (
+    CASES,
+    PARAMS,
+    RNG,
+    V,
+    W,
+    X,
+    Z,
+    bilinear,
+    by_formula,
+    constant,
+    energy,
+    energy_hessian,
+    exponential_by_formula,
+    holomorphic,
+    is_float,
+    jnp_energy_hessian,
+    linear,
+    many_outputs,
+    matrix_input,
+    model,
+    model_of_x,
+    no_inputs,
+    one_element,
+    scalar,
+    size_one,
+    vector,
+    with_exponential,
+    with_rules_that_call_it_again,
+)
 from jax.flatten_util import ravel_pytree
-from reference import STENCIL, assert_close, central_differences, dense, is_block, views
+from reference import assert_close, central_differences, dense, is_block, second_differences, views
 
 import jacobia
 from jacobia import Hessian, Jacobian, hessian, jacobian
 
-RNG = np.random.default_rng(17)
-W = RNG.normal(size=(5, 4)).astype(np.float32) / 2
-X = RNG.normal(size=4).astype(np.float32)
-Z = RNG.normal(size=(2, 3)).astype(np.float32)
-PARAMS = {"b": RNG.normal(size=2), "w": RNG.normal(size=(2, 3))}
 REFUSALS = (TypeError, ValueError, RuntimeError)
-# h**4 / 30 and eps / h**2 meet at 1e-10.
-STEP = 2e-3
-
-
-def second_differences(f, *args, argnums=0, **kwargs):
-    """The Hessian of f in float64 (complex128), nested as `jax.hessian` nests it, from values of f alone.
-
-    Returns:
-      The output tree, with the tree of inputs twice in each leaf; arrays y.shape + x_i.shape + x_j.shape.
-    """
-    is_tuple = not isinstance(argnums, int)
-    numbers = tuple(n % len(args) for n in (argnums if is_tuple else (argnums,)))
-    with jax.enable_x64(True):
-
-        def in_64_bits(leaf):
-            return jnp.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
-
-        points = jax.tree.map(in_64_bits, tuple(args[n] for n in numbers))
-        flat, unravel = ravel_pytree(points)
-
-        @jax.jit
-        @jax.vmap
-        def outputs(moved):
-            full = list(args)
-            for n, arg in zip(numbers, unravel(moved), strict=True):
-                full[n] = arg
-            return f(*full, **kwargs)
-
-        # A fourth-order stencil in one direction, in each of its points the same in the other one.
-        steps = np.array([shift for shift, _ in STENCIL]) * STEP
-        weights = np.array([weight for _, weight in STENCIL]) / STEP
-        moves = steps[None, :, None] * np.eye(flat.size)[:, None, :]
-        moved = np.asarray(flat) + moves[:, :, None, None] + moves[None, None]
-        ys, y_tree = jax.tree.flatten(outputs(jnp.asarray(moved.reshape((flat.size * len(STENCIL)) ** 2, flat.size))))
-        leaves, x_tree = jax.tree.flatten(points if is_tuple else points[0])
-        ends = np.cumsum([leaf.size for leaf in leaves], dtype=int)
-
-        def nested(y):
-            shape = np.shape(y)[1:]
-            y = np.asarray(y).reshape(flat.size, len(STENCIL), flat.size, len(STENCIL), int(np.prod(shape)))
-            full = np.einsum("isjtm,s,t->mij", y, weights, weights)
-            blocks = [
-                [
-                    full[:, a - p.size : a, b - q.size : b].reshape(shape + p.shape + q.shape)
-                    for b, q in zip(ends, leaves, strict=True)
-                ]
-                for a, p in zip(ends, leaves, strict=True)
-            ]
-            return jax.tree.unflatten(x_tree, [jax.tree.unflatten(x_tree, row) for row in blocks])
-
-        return jax.tree.unflatten(y_tree, [nested(y) for y in ys])
-
-
-# Functions, each defined once, so that a kernel serves every test that reads it
-
-
-def energy(x):
-    return jnp.sum(jnp.sin(jnp.asarray(W, x.dtype) @ x) ** 2)
-
-
-def energy_hessian(x):
-    # d2 sin(z)**2 / dz2 = 2 cos(2 z).
-    x, w = np.asarray(x, np.float64), W.astype(np.float64)
-    return np.einsum("ki,k,kj->ij", w, 2 * np.cos(2 * (w @ x)), w)
-
-
-def jnp_energy_hessian(x):
-    return jnp.einsum("ki,k,kj->ij", W, 2 * jnp.cos(2 * (W @ x)), W)
-
-
-def energy_gradient(x):
-    w = W.astype(np.float64)
-    return np.sin(2 * (w @ np.asarray(x, np.float64))) @ w
-
-
-def one_element(x):
-    return jnp.prod(x)[None] * x[:1]
-
-
-def one_element_of_two_axes(x):
-    return (jnp.sum(x**3) * x[0]).reshape(1, 1)
-
-
-def scalar(x):
-    return jnp.sin(x) * x
-
-
-def matrix_input(z):
-    return jnp.sum(jnp.sin(z) @ z.T)
-
-
-def no_inputs(x):
-    return jnp.sum(x) + 1
-
-
-def no_outputs(x):
-    return jnp.sin(x)[:0]
-
-
-def no_outputs_of_one_input(x):
-    return x[:0] ** 2
-
-
-def size_one(x):
-    return x[0] ** 3
-
-
-def vector(x):
-    return jnp.stack([x[0] * x[1] * x[2], jnp.sin(x[0]) * x[2] ** 2])
-
-
-def ranks(z):
-    return jnp.einsum("ij,kj,i->ik", jnp.sin(z), z, z[:, 0])
-
-
-def scalar_to_vector(x):
-    return jnp.stack([x, x**2, jnp.cos(x)])
-
-
-def linear(x):
-    return jnp.sum(x) * 3
-
-
-def constant(x):
-    return jnp.ones((), x.dtype)
-
-
-def model(params):
-    return jnp.sum(jnp.tanh(params["w"] @ params["w"][0] + params["b"]) ** 2)
-
-
-def model_of_x(params, x):
-    return jnp.sum(jnp.sin(params["w"] @ x) * params["b"]) + params["b"][0] ** 3
-
-
-def many_outputs(params, x):
-    hidden = jnp.sin(params["w"] @ x + params["b"])
-    return {"norm": jnp.sum(hidden**2), "pair": (hidden[:1] * x[0], hidden * params["b"])}
-
-
-def bilinear(x, y):
-    return x[0] * jnp.sum(y**2) * x[1]
-
-
-@jax.custom_jvp
-def cube(x):
-    return x**3
-
-
-@cube.defjvp
-def _(primals, tangents):
-    (x,), (t,) = primals, tangents
-    return cube(x), 3 * x**2 * t
-
-
-def with_custom_jvp(x):
-    return jnp.sum(cube(x) * x[::-1])
-
-
-@jax.custom_vjp
-def sine(x):
-    return jnp.sin(x)
-
-
-sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, u: (jnp.cos(x) * u,))
-
-
-def with_custom_vjp(x):
-    return jnp.sum(sine(x) * x[0])
-
-
-# Rules that call the function again: reverse over reverse alone works, since JAX has no pushforward through them.
-@jax.custom_vjp
-def softsign(x):
-    return x / (1 + jnp.abs(x))
-
-
-softsign.defvjp(lambda x: (softsign(x), x), lambda x, u: (u / (1 + jnp.abs(x)) ** 2,))
-
-
-def with_rules_that_call_it_again(x):
-    return jnp.sum(softsign(x) ** 2 * x[::-1])
-
-
-def by_formula(x):
-    return jnp.sum((x / (1 + jnp.abs(x))) ** 2 * x[::-1])
-
-
-@jax.custom_vjp
-def exponential(x):
-    return jnp.exp(x)
-
-
-exponential.defvjp(lambda x: (exponential(x), x), lambda x, u: (exponential(x) * u,))
-
-
-def with_exponential(x):
-    return jnp.sum(exponential(x) * x[0])
-
-
-def exponential_by_formula(x):
-    return jnp.sum(jnp.exp(x) * x[0])
-
-
-def with_scan(x):
-    last, _ = jax.lax.scan(lambda c, k: (jnp.sin(c + k * x), None), x, jnp.arange(3, dtype=x.dtype))
-    return jnp.sum(last * x)
-
-
-def with_cond(x):
-    return jax.lax.cond(x[0] > 0, lambda v: jnp.sum(v**3), lambda v: -(jnp.sum(v) ** 2), x)
-
-
-def holomorphic(z):
-    return z[0] ** 2 * jnp.exp(z[1]) + 1j * z[1] ** 3
-
-
-def with_keywords(x, *, shift, power=2):
-    return jnp.sum((x + shift) ** power) * x[0]
-
-
-def is_float(leaf):
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-@dataclass(frozen=True)
-class Case:
-    """`same` is f without its custom rules where these stand in for it; `modes` are what the program allows."""
-
-    name: str
-    f: object
-    args: tuple
-    argnums: int | tuple = 0
-    options: dict = field(default_factory=dict)
-    kwargs: dict = field(default_factory=dict)
-    modes: tuple = ("auto", "fwd", "rev")
-    same: object = None
-
-    def __str__(self):
-        return self.name
-
-    def args_as(self, dtype):
-        def cast(leaf):
-            return np.asarray(leaf, np.result_type(dtype, np.complex64) if np.iscomplexobj(leaf) else dtype)
-
-        return jax.tree.map(cast, self.args)
-
-    def hessian(self, **options):
-        return hessian(self.f, self.argnums, **{**self.options, **options})
-
-    @cache  # noqa: B019 - cases live as long as the tests
-    def reference(self):
-        return second_differences(self.same or self.f, *self.args, argnums=self.argnums, **self.kwargs)
-
-    __hash__ = object.__hash__
-
-
-V = RNG.normal(size=3)
-CASES = [
-    Case("1-D", energy, (X,)),
-    Case("one element", one_element, (V,)),
-    Case("one element of two axes", one_element_of_two_axes, (V[:2],)),
-    Case("0-D", scalar, (V[0],)),
-    Case("2-D", matrix_input, (Z,)),
-    Case("no inputs", no_inputs, (V[:0],)),
-    Case("no outputs", no_outputs, (V,)),
-    Case("size 1", size_one, (V[:1],)),
-    Case("size 1, no outputs", no_outputs_of_one_input, (V[:1],)),
-    Case("vector", vector, (V,)),
-    Case("2-D to 2-D", ranks, (Z,)),
-    Case("0-D to 1-D", scalar_to_vector, (V[0],)),
-    Case("linear", linear, (V,)),
-    Case("constant", constant, (V,)),
-    Case("tree of inputs", model, (PARAMS,)),
-    Case("tree of one argument", model_of_x, (PARAMS, V)),
-    Case("tree and another argument", model_of_x, (PARAMS, V), argnums=(0, 1)),
-    Case("second argument", bilinear, (V[:2], V), argnums=-1),
-    Case("tuple of one argument", bilinear, (V[:2], V), argnums=(0,)),
-    Case("both arguments, swapped", bilinear, (V[:2], V), argnums=(1, 0)),
-    Case("tree of outputs", many_outputs, (PARAMS, V), argnums=(1,)),
-    Case("custom_jvp", with_custom_jvp, (V,)),
-    Case("custom_vjp", with_custom_vjp, (V,)),
-    Case("rules that call it again", with_rules_that_call_it_again, (V,), modes=("auto", "rev"), same=by_formula),
-    Case("both rules call it", with_exponential, (V,), modes=("auto", "rev"), same=exponential_by_formula),
-    Case("scan", with_scan, (V[:2],)),
-    Case("cond", with_cond, (V,)),
-    Case("holomorphic", holomorphic, (V[:2] + 1j * V[1:],), options={"holomorphic": True}),
-    Case("keywords", with_keywords, (V,), kwargs={"shift": np.float32([0.5, -1, 2]), "power": 3}),
-]
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 SCALAR = ("1-D", "one element", "one element of two axes", "0-D", "2-D", "size 1", "custom_jvp", "custom_vjp", "scan")
 SCALAR += ("cond", "holomorphic", "keywords", "rules that call it again", "linear", "no inputs")
@@ -375,7 +109,7 @@ COMBINATIONS += [
 @pytest.mark.parametrize("case, mode, dtype, chunk_size", COMBINATIONS)
 def test_everything_equals_the_second_differences(case, mode, dtype, chunk_size):
     with jax.enable_x64(dtype == "float64"):
-        H = case.hessian(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype), **case.kwargs)
+        H = case.make(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype), **case.kwargs)
         assert all(isinstance(view, Hessian) and isinstance(view, Jacobian) for view in views(H))
         assert all(work(view) == NOTHING for view in views(H))
         full = jacobia.materialize(H)
@@ -388,7 +122,7 @@ def test_everything_equals_the_second_differences(case, mode, dtype, chunk_size)
 def test_shapes_and_dtypes_are_those_of_inputs_and_array(case, dtype):
     with jax.enable_x64(dtype == "float64"):
         args = case.args_as(dtype)
-        H = case.hessian()(*args, **case.kwargs)
+        H = case.make()(*args, **case.kwargs)
         blocks = jax.tree.leaves(case.reference())
         for view, block in zip(views(H), blocks, strict=True):
             expected = np.result_type(dtype, np.complex64) if np.iscomplexobj(block) else np.dtype(dtype)
@@ -403,7 +137,7 @@ def test_nesting_is_that_of_jax(case):
     if case.modes != ("auto", "fwd", "rev"):
         pytest.skip("jax.hessian is forward over reverse")
     args = case.args_as(np.float32)
-    H = case.hessian()(*args, **case.kwargs)
+    H = case.make()(*args, **case.kwargs)
     jax_hessian = jax.hessian(case.f, case.argnums, holomorphic="holomorphic" in case.options)
     K = jax.eval_shape(lambda *args: jax_hessian(*args, **case.kwargs), *args)
     assert jax.tree.structure(H, is_leaf=is_block) == jax.tree.structure(K)
@@ -649,7 +383,7 @@ def test_three_quarters_of_a_symmetric_matrix_cost_one_more_row(H):
 
 @scalar_cases
 def test_a_row_serves_its_column_in_every_scalar_case(case, x64):
-    H = case.hessian()(*case.args_as(np.float64), **case.kwargs)
+    H = case.make()(*case.args_as(np.float64), **case.kwargs)
     view, n = H.matrix, int(np.sqrt(H.size))
     assert view.shape == (n, n)
     reference = case.reference().reshape(n, n)
@@ -894,7 +628,7 @@ VALUES = ("1-D", "one element of two axes", "0-D", "rules that call it again", "
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in VALUES], ids=str)
 def test_value_is_f_of_x(case, x64):
     args = case.args_as(np.float64)
-    H = case.hessian()(*args, **case.kwargs)
+    H = case.make()(*args, **case.kwargs)
     value = jax.jit(case.same or case.f)(*args, **case.kwargs)
     assert_close(H.value, np.asarray(value))
     assert H.value.shape == value.shape  # one element keeps its shape
@@ -1113,7 +847,7 @@ MEETING += ("rules that call it again",)
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in MEETING], ids=str)
 def test_strict_is_silent_where_every_block_matters(case):
-    H = case.hessian(strict=True)(*case.args_as(np.float32), **case.kwargs)
+    H = case.make(strict=True)(*case.args_as(np.float32), **case.kwargs)
     assert views(H) and all(work(view) == NOTHING for view in views(H))
 
 
@@ -1259,7 +993,7 @@ DIAGONALS += ("rules that call it again",)
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in DIAGONALS], ids=str)
 def test_the_diagonal_has_the_shape_of_the_input(case, x64):
-    H = case.hessian()(*case.args_as(np.float64), **case.kwargs)
+    H = case.make()(*case.args_as(np.float64), **case.kwargs)
     for view, block in zip(views(H), jax.tree.leaves(case.reference()), strict=True):
         y = view.value.ndim
         shape = block.shape[y:]

@@ -51,7 +51,7 @@ def test_everything_equals_the_reference(case, mode, dtype, chunk_size):
     if mode not in case.modes:
         pytest.skip(f"no derivative of {case} in mode {mode}")
     with jax.enable_x64(dtype == "float64"):
-        J = case.jacobian(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype), **case.kwargs)
+        J = case.make(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype), **case.kwargs)
         assert all(passes(view) == 0 for view in views(J))
         reference = case.reference()
         for view, block in with_array_like(J, reference):
@@ -66,7 +66,7 @@ def test_everything_equals_the_reference(case, mode, dtype, chunk_size):
 def test_shape_and_dtype_are_those_of_output_and_input(case, dtype):
     with jax.enable_x64(dtype == "float64"):
         args = case.args_as(dtype)
-        J = case.jacobian()(*args, **case.kwargs)
+        J = case.make()(*args, **case.kwargs)
         numbers = case.argnums if isinstance(case.argnums, tuple) else (case.argnums,)
         xs = jax.tree.leaves([args[n] for n in numbers])
         xs = [x for x in xs if np.issubdtype(x.dtype, np.inexact)]
@@ -78,7 +78,7 @@ def test_shape_and_dtype_are_those_of_output_and_input(case, dtype):
 @cases
 def test_rows_and_columns_agree(case, x64):
     args = case.args_as(np.float64)
-    by_rows, by_columns = (case.jacobian()(*args, **case.kwargs) for _ in range(2))
+    by_rows, by_columns = (case.make()(*args, **case.kwargs) for _ in range(2))
     for rows, columns in zip(views(by_rows), views(by_columns), strict=True):
         num_rows, num_columns = rows.matrix.shape
         a = np.asarray(rows.matrix[list(range(num_rows))[:-1]])
@@ -93,7 +93,7 @@ def test_any_key_is_that_of_the_array(case, x64):
     args = case.args_as(np.float64)
     reference = case.reference()
     for key in (..., None, (..., slice(None, None, -1)), (..., 0), 0, -1, slice(1, None), (0, ..., 0)):
-        J = case.jacobian()(*args, **case.kwargs)
+        J = case.make()(*args, **case.kwargs)
         for view, block in with_array_like(J, reference):
             try:
                 expected = block[key]
@@ -107,7 +107,7 @@ def test_any_key_is_that_of_the_array(case, x64):
 
 @cases
 def test_transpose_and_matrix(case, x64):
-    J = case.jacobian()(*case.args_as(np.float64), **case.kwargs)
+    J = case.make()(*case.args_as(np.float64), **case.kwargs)
     for view, block in with_array_like(J, case.reference()):
         num_columns = int(np.prod(block.shape[len(view.value.shape) :]))
         matrix = block.reshape(int(np.prod(view.value.shape)), num_columns)
@@ -124,7 +124,7 @@ def test_transpose_and_matrix(case, x64):
 def test_products_are_adjoint(case, mode, x64):
     if mode not in case.modes:
         pytest.skip(f"no derivative of {case} in mode {mode}")
-    J = case.jacobian(mode=mode)(*case.args_as(np.float64), **case.kwargs)
+    J = case.make(mode=mode)(*case.args_as(np.float64), **case.kwargs)
     for seed, (view, block) in enumerate(with_array_like(J, case.reference())):
         y_ndim = view.value.ndim
         u = random_like(block.shape[:y_ndim], block.dtype, seed)
@@ -140,7 +140,7 @@ def test_products_are_adjoint(case, mode, x64):
 
 @cases
 def test_plain_arrays_are_the_same(case, x64):
-    J = case.jacobian(lazy=False)(*case.args_as(np.float64), **case.kwargs)
+    J = case.make(lazy=False)(*case.args_as(np.float64), **case.kwargs)
     assert not views(J)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(J))
     assert_close(J, case.reference())
@@ -149,7 +149,7 @@ def test_plain_arrays_are_the_same(case, x64):
 @cases
 def test_inside_jit_is_the_same(case):
     def everything(*args):
-        J = case.jacobian()(*args, **case.kwargs)
+        J = case.make()(*args, **case.kwargs)
         return jax.tree.map(lambda view: view[...], J, is_leaf=is_view)
 
     assert_close(jax.jit(everything)(*case.args_as(np.float32)), case.reference())
@@ -157,7 +157,7 @@ def test_inside_jit_is_the_same(case):
 
 @cases
 def test_without_compiling_is_the_same(case):
-    J = case.jacobian(jit=False)(*case.args_as(np.float32), **case.kwargs)
+    J = case.make(jit=False)(*case.args_as(np.float32), **case.kwargs)
     assert_close(dense(J), case.reference())
 
 
@@ -166,8 +166,8 @@ def test_raveled_is_the_same(case, x64):
     if case.name == "integers left out":
         pytest.skip("ravel with where is covered by its own test")
     reference = case.reference()
-    J = case.jacobian(ravel=True)(*case.args_as(np.float64), **case.kwargs)
-    view = case.jacobian()(*case.args_as(np.float64), **case.kwargs)
+    J = case.make(ravel=True)(*case.args_as(np.float64), **case.kwargs)
+    view = case.make()(*case.args_as(np.float64), **case.kwargs)
     num_outputs = len(jax.tree.leaves(jax.eval_shape(lambda *a: case.f(*a, **case.kwargs), *case.args)))
     leaves = [leaf.matrix.shape for leaf in views(view)]
     per_output = len(leaves) // num_outputs
@@ -180,7 +180,7 @@ def test_raveled_is_the_same(case, x64):
 @cases
 def test_the_value_is_the_functions(case, x64):
     args = case.args_as(np.float64)
-    J = case.jacobian()(*args, **case.kwargs)
+    J = case.make()(*args, **case.kwargs)
     ys = jax.tree.leaves(case.f(*args, **case.kwargs))
     per_output = len(views(J)) // len(ys)
     for k, view in enumerate(views(J)):
