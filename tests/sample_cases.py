@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia import hessian
+
 RNG = np.random.default_rng(23)
 W = RNG.normal(size=(5, 4)).astype(np.float32) / 2
 X = RNG.normal(size=(3, 4)).astype(np.float32)
@@ -128,4 +130,49 @@ CASES = [
     Case("parameters of all samples", with_parameters, (PARAMS, X), argnums=1),
     Case("holomorphic", holomorphic, (X[:, :2] + 1j * X[:, 2:],), options={"holomorphic": True}),
     Case("custom_vjp", with_custom_vjp, (X,)),
+]
+
+
+# One number for each sample, for Hessians
+
+
+def energy(x):
+    return jnp.sum(jnp.sin(x @ weights(x).T) ** 2, axis=1)
+
+
+def energy_of_one(x):
+    return jnp.sum(jnp.sin(weights(x) @ x) ** 2)
+
+
+def energy_kept(x):
+    return energy(x)[:, None]
+
+
+def energy_of_columns(x):
+    return energy(x.T)[None, :]
+
+
+def cubes_of_images(x):
+    return jnp.sum(x**3 * x[:, ::-1], axis=(1, 2))
+
+
+def second(x):
+    # d2 sin(z)**2 / dz2 = 2 cos(2 z).
+    x, w = np.asarray(x, np.float64), W.astype(np.float64)
+    return np.einsum("ki,k,kj->ij", w, 2 * np.cos(2 * (w @ x)), w)
+
+
+def gradient(x):
+    return jnp.sin(2 * (x @ weights(x).T)) @ weights(x)
+
+
+HESSIAN_CASES = [
+    Case("energy", energy, (X,), transform=hessian),
+    Case("energy, kept axis", energy_kept, (X,), transform=hessian),
+    Case("energy, axis 1", energy_of_columns, (X.T,), batch_axis=1, transform=hessian),
+    Case("energy, axis -1", energy_of_columns, (X.T,), batch_axis=-1, transform=hessian),
+    Case("energy of images", cubes_of_images, (IMAGES,), transform=hessian),
+    Case("energy of numbers", numbers_to_numbers, (T,), transform=hessian),
+    Case("energy of one sample", energy, (X[:1],), transform=hessian),
+    Case("energy of none", energy, (X[:0],), transform=hessian),
 ]

@@ -27,6 +27,9 @@ from sample_cases import (
     W,
     X,
     by_scan,
+    cubes_of_images,
+    energy,
+    energy_of_one,
     holomorphic,
     layer,
     layer_of_columns,
@@ -35,6 +38,7 @@ from sample_cases import (
     numbers_to_numbers,
     one,
     per_sample_number,
+    second,
     softsign,
     tree_of_samples,
     weights,
@@ -84,118 +88,11 @@ def test_the_reference_notices_samples_that_mix():
 # Values, shapes, nesting
 
 
-FORWARD = (
-    "axis -1",
-    "a number of each",
-    "numbers to rows",
-    "no samples",
-    "one sample",
-    "no inputs",
-    "trees",
-    "holomorphic",
-)
-COMBINATIONS = [pytest.param(case, "auto", "float32", "auto", id=f"{case}-auto-float32") for case in CASES]
-COMBINATIONS += [
-    pytest.param(case, "fwd", "float64", 1, id=f"{case}-fwd-float64") for case in CASES if case.name in FORWARD
-]
-COMBINATIONS += [
-    pytest.param(case, "rev", "float64", 2, id=f"{case}-rev-float64")
-    for case in CASES
-    if case.name in ("tall", "middle axis, negative", "custom_vjp")
-]
-
-
-@pytest.mark.parametrize("case, mode, dtype, chunk_size", COMBINATIONS)
-def test_everything_equals_the_reference(case, mode, dtype, chunk_size):
-    with jax.enable_x64(dtype == "float64"):
-        J = case.make(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype))
-        reference = case.reference()
-        for view, block in zip(views(J), jax.tree.leaves(reference), strict=True):
-            expected = np.result_type(dtype, np.complex64) if np.iscomplexobj(block) else np.dtype(dtype)
-            assert isinstance(view, Jacobian) and work(view) == NOTHING
-            assert (view.shape, view.ndim, view.size, view.dtype) == (block.shape, block.ndim, block.size, expected)
-            assert len(view) == block.shape[0] and view.nbytes == block.size * expected.itemsize
-        full = jacobia.materialize(J)
-        assert_close(full, reference)
-        assert [leaf.dtype for leaf in jax.tree.leaves(full)] == [view.dtype for view in views(J)]
-        assert max(view.stats.kernel_calls for view in views(J)) <= 1
-
-
-@cases
-def test_nesting_is_that_of_jax(case):
-    J = case.make()(*case.args_as(np.float32))
-    K = jax.eval_shape(jax.jacrev(case.f, case.argnums, holomorphic="holomorphic" in case.options), *case.args)
-    assert jax.tree.structure(J, is_leaf=is_block) == jax.tree.structure(K)
-
-
-SOME = ("wide", "axis -1", "middle axis", "a number of each", "numbers to rows", "no inputs", "no outputs", "size 1")
-SOME += ("no samples", "one sample", "images", "holomorphic", "custom_vjp")
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in SOME], ids=str)
-def test_some_rows_and_some_columns(case, x64):
-    reference = case.reference()
-    by_rows, by_columns = (case.make()(*case.args_as(np.float64)) for _ in range(2))
-    for view, other, block in zip(views(by_rows), views(by_columns), jax.tree.leaves(reference), strict=True):
-        samples, m, n = view.matrix.shape
-        cube = block.reshape(samples, m, n)
-        assert (view.matrix.ndim, samples, m * n) == (3, len(block), int(np.prod(block.shape[1:])))
-        assert_close(view.matrix[:, : m - 1], cube[:, : m - 1])
-        assert passes(view) <= max(m - 1, 0) and view.stats.kernel_calls <= 1
-        assert_close(other.matrix[:, :, : n - 1], cube[:, :, : n - 1])
-        assert passes(other) <= max(n - 1, 0) and other.stats.kernel_calls <= 1
-
-
-RAVELED = (
-    "trees",
-    "both arguments",
-    "axis 1",
-    "middle axis, negative",
-    "numbers to numbers",
-    "no samples",
-    "no outputs",
-)
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in RAVELED], ids=str)
-def test_ravel_gives_one_cube(case):
-    args = case.args_as(np.float32)
-    J = case.make(ravel=True)(*args)
-    ys = jax.tree.leaves(jax.eval_shape(case.f, *args))
-    reference = jax.tree.leaves(case.reference())
-    width = len(reference) // len(ys)
-    rows, k = [], case.batch_axis
-    for i, y in enumerate(ys):
-        m = int(np.prod(y.shape)) // y.shape[k] if y.shape[k] else int(np.prod(np.delete(y.shape, k)))
-        blocks = reference[i * width : (i + 1) * width]
-        wide = [b.reshape(y.shape[k], m, int(np.prod(b.shape[y.ndim :]))) for b in blocks]
-        rows.append(np.concatenate(wide, axis=2))
-    expected = np.concatenate(rows, axis=1)
-    assert isinstance(J, Jacobian) and J.shape == expected.shape
-    assert_close(J[...], expected)
-
-
-def test_arrays_instead_of_views():
-    J = jacobian(layer, batch_axis=0, lazy=False)(X)
-    assert isinstance(J, jax.Array)
-    assert_close(J, DENSE)
-    tree = jacobian(tree_of_samples, batch_axis=0, lazy=False)(SAMPLES)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
-    assert_close(tree, CASES_BY_NAME["trees"].reference())
-
-
 CASES_BY_NAME = {case.name: case for case in CASES}
 
 
 def test_numpy_integers_number_an_axis():
     assert jacobian(layer, batch_axis=np.int64(0))(X).shape == (3, 5, 4)
-
-
-def test_metadata_never_computes(J):
-    J.shape, J.dtype, J.ndim, J.size, len(J), J.nbytes, repr(J), J.matrix.shape, J.T.shape, J.explain(), J.value
-    assert not hasattr(J, "no_such_attribute")
-    assert "(3, 5, 4)" in repr(J) and "float32" in repr(J)
-    assert work(J) == NOTHING
 
 
 def test_value_and_aux():
@@ -452,13 +349,6 @@ def test_a_key_of_the_batched_hessian(key):
     assert passes(H) <= 8
 
 
-@pytest.mark.parametrize("key", [3, -4, (0, 5), (0, 0, 4), (0, 0, 0, 0), ([0, 3],), (slice(None), -6)], ids=repr)
-def test_an_index_out_of_range_raises_before_any_work(J, key):
-    with pytest.raises(IndexError):
-        J[key]
-    assert work(J) == NOTHING
-
-
 def test_samples_of_a_view_of_many_axes():
     case = CASES_BY_NAME["middle axis"]
     reference = case.reference()
@@ -479,16 +369,6 @@ def test_many_samples_read_a_few_at_a_time():
 # Transposes, matrices, products, diagonals
 
 
-def test_transpose_is_that_of_numpy(J):
-    assert J.T.shape == (4, 5, 3)
-    assert_close(J.T[1], DENSE.T[1])
-    assert passes(J) == 1
-    assert_close(J.T[..., 2], DENSE.T[..., 2])
-    assert_close(J.T[...], DENSE.T)
-    assert_close(J.matrix[:, 1:3], DENSE[:, 1:3])
-    assert passes(J) <= 5
-
-
 V = RNG.normal(size=(3, 4)).astype(np.float32)
 U = RNG.normal(size=(3, 5)).astype(np.float32)
 
@@ -504,25 +384,6 @@ def test_products_of_every_sample(J):
     assert J.stats.rows_computed == J.stats.columns_computed == 0
     J[...]
     assert_close(J.mv(V), np.einsum("bmn,bn->bm", DENSE, V))
-
-
-@pytest.mark.parametrize("name", ["axis 1", "middle axis", "numbers to rows", "a number of each", "one sample"])
-def test_products_of_any_shape(name):
-    case = CASES_BY_NAME[name]
-    J, reference = case.make()(*case.args_as(np.float32)), case.reference()
-    samples, y_ndim = reference.shape[0], J.value.ndim - 1
-    y, x = reference.shape[1 : 1 + y_ndim], reference.shape[1 + y_ndim :]
-    v, u = RNG.normal(size=(samples, *x)).astype(np.float32), RNG.normal(size=(samples, *y)).astype(np.float32)
-    cube = reference.reshape(samples, int(np.prod(y)), int(np.prod(x)))
-    assert_close(J.mv(v), np.einsum("bmn,bn->bm", cube, v.reshape(samples, -1)).reshape(samples, *y))
-    assert_close(J.vm(u), np.einsum("bm,bmn->bn", u.reshape(samples, -1), cube).reshape(samples, *x))
-
-
-def test_products_of_no_samples():
-    J = jacobian(layer, batch_axis=0)(X[:0])
-    assert J.mv(V[:0]).shape == (0, 5) and J.vm(U[:0]).shape == (0, 4)
-    assert_close(J[...], DENSE[:0])
-    assert_close(J[:, 1], DENSE[:0, 1])
 
 
 @pytest.mark.parametrize(
@@ -568,70 +429,18 @@ def test_the_diagonal_has_the_shape_of_the_input(name):
 # Hessians of every sample
 
 
-def energy(x):
-    return jnp.sum(jnp.sin(x @ weights(x).T) ** 2, axis=1)
-
-
-def energy_of_one(x):
-    return jnp.sum(jnp.sin(weights(x) @ x) ** 2)
-
-
-def energy_kept(x):
-    return energy(x)[:, None]
-
-
-def energy_of_columns(x):
-    return energy(x.T)[None, :]
-
-
-def cubes_of_images(x):
-    return jnp.sum(x**3 * x[:, ::-1], axis=(1, 2))
-
-
-def second(x):
-    # d2 sin(z)**2 / dz2 = 2 cos(2 z).
-    x, w = np.asarray(x, np.float64), W.astype(np.float64)
-    return np.einsum("ki,k,kj->ij", w, 2 * np.cos(2 * (w @ x)), w)
-
-
-def gradient(x):
-    return jnp.sin(2 * (x @ weights(x).T)) @ weights(x)
-
-
 HESSIANS = np.stack([second(x) for x in X])
+
+
+def test_an_axis_that_the_values_have_not():
+    with pytest.raises(ValueError) as caught:
+        hessian(energy, batch_axis=-2)(X)  # -2 is an axis of X and not of (B,)
+    assert_helpful(caught, "hessian", "output", "(3,)")
 
 
 @pytest.fixture
 def H():
     return hessian(energy, batch_axis=0)(X)
-
-
-def test_the_closed_form_is_right():
-    full = central_differences(gradient, X)
-    np.testing.assert_allclose(blocks_of_samples(full, 0, 2, 0), HESSIANS, atol=1e-8)
-
-
-@pytest.mark.parametrize("mode, dtype", [("auto", "float32"), ("rev", "float64")])
-@pytest.mark.parametrize(
-    "f, x, batch_axis",
-    [(energy, X, 0), (energy, X, -2), (energy_kept, X, 0), (energy_of_columns, X.T, 1), (energy_of_columns, X.T, -1)],
-    ids=["(B,)", "(B,), negative", "(B, 1)", "(1, B)", "(1, B), negative"],
-)
-def test_a_hessian_of_every_sample(f, x, batch_axis, mode, dtype):
-    if f is energy and batch_axis == -2:
-        # -2 is no axis of (B,).
-        with pytest.raises(ValueError) as caught:
-            hessian(f, batch_axis=batch_axis)(x)
-        assert_helpful(caught, "hessian", "output", "(3,)")
-        return
-    with jax.enable_x64(dtype == "float64"):
-        H = hessian(f, batch_axis=batch_axis, mode=mode)(x.astype(dtype))
-        assert isinstance(H, Hessian) and (H.shape, H.dtype) == ((3, 4, 4), np.dtype(dtype))
-        assert work(H) == NOTHING
-        assert_close(H[:, 1], HESSIANS[:, 1])
-        assert (H.stats.pushforwards, H.stats.pullbacks) == ((1, 0) if mode == "auto" else (0, 1))
-        assert_close(H[...], HESSIANS)
-        assert H.value.shape == jax.eval_shape(f, x).shape
 
 
 def test_a_row_of_the_hessian_of_every_sample_is_one_product(H):
@@ -729,14 +538,6 @@ def test_batched_hessians_of_few_samples(samples):
     assert_close(H[...], HESSIANS[:samples])
     assert_close(H.diagonal(), np.diagonal(HESSIANS[:samples], axis1=1, axis2=2))
     assert_close(H.mv(V[:samples]), np.einsum("bij,bj->bi", HESSIANS[:samples], V[:samples]))
-
-
-def test_arrays_instead_of_hessian_views():
-    assert_close(hessian(energy, batch_axis=0, lazy=False)(X), HESSIANS)
-    H, aux = hessian(lambda x: (energy(x), jnp.mean(x)), batch_axis=0, has_aux=True)(X)
-    assert_close(H.value, np.asarray(energy(X)))
-    assert_close(aux, np.mean(X))
-    assert_close(H[1], HESSIANS[1])
 
 
 def test_rules_that_call_the_function_again():

@@ -98,52 +98,6 @@ def test_second_differences_are_right_where_the_answer_is_known():
 # Values, shapes, nesting
 
 
-REVERSE = ("one element", "0-D", "2-D", "no inputs", "no outputs", "vector", "tree of one argument", "tree of outputs")
-REVERSE += ("custom_jvp", "custom_vjp", "rules that call it again", "scan", "holomorphic")
-COMBINATIONS = [pytest.param(case, "auto", "float32", 2, id=f"{case}-auto-float32") for case in CASES]
-COMBINATIONS += [
-    pytest.param(case, "rev", "float64", "auto", id=f"{case}-rev-float64") for case in CASES if case.name in REVERSE
-]
-
-
-@pytest.mark.parametrize("case, mode, dtype, chunk_size", COMBINATIONS)
-def test_everything_equals_the_second_differences(case, mode, dtype, chunk_size):
-    with jax.enable_x64(dtype == "float64"):
-        H = case.make(mode=mode, chunk_size=chunk_size)(*case.args_as(dtype), **case.kwargs)
-        assert all(isinstance(view, Hessian) and isinstance(view, Jacobian) for view in views(H))
-        assert all(work(view) == NOTHING for view in views(H))
-        full = jacobia.materialize(H)
-        assert [leaf.dtype for leaf in jax.tree.leaves(full)] == [view.dtype for view in views(H)]
-        assert_close(full, case.reference())
-
-
-@cases
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_shapes_and_dtypes_are_those_of_inputs_and_array(case, dtype):
-    with jax.enable_x64(dtype == "float64"):
-        args = case.args_as(dtype)
-        H = case.make()(*args, **case.kwargs)
-        blocks = jax.tree.leaves(case.reference())
-        for view, block in zip(views(H), blocks, strict=True):
-            expected = np.result_type(dtype, np.complex64) if np.iscomplexobj(block) else np.dtype(dtype)
-            assert (view.shape, view.dtype, view.ndim, view.size) == (block.shape, expected, block.ndim, block.size)
-            assert view.nbytes == block.size * np.dtype(expected).itemsize
-            assert view.T.shape == block.T.shape
-            assert work(view) == NOTHING
-
-
-@cases
-def test_nesting_is_that_of_jax(case):
-    if case.modes != ("auto", "fwd", "rev"):
-        pytest.skip("jax.hessian is forward over reverse")
-    args = case.args_as(np.float32)
-    H = case.make()(*args, **case.kwargs)
-    jax_hessian = jax.hessian(case.f, case.argnums, holomorphic="holomorphic" in case.options)
-    K = jax.eval_shape(lambda *args: jax_hessian(*args, **case.kwargs), *args)
-    assert jax.tree.structure(H, is_leaf=is_block) == jax.tree.structure(K)
-    assert jax.tree.map(jnp.shape, K) == jax.tree.map(lambda view: view.shape, H, is_leaf=is_block)
-
-
 @pytest.mark.parametrize("argnums", [-1, (-1,), [1, 0], (-2, 1)], ids=repr)
 def test_argnums_as_in_jax(argnums):
     args = PARAMS["b"].astype(np.float32), (X[:3], np.float32(2))
@@ -181,30 +135,7 @@ def test_half_precision_keeps_its_dtype(dtype):
     assert_close(H[...], np.diag([3.0, 6, 12]))
 
 
-# Metadata never computes
-
-
-METADATA = {
-    "shape": lambda H: H.shape,
-    "dtype": lambda H: H.dtype,
-    "ndim": lambda H: H.ndim,
-    "size": lambda H: H.size,
-    "len": len,
-    "nbytes": lambda H: H.nbytes,
-    "repr": repr,
-    "hasattr": lambda H: hasattr(H, "no_such_attribute"),
-    "T": lambda H: H.T.shape,
-    "matrix": lambda H: H.matrix.shape,
-    "value": lambda H: H.value,
-    "explain": lambda H: H.explain(),
-    "explain a row": lambda H: H.explain(1),
-}
-
-
-@pytest.mark.parametrize("ask", METADATA.values(), ids=METADATA.keys())
-def test_metadata_never_computes(H, ask):
-    ask(H)
-    assert work(H) == NOTHING and H.stats.nbytes == 0
+# What it says of itself
 
 
 def test_it_is_a_hessian_and_says_so(H):
@@ -564,75 +495,7 @@ def test_clear_of_one_block_forgets_what_the_other_one_shares(blocks):
     assert_close(H["b"]["w"][...], expected["b"]["w"])
 
 
-# Keys
-
-
-KEYS = [
-    0,
-    -1,
-    slice(1, 3),
-    slice(None, None, -1),
-    slice(0, 0),
-    slice(None, None, 2),
-    ...,
-    None,
-    [2, 0, 2],
-    np.array([True, False, True, False]),
-    (slice(None), 1),
-    (..., -2),
-    (1, 2),
-    (slice(0, 2), slice(1, 3)),
-    ([0, 3], [1, 2]),
-    (None, 1, slice(None, None, -2)),
-    ([3, 1], None, slice(2)),
-    (np.array([[0], [2]]), np.array([1, 3])),
-    np.eye(4, dtype=bool),
-    (slice(None), np.array([False, True, True, False])),
-]
-
-
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: re.sub(r"\s+", " ", repr(key)))
-def test_keys_are_those_of_numpy(key):
-    H = hessian(energy)(X)
-    assert_close(H[key], np.asarray(DENSE[key]))
-    assert passes(H) <= 4 and H.stats.kernel_calls <= 2
-    before = work(H)
-    assert_close(H[key], np.asarray(DENSE[key]))
-    assert_close(H.T[key], np.asarray(DENSE.T[key]))
-    again = work(H)
-    assert again[2] + again[3] <= 4
-    assert before[-1] <= again[-1] <= before[-1] + 1
-
-
-@pytest.mark.parametrize("key", [4, -5, (0, 4), (slice(None), -5), ([0, 4],), (0, 0, 0)], ids=repr)
-def test_an_index_out_of_range_raises_before_any_work(H, key):
-    with pytest.raises(IndexError):
-        H[key]
-    assert work(H) == NOTHING
-
-
-@pytest.mark.parametrize("chunk_size", [1, 3, 100])
-def test_chunks_change_no_numbers(chunk_size):
-    H = hessian(energy, chunk_size=chunk_size)(X)
-    assert_close(H[1:4], DENSE[1:4])
-    assert (H.stats.pushforwards, H.stats.kernel_calls) == (3, 1)
-    assert_close(H[...], DENSE)
-
-
 # Value, auxiliary output, options
-
-
-VALUES = ("1-D", "one element of two axes", "0-D", "rules that call it again", "vector")
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in VALUES], ids=str)
-def test_value_is_f_of_x(case, x64):
-    args = case.args_as(np.float64)
-    H = case.make()(*args, **case.kwargs)
-    value = jax.jit(case.same or case.f)(*args, **case.kwargs)
-    assert_close(H.value, np.asarray(value))
-    assert H.value.shape == value.shape  # one element keeps its shape
-    assert work(H) == NOTHING
 
 
 def test_every_view_of_a_tree_has_the_value_of_its_output():
@@ -759,27 +622,8 @@ def test_where_nests_as_jacobian_of_jacobian_does():
     assert H["index"] == J["index"] and all(set(H[name]) == set(m) for name in ("scale", "table"))
 
 
-def test_lazy_false_gives_arrays():
-    params = jax.tree.map(np.float32, PARAMS)
-    H = hessian(model, lazy=False)(params)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(H))
-    assert_close(H, second_differences(model, params))
-    assert_close(jax.tree.map(lambda a: a + 1, H)["b"]["b"], np.asarray(H["b"]["b"]) + 1)
-    assert_close(hessian(vector, lazy=False)(V), second_differences(vector, V), tolerance=3e-4)
-    assert_close(hessian(energy, lazy=False, ravel=True)(X), DENSE)
-
-
 def by_sign(x):
     return jnp.vdot(x * x, x) if x[0] > 0 else -x[0] * x[1]
-
-
-def test_jit_false_remembers_too():
-    H = hessian(by_sign, jit=False)(jnp.array([1.0, 2]))
-    H[1]
-    before = work(H)
-    assert_close(H[1], np.array([0.0, 12]))
-    assert work(H) == before
-    assert_close(H[:, 1], np.array([0.0, 12]))
 
 
 def test_jit_false_runs_python_control_flow():
