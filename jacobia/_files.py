@@ -1,4 +1,7 @@
-"""Arrays in one file, with a kind and a version: a file of another kind is told from a damaged or a newer one."""
+"""Arrays in one file, with a kind and a version: a file of another kind is told from a damaged or a newer one.
+
+Knows files and arrays. Knows nothing of what the arrays mean.
+"""
 
 import os
 import zipfile

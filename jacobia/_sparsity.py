@@ -1,4 +1,7 @@
-"""`sparsity_pattern(f, *args)`: which entries of a Jacobian or Hessian can be nonzero, from shapes alone."""
+"""`sparsity_pattern(f, *args)`: which entries of a Jacobian or Hessian can be nonzero, from shapes alone.
+
+Knows calls and walks. Computes nothing.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

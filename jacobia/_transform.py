@@ -1,4 +1,7 @@
-"""`jacobian(f)`: from a call to views, by a program that is traced once for each abstract input."""
+"""`jacobian(f)`: from a call to views, by a program that is traced once for each abstract input.
+
+Knows calls and views. Knows nothing of how lines are computed.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

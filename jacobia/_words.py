@@ -1,4 +1,7 @@
-"""Text for people: how a view shows itself. Never computes."""
+"""Text for people: how a view shows itself. Never computes.
+
+Knows numbers and shapes. Knows nothing of views.
+"""
 
 from typing import Any
 

@@ -1,9 +1,20 @@
 """Fixtures: 64-bit types by request, an empty kernel cache, a counter of JAX's own compilations."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-# Two devices, of which all but the tests of several devices use the first.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+# Two devices, of which all but the tests of several devices use the first. Kernels that are run once need not be fast.
+_FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+if "JACOBIA_TESTS" not in os.environ:  # else a worker, which has it all from the process that started it
+    os.environ["JACOBIA_TESTS"] = folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+    # What one worker has compiled, no other one compiles.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -108,6 +108,13 @@ def test_imports_point_upwards(path):
         assert room(target) < room(module) or same, f"{module} imports {target}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_file_says_what_it_knows(path):
+    if path.name in ("__init__.py", "__main__.py", "_compat.py", "_errors.py", "_demo.py", "testing.py"):
+        return
+    assert "nows" in (ast.get_docstring(parse(path)) or ""), f"{path.name}: Knows ..., knows nothing of ..."
+
+
 def test_no_circle():
     edges = {module: targets - {module} for module, targets in graph().items()}
     list(graphlib.TopologicalSorter(edges).static_order())  # raises CycleError

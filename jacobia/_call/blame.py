@@ -2,6 +2,7 @@
 
 A cause is found by trying: f is traced again with that argument as a constant, or with a list as an array, and what
 then passes is what was wrong. No text of JAX is read. Runs only where an error is raised anyway.
+Knows arguments, and the errors that JAX raises. Knows no derivatives.
 """
 
 import inspect

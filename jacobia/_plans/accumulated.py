@@ -1,4 +1,7 @@
-"""All of a block from its nonzeros: no seeds, about the price of evaluating f."""
+"""All of a block from its nonzeros: no seeds, about the price of evaluating f.
+
+Knows the walk of a program, and shapes. Knows nothing of keys, nor of what is remembered.
+"""
 
 import math
 from collections.abc import Sequence

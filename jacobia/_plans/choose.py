@@ -1,6 +1,7 @@
 """The plans for a request, in order: the first one runs, the next one where there is no room for the first.
 
 A further way is one more file, and a line here.
+Knows every plan, and stores only as far as something is missing in them. Knows no kernel.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,7 @@
 """Compressed Jacobians of a view: a seed for each color, one kernel, and the nonzeros read back out of it.
 
 For patterns and colorings that are given (`sparsity=`): f is run and never walked.
+Knows patterns, colorings and kernels. Knows nothing of keys.
 Shapes: B samples, M outputs, N inputs, nnz entries, C colors.
 """
 

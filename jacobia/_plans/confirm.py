@@ -1,6 +1,7 @@
 """Whether nonzeros that were read back are all of a Jacobian: compared with products, which need no pattern.
 
 Once for a program and a coloring, at the first point. Shapes: M outputs, N inputs, nnz entries; samples in front.
+Knows products and patterns. Knows nothing of how the nonzeros were computed.
 """
 
 import math

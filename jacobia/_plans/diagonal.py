@@ -2,6 +2,7 @@
 
 Lines already known are used. The diagonal of a Hessian is computed forward over forward: one second directional
 derivative along each input, with nothing transposed and so no residuals.
+Knows sweeps, and lines that are known. Knows nothing of keys.
 """
 
 import math

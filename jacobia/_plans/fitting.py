@@ -1,7 +1,7 @@
 """Fewer seeds at once, where the compiled kernel would take more memory than there is.
 
 How many fit is estimated before anything is compiled (`_run/plan.py`), from the largest intermediates of f. The
-compiler may keep more than that; how much, it says itself.
+compiler may keep more than that; how much, it says itself. Knows sweeps and bytes. Knows nothing of what is asked for.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Rows or columns of some blocks of one call: one kernel for all of them, and how it is run again at other points."""
+"""Rows or columns of some blocks of one call: one kernel for all of them, and how it is run again at other points.
+
+Knows sweeps and the numbers of lines. Knows nothing of keys, nor of what is remembered.
+"""
 
 import math
 from collections.abc import Iterator, Sequence

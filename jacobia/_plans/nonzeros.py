@@ -1,6 +1,7 @@
 """The nonzeros of a block: its pattern, found once for a program, and a kernel that computes all of them.
 
 The linear program, or its transpose, is walked (`program.accumulate`), and its entries are put in order.
+Knows walks, and the numbers of outputs and inputs. Knows nothing of keys, nor of what is remembered.
 Shapes: B samples, M outputs, N inputs, nnz entries.
 """
 

@@ -1,4 +1,7 @@
-"""Entries at pairs of places, as of a mask: by the fewest rows and columns that hold them all."""
+"""Entries at pairs of places, as of a mask: by the fewest rows and columns that hold them all.
+
+Knows numbers of rows and columns, and which of them are known. Knows no kernel.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

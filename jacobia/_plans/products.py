@@ -1,4 +1,7 @@
-"""Products with a Jacobian without the matrix: `J v` is one pushforward, `u J` one pullback."""
+"""Products with a Jacobian without the matrix: `J v` is one pushforward, `u J` one pullback.
+
+Knows vectors and shapes. Knows nothing of keys, nor of what is remembered.
+"""
 
 import math
 from typing import Any

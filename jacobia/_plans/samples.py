@@ -1,7 +1,7 @@
 """Few samples of a batch: what a key asks of them is computed for them alone.
 
 Only where f evaluates its samples independently, which `program.cut` decides; otherwise, and where many samples are
-asked for, the whole batch is computed.
+asked for, the whole batch is computed. Knows numbers of samples and of lines. Knows nothing of keys.
 """
 
 import math

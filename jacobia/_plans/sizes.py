@@ -1,4 +1,7 @@
-"""How wide a kernel is, and how many of its seeds run at once: as memory allows."""
+"""How wide a kernel is, and how many of its seeds run at once: as memory allows.
+
+Knows counts and bytes. Knows nothing of what is asked for.
+"""
 
 import math
 from typing import Any

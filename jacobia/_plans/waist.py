@@ -1,5 +1,6 @@
 """All of a block as the product of two thin matrices, on either side of the narrowest part of the program.
 
+Knows programs, and shapes. Knows nothing of keys, nor of what is remembered.
 Shapes: M outputs, N inputs, k elements in the narrowest part: A is (M, k), B is (k, N).
 """
 

@@ -1,6 +1,7 @@
 """Which direction a linear program is walked in: the one whose intermediates there is room for.
 
 Forward, every intermediate holds columns of up to N inputs; the transposed program holds rows of up to M outputs.
+Knows bytes, and the two directions. Knows nothing of blocks.
 Shapes: M outputs, N inputs.
 """
 

@@ -1,6 +1,7 @@
 """All of a block at once, neither by rows nor by columns: which way is chosen once for a program.
 
 By the same estimate that compares rows with columns. A further way is one more file, and a line in `_WAYS`.
+Knows what plans cost. Knows nothing of keys, nor of what is remembered.
 """
 
 import math

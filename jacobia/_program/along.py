@@ -1,5 +1,6 @@
 """Samples along an axis: what is said of a value, of an operation, and of one that cannot be followed.
 
+Knows shapes. Knows no operation, nor derivatives.
 Shapes: B samples; an axis with samples has outer * B * inner entries, and entry e belongs to sample
 (e // inner) % B.
 """

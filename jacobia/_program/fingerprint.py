@@ -3,6 +3,7 @@
 Structure and parameters are compared by value, arrays by content, variables by their order, and never by
 printed text. What cannot be compared by value (a Python function inside a parameter) is compared by
 identity, and the key says that it holds such a thing.
+Knows equations and their parameters. Knows nothing of what operations do.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 A read is five steps (`LiveBlock._read`): take the key apart, ask the store what is missing, choose a way, run a kernel,
 put and take. What was read alike at another point is one compiled call (`memo`).
+Knows keys, layouts and stores. Which way lines are computed, plans know.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The plans that a read would try, told and measured: the same objects that the read runs.
 
-From a key to an `Explanation`; nothing is computed.
+From a key to an `Explanation`; nothing is computed. Knows plans. Knows no way in particular.
 """
 
 import math

@@ -1,6 +1,7 @@
 """How many bytes a read takes at its peak: its kernels, and then what is put together from what is known.
 
 Nothing is computed; kernels are compiled.
+Knows plans, and what a key takes from lines. Runs nothing.
 Shapes: B samples, M by N a block.
 """
 

@@ -2,6 +2,7 @@
 
 Learned here and nowhere else, from what JAX says when one direction is traced by itself, and remembered by the
 program. What a rule of f raises, or this library, is never taken for a direction that is missing.
+Knows programs and errors. Knows nothing of what is asked for.
 """
 
 import re

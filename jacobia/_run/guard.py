@@ -2,6 +2,7 @@
 
 The leaves of a view are the point and not the matrix. JAX refuses arithmetic, sums, derivatives and ravelling of typed
 keys, and its errors print the type of the key; this one's says what to write.
+Knows leaves of a tree. Knows nothing of views.
 """
 
 from functools import cache

@@ -2,6 +2,7 @@
 
 A kernel runs one or more sweeps. It is found by its program and its sweeps, so another function object that computes
 the same compiles nothing; nor does another set of rows, since row numbers are arguments and widths are few.
+Knows programs, names and arguments. Knows nothing of what a kernel computes.
 """
 
 import threading

@@ -1,4 +1,7 @@
-"""What a program has not got: a direction, or a pullback that is linear. What is done then, and what is said."""
+"""What a program has not got: a direction, or a pullback that is linear. What is done then, and what is said.
+
+Knows blocks and errors. Knows no plan.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,6 +1,7 @@
 """Sweeps: seeds through the pullback (rows) or the pushforward (columns) under `vmap`.
 
 A linear program applied to seeds. The numbers of the seeds may be traced, so one program serves all sets of them.
+Knows linear programs and numbers of seeds. Knows nothing of blocks, nor of what is remembered.
 Shapes: B samples, M outputs, N inputs, R requested rows or columns.
 """
 

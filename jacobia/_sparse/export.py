@@ -1,5 +1,6 @@
 """Nonzeros and a pattern as sparse matrices of JAX and SciPy. Optional packages are imported here.
 
+Knows arrays and patterns. Knows nothing of views.
 Shapes: nnz entries; samples in front.
 """
 

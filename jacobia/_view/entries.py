@@ -1,4 +1,7 @@
-"""What is known of a function at shapes where it was called before, for as long as the function lives."""
+"""What is known of a function at shapes where it was called before, for as long as the function lives.
+
+Knows functions and shapes. Holds no array, and no function alive.
+"""
 
 import threading
 import types

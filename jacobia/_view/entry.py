@@ -1,6 +1,7 @@
 """What is known of f at one abstract input: its program, where its samples lie, and what has been checked.
 
 From a call taken apart to an `Entry`, once for each abstract input. Runs no derivative.
+Knows programs and options. Knows no point.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""The view `Hessian`: the Jacobian of the gradient, symmetric in fact."""
+"""The view `Hessian`: the Jacobian of the gradient, symmetric in fact.
+
+Knows what a view says of itself. Knows nothing of how lines are computed.
+"""
 
 import jax
 

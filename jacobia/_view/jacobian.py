@@ -1,4 +1,7 @@
-"""The view `Jacobian`: a Jacobian that is computed where it is read. Reading is `LiveBlock`'s."""
+"""The view `Jacobian`: a Jacobian that is computed where it is read. Reading is `LiveBlock`'s.
+
+Knows layouts, and what may be asked for. Knows nothing of how lines are computed.
+"""
 
 import math
 from typing import Any

@@ -1,4 +1,7 @@
-"""Views in trees: nested as the outputs and the inputs of f are, and read together."""
+"""Views in trees: nested as the outputs and the inputs of f are, and read together.
+
+Knows trees and views. Knows nothing of how lines are computed.
+"""
 
 from typing import Any
 

@@ -1,5 +1,6 @@
 """Samples followed as an axis through products, and through operations that read or write at indices.
 
+Knows single operations. Knows no derivatives.
 Shapes: B samples; see `along`. An operand without samples is used whole by every sample, or cut where they are.
 """
 

@@ -2,6 +2,7 @@
 
 What the shapes decide (which entries can be nonzero) comes out of the walk; what is left to compute is on a tape, which
 runs in about the time that f takes. No seeds, no colors, no recovery.
+Knows programs and tangents. Knows nothing of points, seeds or what is remembered.
 Shapes: N inputs, M outputs, nnz entries.
 """
 

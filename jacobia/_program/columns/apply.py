@@ -1,6 +1,7 @@
 """How one equation is run on all slots of its tangents, and what every rule needs for that.
 
 Every rule is given the operands of an equation that is linear in those that are `Slots` or `Parts`.
+Knows equations and slots. Knows no operation in particular.
 Shapes: N inputs, K slots; columns and values of a tangent of shape S are (K, *S).
 """
 

@@ -1,5 +1,6 @@
 """Operations that hold programs and run them once: branches and linear solves, walked with their columns.
 
+Knows programs inside operations. Knows no single operation.
 Shapes: N inputs, K slots.
 """
 

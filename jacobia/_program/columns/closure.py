@@ -1,5 +1,6 @@
 """What many steps of a loop do to its carry: a product of patterns, of which one step is walked.
 
+Knows patterns of one step. Knows no values.
 Shapes: N inputs, K slots; c elements of the carry, with everything else a step reads behind them.
 """
 

@@ -1,4 +1,7 @@
-"""Slots through operations that are done element by element: the columns stay, or those of several are joined."""
+"""Slots through operations that are done element by element: the columns stay, or those of several are joined.
+
+Knows single operations. Knows nothing of programs inside operations.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

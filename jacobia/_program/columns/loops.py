@@ -1,6 +1,7 @@
 """Branches and loops of a linear program, on tangents held in slots.
 
 What its carry can depend on is known before (`closure`), so the values are accumulated inside a real loop.
+Knows programs inside loops. Knows no single operation.
 Shapes: N inputs, K slots, S the shape of a tangent.
 """
 

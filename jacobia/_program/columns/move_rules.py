@@ -1,4 +1,7 @@
-"""Slots through data movements: run on the columns, and over the slots of the values; none has a rule of its own."""
+"""Slots through data movements: run on the columns, and over the slots of the values; none has a rule of its own.
+
+Knows slots. What an operation moves where, `moves` knows.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """Tangents that are sums of parts, each with some of the elements; and such a sum as one tangent with slots.
 
+Knows columns and names of values. Knows no operation.
 Shapes: N inputs, K slots; columns are (K, *shape).
 """
 

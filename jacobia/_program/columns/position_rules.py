@@ -1,4 +1,7 @@
-"""Slots through operations that read or write at given positions, known or not."""
+"""Slots through operations that read or write at given positions, known or not.
+
+Knows single operations. Knows nothing of programs inside operations.
+"""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,7 @@
-"""Slots through operations that add elements up: sums, products with a factor, running sums."""
+"""Slots through operations that add elements up: sums, products with a factor, running sums.
+
+Knows single operations. Knows nothing of programs inside operations.
+"""
 
 import math
 from collections.abc import Sequence

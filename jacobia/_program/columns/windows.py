@@ -1,4 +1,7 @@
-"""Slots through windows: a sum over the places in a window, each of which is a movement."""
+"""Slots through windows: a sum over the places in a window, each of which is a movement.
+
+Knows single operations. Knows nothing of programs inside operations.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Readings of a program: how many bytes are alive at once while it runs, what one seed costs, what work it is.
 
 Both are estimates from shapes. What a compiler fuses into its neighbours is known only roughly.
+Knows shapes, and how operations are wired. Knows no values, and no machine.
 """
 
 from collections.abc import Set

@@ -2,6 +2,7 @@
 
 The intermediates are sets of input leaves. What depends on no input is known and evaluated here, so that
 a product with a known zero is seen for what it is. `strict` and `holomorphic` are decided by this reading.
+Knows equations, and values that depend on no input. Knows no columns.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 Samples are followed as an axis (`samples`) for as long as that goes: no array is touched. Where it does not go, the
 program is walked as for its nonzeros (`accumulate`), with every sample as one column. Both err on one side only: a
 program that mixes samples is never taken for independent.
+Knows programs and samples. Knows nothing of points or of what is asked for.
 Shapes: B samples, K slots.
 """
 

@@ -3,6 +3,7 @@
 Where it meets a matrix, a row of the matrix is taken in place of a product with a vector that is zero but once. So the
 first layer that a seed meets costs nothing: of a network's rows, its last layer; of its columns, its first.
 Everything else is computed as usual.
+Knows equations of a linear program. Knows nothing of blocks, nor of what is asked for.
 """
 
 import itertools
