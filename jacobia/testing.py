@@ -213,7 +213,7 @@ class _Checks:
     def _limit(self, eps: Any, size: Any, floor: Any) -> Any:
         # What cancels leaves the rounding of larger numbers behind, `floor`.
         rtol = eps**0.4 if self.rtol is None else self.rtol
-        return rtol * size + (10 * eps * floor if self.atol is None else self.atol)
+        return rtol * size + (20 * eps * floor if self.atol is None else self.atol)
 
     def _agree(
         self, check: str, what: str, got: Any, expected: Any, limit: Any, hint: str,
