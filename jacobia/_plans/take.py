@@ -22,16 +22,21 @@ from jacobia._store.lines import Patches, Store, aligned
 def put(origin: Linearized, answers: Sequence[Answer]) -> None:
     """Remember what kernels gave, and count it."""
     for answer in answers:
-        store, numbers, array = store_of(origin, answer.block), answer.numbers, answer.array
-        if answer.samples is not None:
-            most = origin.blue.counts[answer.block][0 if answer.way == "rows" else 1]
-            patches = store.patches.setdefault(answer.way, Patches())
-            patches.put(answer.samples, np.arange(most) if numbers is None else numbers, array)
-        elif numbers is None:
-            store.set_whole(array)
-        else:
-            (store.rows if answer.way == "rows" else store.columns).put(numbers, array)
+        keep(origin, answer.block, answer.way, answer.numbers, answer.samples, answer.array)
     note(origin, answers)
+
+
+def keep(origin: Linearized, index: int, way: str, numbers: Any, samples: Any, array: Any) -> None:
+    """Remember lines of a block: those of these numbers, of these samples; None: all."""
+    store = store_of(origin, index)
+    if samples is not None:
+        most = origin.blue.counts[index][0 if way == "rows" else 1]
+        patches = store.patches.setdefault(way, Patches())
+        patches.put(samples, np.arange(most) if numbers is None else numbers, array)
+    elif numbers is None:
+        store.set_whole(array)
+    else:
+        (store.rows if way == "rows" else store.columns).put(numbers, array)
 
 
 def note(origin: Linearized, answers: Sequence[Answer]) -> None:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, eval_context
+from jacobia._plans.mirror import store_of
 from jacobia._plans.recipes import Recipe, recipe_name
-from jacobia._plans.request import Answer, Count, Request
+from jacobia._plans.request import Request
 from jacobia._plans.samples import are_few, width_of
 from jacobia._plans.sizes import padded_to
-from jacobia._plans.take import as_array, on_host, put
+from jacobia._plans.take import as_array, keep, on_host
 from jacobia._plans.ways import choose_way
 from jacobia._program.walk import subprograms
 from jacobia._run.blueprint import Blueprint
@@ -347,5 +348,5 @@ def _remember(origin: Linearized, read: _Prepared, lines: jax.Array) -> None:
     recipe, numbers = read.recipe, read.numbers
     run = read.sweeps[0].width or recipe.count
     count = run if numbers is None else numbers.size
-    counted = Count(read.block, recipe.way, recipe.by, count, count, run)
-    put(origin, [Answer(recipe.block, recipe.lines, numbers, lines, recipe.turned, read.samples, counted)])
+    keep(origin, recipe.block, recipe.lines, numbers, read.samples, lines)
+    store_of(origin, read.block).count(recipe.way, recipe.by, count, count, run)
