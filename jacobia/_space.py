@@ -14,7 +14,9 @@ import jax.numpy as jnp
 
 from jacobia._errors import MaterializationError
 
-_MOST = 2**31 - 1
+# Elements, rows, columns and entries are numbered with 32 bits: without x64 JAX narrows what is wider, and it wraps
+# around.
+MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Space:
     @property
     def is_numbered(self) -> bool:
         """Whether 32 bits are enough to number its elements."""
-        return self.size <= _MOST
+        return self.size <= MOST
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -57,7 +59,7 @@ class Space:
         """
         if not self.is_numbered:
             raise MaterializationError(
-                f"rows or columns by their numbers: expected at most {_MOST}, got {self.size}, of "
+                f"rows or columns by their numbers: expected at most {MOST}, got {self.size}, of "
                 f"{', '.join(self.paths)}. Use J.mv and J.vm, or differentiate a part of it."
             )
         seeds, offset = [], 0

@@ -106,7 +106,7 @@ def test_where_numbers_end_is_an_error_and_no_wrong_number(name, monkeypatch, em
 
 def test_patterns_have_no_more_entries_than_numbers(monkeypatch):
     rows, cols = np.arange(5), np.arange(5)
-    monkeypatch.setattr(_pattern, "_LIMIT", 5)
+    monkeypatch.setattr(_pattern, "MOST", 5)
     assert Pattern(rows, cols, (5, 5)).nnz == 5
     with pytest.raises(MaterializationError, match="at most 5 entries.*got 6"):
         Pattern(np.repeat(rows, 2)[:6], np.array([0, 1, 0, 1, 0, 1]), (5, 5))

@@ -20,11 +20,8 @@ from jacobia._plans.ways import choose, possible
 from jacobia._run.blueprint import Block
 from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
-from jacobia._run.seeds import Sweep
+from jacobia._run.seeds import UNROLLED, Sweep
 from jacobia._store.lines import Store
-
-# So few directions are taken one by one inside a trace.
-_FEW = 8
 
 
 def diagonal(origin: Linearized, index: int, flat: bool) -> jax.Array:
@@ -127,7 +124,12 @@ def _second(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.A
     o = block.outs[0] // len(blue.spaces.inputs)
     like = sized(origin, "columns", block.outs, block.ins, numbers, diagonal=True)
     sweep = like._replace(way="second", read=(o,), dtypes=(block.dtype,), diagonal=False)
-    if not origin.compiles and sweep.chunk is None and sweep.width is None and math.prod(block.column_shape) <= _FEW:
+    if (
+        not origin.compiles
+        and sweep.chunk is None
+        and sweep.width is None
+        and math.prod(block.column_shape) <= UNROLLED
+    ):
         sweep = sweep._replace(chunk=1)  # written out one after the other, their intermediates share memory
     return _run(origin, index, "pushforwards", sweep, numbers)
 

@@ -15,10 +15,11 @@ import jax
 from jacobia._call.linearize import LinearProgram, Point, pushed_program, transposed_program
 from jacobia._errors import MaterializationError
 from jacobia._program.columns.accumulate import Entries, Walked
-from jacobia._program.columns.room import MOST, Extent, TooWide, within
+from jacobia._program.columns.room import Extent, TooWide, within
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.directions import Directions
 from jacobia._run.limits import byte_limit, readable
+from jacobia._space import MOST
 
 # An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
 # it is exact more often (a loop knows its counter), and it takes a second at most to find out that it is too wide.

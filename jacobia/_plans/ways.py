@@ -22,7 +22,7 @@ _FEW = 64
 # Where one number of passes is this many times the other, the numbers decide. Closer ones are weighed by what a pass
 # costs: of most programs a pullback and a pushforward differ by less than a factor of two, but a pullback through a
 # gather or a sort, which adds up numbers where they go one by one, takes ten times the other.
-_CLOSE = 4
+CLOSE = 4
 
 # What was not asked for must promise to take so much of the time: an estimate may be wrong, and lines that were asked
 # for are those that are read again.
@@ -79,7 +79,7 @@ def choose(
 
 def _close(rows: int, columns: int) -> bool:
     few, many = sorted((rows, columns))
-    return many > _FEW and many < _CLOSE * few
+    return many > _FEW and many < CLOSE * few
 
 
 def _far_cheaper(few: int, many: int, weighed: float | None) -> bool:
@@ -87,7 +87,7 @@ def _far_cheaper(few: int, many: int, weighed: float | None) -> bool:
     # what was not asked for.
     if weighed is not None:
         return weighed < _WORTH_MORE
-    return many > _FEW and _CLOSE * few <= many
+    return many > _FEW and CLOSE * few <= many
 
 
 def possible(origin: Linearized, block: Block) -> Ways:

@@ -16,6 +16,7 @@ from jacobia._plans.plan import Outline, Plan
 from jacobia._plans.program import Whole
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.waist import through_waist
+from jacobia._plans.ways import CLOSE
 from jacobia._program.readings.cost import Work
 from jacobia._run.limits import readable
 from jacobia._run.point import Linearized
@@ -24,9 +25,6 @@ from jacobia._run.point import Linearized
 # looked for. Looking takes 5 to 100 ms for most programs, once, about what compiling a small kernel takes, and up to a
 # second where large intermediates are dense.
 _WORTH_LOOKING = 2e6
-
-# Passes differ in cost by less than this.
-_FAR = 4
 
 # An estimate may be wrong: another way must promise this much.
 _BETTER = 0.6
@@ -129,7 +127,7 @@ def _cheapest(origin: Linearized, index: int) -> Whole | None:
     block, (rows, columns) = blue.blocks[index], blue.counts[index]
     lines = {"rows": rows, "columns": columns}
     # Where one takes several times as many passes as the other it is not the cheaper one, and need not be traced.
-    near = [way for way, count in lines.items() if count <= _FAR * min(lines.values())]
+    near = [way for way, count in lines.items() if count <= CLOSE * min(lines.values())]
     passes = min(lines[way] * blue.pass_cost(way, block) for way in near) + blue.primal_cost
     if not _WORTH_LOOKING < passes < math.inf:
         return None

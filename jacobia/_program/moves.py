@@ -13,13 +13,16 @@ import numpy as np
 
 from jacobia._program.along import Along, Followed, common, lost, replaced, same_axis, shape_of, shapes_of
 
+# What an element costs inside a loop of its neighbours, in units of one pass over memory.
+FUSED = 0.25
+
 
 class Move(NamedTuple):
     """One operation that only moves elements."""
 
     numbers: Callable[[Any, Sequence, int], list]  # of an equation, the numbers of each operand (None: n), and n
     along: Callable[[Any, Sequence, int], Followed]  # of an equation, where the samples of each operand are, and B
-    fused: float = 0.25  # what an element costs inside a loop of its neighbours, in passes over memory
+    fused: float = FUSED
     linear: bool = True
     still: bool = False  # whether elements that lie along an axis lie along one in the same order
 

@@ -8,15 +8,12 @@ Knows nothing of programs inside operations (branches, loops, solves): `flow` an
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jacobia._program.moves import MOVES
+from jacobia._program.moves import FUSED, MOVES
 
 # Operands that an operation is linear in, where that is no tuple of places.
 ALL = "all of them together"
 EACH = "each of the first two, the other one given"
 BEHIND = "all behind the first together"
-
-# What an element costs inside a loop of its neighbours, in units of one pass over memory.
-FUSED = 0.25
 
 
 class Wiring(NamedTuple):

@@ -26,7 +26,7 @@ from jacobia._program.walk import subprograms
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.limits import padded_width
 from jacobia._run.point import Linearized
-from jacobia._run.seeds import Sweep
+from jacobia._run.seeds import LOOP, Sweep
 from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Asked
 
@@ -39,9 +39,6 @@ _SHORT = 400  # equations
 # So many kinds of keys are told apart for one kernel, and so many keys of a view are found again at once.
 _KINDS = 64
 _KEYS = 256
-
-# Lines up to so many run at once; more of them in a loop, as many times as there are numbers that count.
-_UNPADDED = 64
 
 
 class Take(NamedTuple):
@@ -277,7 +274,7 @@ def _made(
 def _compiled(origin: Linearized, recipe: Recipe, take: Take, as_it_is: bool, numbers: Any, samples: Any) -> _Made:
     # It is for so many lines, which need no padding.
     (sweep,) = recipe.sweeps
-    if numbers is not None and sweep.padded and numbers.size <= _UNPADDED:
+    if numbers is not None and sweep.padded and numbers.size <= LOOP:
         sweep = sweep._replace(width=numbers.size, padded=False)
     result = None if as_it_is and _unpadded(origin, recipe, sweep) == take.shape else take
     if samples is None:

@@ -18,10 +18,10 @@ from jacobia._program.readings.seed import Element, products_met, through
 from jacobia._space import Batch, Space
 
 # So few passes, one at a time, are written out and not run in a loop.
-_UNROLLED = 8
+UNROLLED = 8
 
 # Beyond this width, row sets run in a loop of as many passes as they need.
-_LOOP = 64
+LOOP = 64
 
 
 class Sweep(NamedTuple):
@@ -97,14 +97,14 @@ def _seeded(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: int) -
     ids = jnp.asarray(ids)
     if not sweep.padded:
         return _all(lambda places: many(ids[places]), sweep.width, sweep.chunk, axis)
-    loop = min(sweep.chunk or _LOOP, sweep.width)
+    loop = min(sweep.chunk or LOOP, sweep.width)
     return many(jnp.where(ids < 0, ids[0], ids)) if sweep.width <= loop else _some(many, ids, loop, axis)
 
 
 def _all(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array]:
     if chunk is None or chunk >= n:
         return many(jax.lax.iota(jnp.int32, n))
-    if chunk == 1 and n <= _UNROLLED:
+    if chunk == 1 and n <= UNROLLED:
         # Numbers that the compiler does not know: it would fold products with known seeds at any cost.
         numbers = jax.lax.optimization_barrier(jax.lax.iota(jnp.int32, n))
         parts = [many(numbers[k : k + 1]) for k in range(n)]

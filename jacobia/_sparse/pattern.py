@@ -17,9 +17,9 @@ import numpy as np
 from jacobia import _files
 from jacobia._compat import Tracer
 from jacobia._errors import MaterializationError
+from jacobia._space import MOST
 
 _VERSION = 1
-_LIMIT = 2**31 - 1  # rows, columns and entries are numbered with 32 bits
 _LINES, _CHARACTERS = 16, 32  # of the picture in a repr
 _CELLS = 256  # along each side of a plot: no smaller than a pixel, so none is lost
 FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
@@ -284,9 +284,9 @@ def _fill(pattern: Pattern, rows: Any, cols: Any, shape: tuple[int, int]) -> Pat
 
 
 def _check_count(nnz: int) -> None:
-    if nnz > _LIMIT:
+    if nnz > MOST:
         raise MaterializationError(
-            f"Pattern: expected at most {_LIMIT} entries, which is how far they are numbered, got {nnz}. "
+            f"Pattern: expected at most {MOST} entries, which is how far they are numbered, got {nnz}. "
             "Take the patterns of some rows at a time."
         )
 
@@ -333,8 +333,8 @@ def _checked_shape(call: str, shape: Any) -> tuple[int, int]:
         m, n = (int(k.__index__()) for k in shape)
     except (AttributeError, TypeError, ValueError):
         m = n = -1
-    if not (0 <= m <= _LIMIT and 0 <= n <= _LIMIT):
+    if not (0 <= m <= MOST and 0 <= n <= MOST):
         raise ValueError(
-            f"{call}(shape=...): expected two lengths from 0 to {_LIMIT}, got {shape!r}. It is (outputs, inputs)."
+            f"{call}(shape=...): expected two lengths from 0 to {MOST}, got {shape!r}. It is (outputs, inputs)."
         )
     return m, n

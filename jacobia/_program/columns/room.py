@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jacobia._space import MOST
+
 # Bytes of one column, with what is made of it: copies that are sorted, masks, numbers of entries. Twice as many were
 # measured from a dense x - mean(x) to its nonzeros, and half of what is free is given out.
 _COLUMN = 24
-
-# Elements, columns and entries are numbered with 32 bits: without x64 JAX narrows what is wider, and it wraps around.
-MOST = 2**31 - 1
 
 _limit: ContextVar[int] = ContextVar("limit", default=sys.maxsize)
 

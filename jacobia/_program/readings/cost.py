@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from jacobia._compat import Literal, scan_split
 from jacobia._program.flow import around, dependent, marks
+from jacobia._program.moves import FUSED
 from jacobia._program.walk import subprograms
-from jacobia._program.wiring import FUSED, wiring
+from jacobia._program.wiring import wiring
 
 
 def _nbytes(aval: Any) -> int:
