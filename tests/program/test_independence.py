@@ -308,7 +308,7 @@ def said(f, shape=(B, N), axis=0):
 
 
 def rows(title):
-    text = (Path(__file__).parents[1] / "docs" / "independence.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "independence.md").read_text(encoding="utf-8")
     table = text.split(title)[1].split("|---|---|\n")[1].split("\n\n")[0]
     return [re.fullmatch(r"\| `(.*?)` \| (.*) \|", line).groups() for line in table.splitlines()]
 
