@@ -3,6 +3,8 @@
 Shapes: y.shape + x.shape for every block.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,3 +191,11 @@ def assert_close(actual, expected, *, tolerance=None):
             continue
         scale = max(1.0, np.max(np.abs(e[np.isfinite(e)]), initial=0.0))
         np.testing.assert_allclose(a, e, rtol=limit, atol=limit * scale)
+
+
+def assert_helpful(caught, *words):
+    """The message has the form of the contract and names these words."""
+    message = str(caught.value)
+    assert re.search(r"\w+\(.*\).*: expected .+, got .+\. \S", message, re.DOTALL | re.IGNORECASE), message
+    for word in words:
+        assert word in message, (word, message)

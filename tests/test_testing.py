@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES
-from test_errors import assert_helpful
+from reference import assert_helpful
 
 from jacobia import Jacobian
 from jacobia.testing import check_jacobian

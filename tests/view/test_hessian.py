@@ -44,7 +44,7 @@ from hessian_cases import (
     with_rules_that_call_it_again,
 )
 from jax.flatten_util import ravel_pytree
-from reference import assert_close, central_differences, dense, is_block, second_differences, views
+from reference import assert_close, assert_helpful, central_differences, dense, is_block, second_differences, views
 
 import jacobia
 from jacobia import Hessian, Jacobian, hessian, jacobian
@@ -73,14 +73,6 @@ NOTHING = (0,) * 6
 @pytest.fixture
 def H():
     return hessian(energy)(X)
-
-
-def assert_helpful(caught, *words):
-    """The message has the form of the contract and names these words."""
-    message = str(caught.value)
-    assert re.search(r"\w+\(.*\).*: expected .+, got .+\. \S", message, re.DOTALL | re.IGNORECASE), message
-    for word in words:
-        assert word in message, (word, message)
 
 
 # The reference itself
