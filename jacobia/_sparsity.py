@@ -67,4 +67,4 @@ def _pattern(transform: Any, args: tuple, hessian: bool, local: bool) -> Pattern
             f"{', '.join(map(str, origin.blue.primal.outputs.shapes))}. Take the pattern of each output by itself."
         )
     outs, ins = range(len(origin.blue.spaces.outputs)), range(len(origin.blue.spaces.inputs))
-    return walk_of(origin, local).found(tuple(outs), tuple(ins), origin.blue.symmetric).pattern
+    return walk_of(origin, local).of(tuple(outs), tuple(ins), origin.blue.symmetric).pattern

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jacobia._compat import eval_context
 from jacobia._errors import MaterializationError
-from jacobia._plans.nonzeros import found_in, walk_of
-from jacobia._plans.program import Whole
+from jacobia._plans.nonzeros import nonzeros_in, walk_of
+from jacobia._plans.whole_kernel import WholeKernel
 from jacobia._program.fingerprint import Identity
 from jacobia._run.point import Linearized
 
@@ -20,7 +20,7 @@ from jacobia._run.point import Linearized
 _PLACED = 15
 
 
-def accumulated(origin: Linearized, index: int) -> Whole | None:
+def accumulated(origin: Linearized, index: int) -> WholeKernel | None:
     """None where the program can't be walked within memory."""
     try:
         return _accumulated(origin, index)
@@ -28,9 +28,9 @@ def accumulated(origin: Linearized, index: int) -> Whole | None:
         return None
 
 
-def _accumulated(origin: Linearized, index: int) -> Whole:
+def _accumulated(origin: Linearized, index: int) -> WholeKernel:
     block, walk = origin.blue.blocks[index], walk_of(origin, quiet=True)
-    it = found_in(walk, origin, index)
+    it = nonzeros_in(walk, origin, index)
     shape, pattern = block.row_shape + block.column_shape, it.pattern
     full, more = pattern.nnz == math.prod(shape), []
     if not full:
@@ -45,7 +45,7 @@ def _accumulated(origin: Linearized, index: int) -> Whole:
 
     why = "all entries are accumulated at once"
     extra = 0 if full else _PLACED * pattern.nnz + math.prod(shape)
-    return Whole(
+    return WholeKernel(
         origin, index, "nonzeros", why, data, it.arrays, (Identity(it), shape), shaped, more, extra, pattern.density,
         pattern.rows, walk.fits,
     )  # fmt: skip

@@ -66,6 +66,19 @@ def _missing(origin: Linearized, request: Request) -> Request | None:
     return Request(request.block, *found)
 
 
+def there_is_room(plans: Iterator[Plan]) -> tuple[list[Plan], str]:
+    """Some plans, the one that would run first of all, and why none would, if so."""
+    found, refused = list(plans), ""
+    for k, plan in enumerate(found):
+        try:
+            plan.check()
+        except MaterializationError as error:
+            refused = refused or str(error)
+        else:
+            return [plan, *found[:k], *found[k + 1 :]], ""
+    return found, refused
+
+
 def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator[Plan]]) -> tuple[Plan, list[Answer]]:
     """Run the first plan that there is room for, by the directions that f has.
 

@@ -20,7 +20,7 @@ from jacobia._compat import Tracer, eval_context
 from jacobia._plans.choose import compute_all
 from jacobia._plans.confirm import confirm, lacks_entry
 from jacobia._plans.mirror import own_image, store_of
-from jacobia._plans.nonzeros import found
+from jacobia._plans.nonzeros import nonzeros_of
 from jacobia._plans.ways import possible
 from jacobia._run import limits as _limits
 from jacobia._run.blueprint import Block, Blueprint
@@ -74,7 +74,7 @@ def pattern_of(origin: Linearized, index: int) -> Pattern:
         return given.pattern if isinstance(given, Coloring) else given
     if given == "dense":
         return Pattern.from_dense(np.ones(origin.blue.counts[index], bool))
-    return found(origin, index).pattern
+    return nonzeros_of(origin, index).pattern
 
 
 def coloring_of(origin: Linearized, index: int) -> Colored:

@@ -6,6 +6,7 @@ Knows sweeps and the numbers of lines. Knows nothing of keys, nor of what is rem
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from jacobia._compat import Tracer
@@ -66,15 +67,22 @@ class Lines(Plan):
     reflected: frozenset[int] | None = frozenset()
 
     def by_way(self, way: str) -> "Lines":
-        """The same lines the other way."""
-        _, passes, instead, _ = self.outline
-        return replace(self, outline=Outline(way, instead, passes, f"{way} are possible too"), ways=(way,))
+        """The same lines the other way, where there is no room for these."""
+        other, passes, instead, _ = self.outline
+        return replace(self, outline=Outline(way, instead, passes, f"there is no room for {other}"), ways=(way,))
+
+    @cached_property
+    def _setting(self) -> "_Setting":
+        return _setting(self.origin, self.missing, self.ways)
+
+    def check(self) -> None:
+        assert self._setting
 
     def run(self) -> list[Answer]:
         origin = self.origin
         for request, way in zip(self.missing, self.ways, strict=True):
             check_width(origin, origin.blue.blocks[request.block], request, way)
-        setting = _setting(origin, self.missing, self.ways)
+        setting = self._setting
         images = self._images(setting) if origin.compiles else {}
         sweeps = fitting(origin, setting.sweeps, setting.ids, tuple(images.values()))
         out = origin.run(sweeps, setting.ids, tuple(images.values()))

@@ -15,7 +15,7 @@ import numpy as np
 from jacobia._call.linearize import Point
 from jacobia._compat import Tracer, eval_context
 from jacobia._plans.mirror import own_image
-from jacobia._plans.walking import Programs, Room, narrowest
+from jacobia._plans.walking import Memory, Programs, narrowest
 from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.fingerprint import Identity
 from jacobia._run.blueprint import Block, Blueprint
@@ -28,7 +28,7 @@ from jacobia._sparse.pattern import Pattern, made_of
 _WALKS = 4
 
 
-class Found:
+class Nonzeros:
     """What a walk has found of some outputs and inputs: the pattern, and how to compute its entries.
 
     Args:
@@ -36,9 +36,9 @@ class Found:
         lacks it, how many of these there are.
     """
 
-    def __init__(self, pattern: Pattern, entries: Entries, source: np.ndarray, room: Room):
+    def __init__(self, pattern: Pattern, entries: Entries, source: np.ndarray, memory: Memory):
         self.pattern = pattern
-        self._entries, self._room, count = entries, room, len(entries.rows)
+        self._entries, self._memory, count = entries, memory, len(entries.rows)
         self._shape = source.shape
         self._source = None if np.array_equal(source.reshape(-1), np.arange(count)) else source
         self._lacks_some = bool((source == count).any())
@@ -52,7 +52,7 @@ class Found:
 
     def data(self, consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
         """The entries in the order of the pattern, `(nnz,)`, or `(B, nnz)`."""
-        self._room.check(self._entries.largest)
+        self._memory.check(self._entries.largest)
         inputs = [*consts, *leaves]
         if self._source is None:
             return self._entries.values(inputs, arrays).reshape(self._shape)
@@ -63,11 +63,11 @@ class Found:
         return computed.at[source].get(mode="promise_in_bounds")
 
 
-class Walk:
+class WalkedProgram:
     """A walked linear program of a blueprint, and what has been found of its blocks."""
 
     def __init__(
-        self, blue: Blueprint, point: Point, has: Directions, known: Sequence[bool], leaves_known: bool, room: Room
+        self, blue: Blueprint, point: Point, has: Directions, known: Sequence[bool], leaves_known: bool, memory: Memory
     ):
         programs = Programs(blue, point, has)
 
@@ -82,8 +82,8 @@ class Walk:
             arrays = [a if k else None for a, k in zip(arrays, keep, strict=True)]
             return Walked(linear.jaxpr, linear.consts, arrays, linear.num_tangents)
 
-        self.walked, self.transposed = narrowest(walked, room)
-        self._spaces, self._room, self._found = blue.spaces, room, {}
+        self.walked, self.transposed = narrowest(walked, memory)
+        self._spaces, self._memory, self._found = blue.spaces, memory, {}
 
     def fits(self, consts: Sequence) -> bool:
         """Whether what was relied on is so at these constants too."""
@@ -92,15 +92,15 @@ class Walk:
             for i, a in self.walked.relied.items()
         )
 
-    def found(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Found:
+    def of(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Nonzeros:
         if (outs, ins) not in self._found:
             self._found[outs, ins] = self._find(outs, ins, symmetric)
         return self._found[outs, ins]
 
-    def _find(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Found:
+    def _find(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Nonzeros:
         spaces = self._spaces
         y, x = spaces.outputs.pick(outs), spaces.inputs.pick(ins)
-        entries = self._room.entries(self.walked, *((ins, outs) if self.transposed else (outs, ins)))
+        entries = self._memory.entries(self.walked, *((ins, outs) if self.transposed else (outs, ins)))
         rows, cols = (entries.cols, entries.rows) if self.transposed else (entries.rows, entries.cols)
         batch, chosen = spaces.batch, np.arange(len(rows), dtype=np.int32)
         sample = np.zeros(len(rows), np.int64)
@@ -121,7 +121,7 @@ class Walk:
         source = np.full((1 if batch is None else batch.size, len(key)), len(entries.rows), np.int32)
         source[sample, place] = chosen  # what is left out is an entry of other samples
         pattern = made_of(key // max(1, x.size), key % max(1, x.size), (y.size, x.size))
-        return Found(pattern, entries, source[0] if batch is None else source, self._room)
+        return Nonzeros(pattern, entries, source[0] if batch is None else source, self._memory)
 
 
 def _in_order(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +142,7 @@ def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tupl
     return within // size, own[leaf] + within % size
 
 
-def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> Walk:
+def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> WalkedProgram:
     """The linear program of a call, walked: once for a program, where what it relies on is the same.
 
     Args:
@@ -155,7 +155,7 @@ def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> Wal
     return walk
 
 
-def _walk_of(origin: Linearized, local: bool) -> Walk:
+def _walk_of(origin: Linearized, local: bool) -> WalkedProgram:
     check_linear(origin, _every(origin.blue))
     blue, point = origin.blue, origin.point
     if origin.batch:  # of one of the views that vmap has stacked
@@ -175,14 +175,14 @@ def _walk_of(origin: Linearized, local: bool) -> Walk:
     return walks[-1]
 
 
-def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool) -> Walk:
+def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool) -> WalkedProgram:
     every = _every(origin.blue)
 
-    def work() -> Walk:
+    def work() -> WalkedProgram:
         has = origin.directions(every)
         if not (has.pullback or has.pushforward):
             raise refused(origin, every)
-        return Walk(origin.blue, point, has, known, leaves_known, _room(origin))
+        return WalkedProgram(origin.blue, point, has, known, leaves_known, _memory(origin))
 
     return by_what_exists(origin, [every], work)
 
@@ -193,8 +193,8 @@ def _every(blue: Blueprint) -> Block:
     return blue.blocks[0]._replace(outs=tuple(outs), ins=tuple(ins))
 
 
-def _room(origin: Linearized) -> Room:
-    return Room(origin.blue, None if origin.traced else origin.device)
+def _memory(origin: Linearized) -> Memory:
+    return Memory(origin.blue, None if origin.traced else origin.device)
 
 
 def _first(origin: Linearized) -> Point:
@@ -208,21 +208,21 @@ def _first(origin: Linearized) -> Point:
     return blue.point(consts, leaves)
 
 
-def found(origin: Linearized, index: int, local: bool = False) -> Found:
+def nonzeros_of(origin: Linearized, index: int, local: bool = False) -> Nonzeros:
     """The nonzeros of one block."""
-    return found_in(walk_of(origin, local), origin, index)
+    return nonzeros_in(walk_of(origin, local), origin, index)
 
 
-def found_in(walk: Walk, origin: Linearized, index: int) -> Found:
+def nonzeros_in(walk: WalkedProgram, origin: Linearized, index: int) -> Nonzeros:
     """The same, of a walk that is at hand."""
     blue = origin.blue
     block = blue.blocks[index]
-    return walk.found(block.outs, block.ins, own_image(blue, index))
+    return walk.of(block.outs, block.ins, own_image(blue, index))
 
 
 def nonzeros(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:
     """The entries of one block that can be nonzero, `(*lead, nnz)`, by one kernel call."""
-    it, dtype = found(origin, index), origin.blue.blocks[index].dtype
+    it, dtype = nonzeros_of(origin, index), origin.blue.blocks[index].dtype
     bare = origin.blue.program.jaxpr is None  # a program that Python runs has been walked at its point
 
     def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:

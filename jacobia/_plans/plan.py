@@ -55,6 +55,16 @@ class Plan(ABC):
           MaterializationError: there is no room for it, and nothing has been computed. Another plan may fit.
         """
 
+    def check(self) -> None:
+        """What `run` finds out before any work.
+
+        Raises:
+          MaterializationError: there is no room.
+        """
+        for part in self.kernels():
+            if part is not self:
+                part.check()
+
     def kernels(self) -> "Sequence[Plan]":
         """The plans of one kernel each that this one runs one after the other."""
         return [self]

@@ -12,6 +12,7 @@ import numpy as np
 from jacobia._run import limits as _limits
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
+from jacobia._words import counted
 
 
 def padded(numbers: Any, sweep: Sweep) -> Any:
@@ -59,7 +60,7 @@ def sized(
     per_seed = int(blue.per_seed * math.prod(origin.batch) * share)
     limit = origin.limit(width * (line + per_seed))
     _limits.check_result(
-        f"{blue.name}: {seeds} {way} of a Jacobian",
+        f"{blue.name}: {counted(seeds, way)} of a Jacobian",
         seeds * line,
         limit,
         "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from jacobia._compat import opened
-from jacobia._plans.program import Whole
+from jacobia._plans.whole_kernel import WholeKernel
 from jacobia._program.readings.waist import waist
 from jacobia._run.point import Linearized
 from jacobia._space import Space
 from jacobia._words import counted
 
 
-def through_waist(origin: Linearized, index: int) -> Whole | None:
+def through_waist(origin: Linearized, index: int) -> WholeKernel | None:
     """A by pushforwards through what is behind that part, B by pullbacks through what is before; None: no such part."""
     blue = origin.blue
     block = blue.blocks[index]
@@ -43,7 +43,7 @@ def through_waist(origin: Linearized, index: int) -> Whole | None:
         return product.reshape(block.row_shape + block.column_shape)
 
     why = f"all goes through {counted(narrow.size, 'numbers')}: two thin matrices and their product"
-    return Whole(origin, index, "waist", why, product, own, ("waist", block.outs, block.ins), shaped)
+    return WholeKernel(origin, index, "waist", why, product, own, ("waist", block.outs, block.ins), shaped)
 
 
 def _flat(leaves: Sequence) -> jax.Array:

@@ -28,7 +28,7 @@ _WIDE = 1 << 27
 _LONG = 1536
 
 
-class Room:
+class Memory:
     """What arrays may take, for one Jacobian."""
 
     def __init__(self, blue: Blueprint, device: Any):
@@ -109,8 +109,8 @@ class Programs:
         return transposed_program(self._point, seeds)
 
 
-def narrowest(walked: Callable[[bool], Walked | None], room: Room) -> tuple[Walked, bool]:
-    """Walk forward, and the transposed program if that takes too much room.
+def narrowest(walked: Callable[[bool], Walked | None], memory: Memory) -> tuple[Walked, bool]:
+    """Walk forward, and the transposed program if that takes too much memory.
 
     Args:
       walked: what a direction gives (True: the transposed program), None where f has not got it.
@@ -123,7 +123,7 @@ def narrowest(walked: Callable[[bool], Walked | None], room: Room) -> tuple[Walk
     """
     found: dict[bool, Walked | None] = {}
     refused: MemoryError | TooWide | None = None
-    for limit in room.limits():
+    for limit in memory.limits():
         for way in (False, True):
             try:
                 with within(limit):
@@ -139,4 +139,4 @@ def narrowest(walked: Callable[[bool], Walked | None], room: Room) -> tuple[Walk
         if made is not None:
             return made, way
     assert refused is not None
-    raise room.refused(refused) from None
+    raise memory.refused(refused) from None

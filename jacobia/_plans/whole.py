@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from jacobia._plans.accumulated import accumulated
 from jacobia._plans.plan import Outline, Plan
-from jacobia._plans.program import Whole
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.waist import through_waist
 from jacobia._plans.ways import CLOSE
+from jacobia._plans.whole_kernel import WholeKernel
 from jacobia._program.readings.cost import Work
 from jacobia._run.limits import readable
 from jacobia._run.point import Linearized
@@ -54,21 +54,21 @@ def at_once(origin: Linearized, request: Request) -> "Iterator[AtOnce]":
 class AtOnce(Plan):
     """All of a block by one kernel without seeds."""
 
-    program: Whole
+    kernel: WholeKernel
 
     def run(self) -> list[Answer]:
-        origin, index, program = self.origin, self.request.block, self.program
-        full, by = program.compute(origin), origin.by("rows", origin.blue.blocks[index])
-        constant = program.constant_rows if program.met else 0
-        program.met = program.met or origin.compiles
+        origin, index, kernel = self.origin, self.request.block, self.kernel
+        full, by = kernel.compute(origin), origin.by("rows", origin.blue.blocks[index])
+        constant = kernel.constant_rows if kernel.met else 0
+        kernel.met = kernel.met or origin.compiles
         count = Count(index, "rows", by, origin.blue.counts[index][0], 0, 0, constant)
         return [Answer(index, "rows", None, full, counted=count)]
 
     def work(self) -> Work | None:
-        return self.program.work
+        return self.kernel.work
 
 
-def whole(origin: Linearized, index: int) -> Whole | None:
+def whole(origin: Linearized, index: int) -> WholeKernel | None:
     """How to compute all of a block, where it is neither by rows nor by columns.
 
     Raises:
@@ -120,7 +120,7 @@ def _may_pay(origin: Linearized, index: int) -> bool:
     return 2 * min(blue.counts[index]) * blue.primal_cost > _WORTH_LOOKING
 
 
-def _cheapest(origin: Linearized, index: int) -> Whole | None:
+def _cheapest(origin: Linearized, index: int) -> WholeKernel | None:
     blue = origin.blue
     if blue.mode in _WAYS:
         return _WAYS[blue.mode](origin, index)

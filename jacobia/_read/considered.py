@@ -6,6 +6,7 @@ From a key to an `Explanation`; nothing is computed. Knows plans. Knows no way i
 import math
 from collections.abc import Iterable, Iterator
 
+from jacobia._plans.choose import there_is_room
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Considered, Outline, Plan
 from jacobia._read.block import LiveBlock
@@ -18,7 +19,7 @@ from jacobia._store.keys import is_all
 
 def outline_of(view: LiveBlock) -> Outline:
     """What `J[...]` would do now."""
-    return by_what_exists(view._origin, [view._layout.block], lambda: next(view._plans(...)).outline)
+    return by_what_exists(view._origin, [view._layout.block], lambda: there_is_room(view._plans(...))[0][0].outline)
 
 
 def explain(view: LiveBlock, key: object) -> Explanation:
@@ -27,18 +28,22 @@ def explain(view: LiveBlock, key: object) -> Explanation:
 
     def memory() -> int:
         if not origin.compiles:
+            got, instead = "run by Python (jit=False)", "Leave out jit=False."
+            if origin.blue.jit:
+                got, instead = "traced", "Ask outside of transformations."
             raise ValueError(
-                "J.explain().memory: expected a view whose kernels are compiled, got one that is "
-                f"{'traced' if origin.blue.jit else 'run by Python (jit=False)'}. Ask outside of transformations."
+                f"J.explain().memory: expected a view whose kernels are compiled, got one that is {got}. {instead}"
             )
         with origin.lock:
-            return peak(next(view._plans(key)), view._asked(key), layout, is_all(key, len(layout.shape)))
+            return peak(there_is_room(view._plans(key))[0][0], view._asked(key), layout, is_all(key, len(layout.shape)))
 
     def made() -> Explanation:
-        first, *others = view._plans(key)
+        (first, *others), refused = there_is_room(view._plans(key))
         beside = () if first.outline.way == "none" else _considered([first, *others], origin.blue.symmetric)
         shape, by = view._asked(key).choice.shape, (_by(origin, view, "rows"), _by(origin, view, "columns"))
         nbytes, notes = math.prod(shape) * layout.block.dtype.itemsize, (*first.notes(), *_notes(origin, view))
+        if refused:
+            notes = (*notes, f"memory: there is no room for it, so that reading raises: {refused}")
         density = _density(origin, view._index)
         return Explanation(repr(view), shape, nbytes, density, first.outline, tuple(beside), by, notes, memory)
 

@@ -455,7 +455,7 @@ def test_f_is_never_walked(monkeypatch):
     def walk(*_):
         raise AssertionError("walked")
 
-    monkeypatch.setattr("jacobia._plans.nonzeros.Walk.__init__", walk)
+    monkeypatch.setattr("jacobia._plans.nonzeros.WalkedProgram.__init__", walk)
     with pytest.raises(AssertionError, match="walked"):
         jacobian(of_matrix(ARROW))(X).pattern
     for own in ("dense", Pattern.from_dense(ARROW), given(ARROW, "both")):

@@ -8,8 +8,8 @@ from cases import CASES
 from reference import assert_close, is_block, views
 
 from jacobia import Pattern, hessian, jacobian
-from jacobia._plans import program as _way
 from jacobia._plans import whole as _whole
+from jacobia._plans import whole_kernel as _way
 from jacobia._plans.accumulated import accumulated
 
 RNG = np.random.default_rng(11)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import cache_clear, cache_info, hessian, jacobian, materialize
+from jacobia import MaterializationError, cache_clear, cache_info, hessian, jacobian, materialize
 from jacobia._plans import whole as _whole
 from jacobia._plans.plan import Considered, Outline
 from jacobia._program.readings.cost import work
@@ -77,6 +77,36 @@ def test_a_view_tells_what_it_will_do_and_does_it():
         assert told.shape == J[key].shape and told.nbytes == J[key].nbytes
         assert J.stats.pullbacks + J.stats.pushforwards == before.pullbacks + before.pushforwards + passes
     assert J.explain().way == "none" and J.explain().plans == ()
+
+
+WIDE = RNG.normal(size=(300, 20)).astype(np.float32)
+
+
+@pytest.mark.parametrize("limit", [100, 500, 1000])
+@pytest.mark.parametrize("key", [(7, 7), ([7, 8], [3, 4])], ids=str)
+def test_where_there_is_no_room_for_one_way_the_other_one_is_told_and_runs(limit, key):
+    J = jacobian(lambda x: jnp.tanh(WIDE @ x), memory_limit=limit)(np.ones(20, np.float32))
+    told = J.explain(key)
+    assert told.way == "rows" and told.why == "there is no room for columns" or limit == 100
+    try:
+        read = J[key]
+    except MaterializationError as error:
+        assert str(error) in str(told) and "there is no room for it" in str(told) and J.stats.kernel_calls == 0
+        return
+    assert read.shape == told.shape and told.memory >= read.nbytes
+    assert (told.passes, 0) == (J.stats.pullbacks, J.stats.pushforwards)
+
+
+def test_what_there_is_no_room_for_at_all_is_told():
+    J = jacobian(jnp.sin, memory_limit=2000)(np.ones(50, np.float32))
+    told = J.explain()
+    assert "memory: there is no room for it, so that reading raises: jacobian: 50 columns" in str(told)
+    assert J.plan == told.plan and told.plan.way == "columns"
+    with pytest.raises(MaterializationError):
+        told.memory  # noqa: B018
+    with pytest.raises(MaterializationError):
+        J[...]
+    assert "memory:" not in str(J.explain(1))
 
 
 def test_explaining_computes_nothing():

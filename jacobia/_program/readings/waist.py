@@ -100,7 +100,7 @@ class _Step(NamedTuple):
     outs: list[_Value]
 
 
-class _Program(NamedTuple):
+class _Flat(NamedTuple):
     inputs: list[_Value]  # that are no tangents
     tangents: list[_Value]
     steps: list[_Step]
@@ -119,7 +119,7 @@ def _tangents(values: Sequence) -> list[_Value]:
     return [v for v in values if _is_tangent(v)]
 
 
-def _flattened(jaxpr: Any, start: int) -> _Program:
+def _flattened(jaxpr: Any, start: int) -> _Flat:
     # Nothing is traced: the interpreter runs on names of values, and enters what calls a program on tangents.
     steps: list[_Step] = []
     count = 0
@@ -141,7 +141,7 @@ def _flattened(jaxpr: Any, start: int) -> _Program:
     split = len(jaxpr.constvars)
     ends = zip(run(jaxpr, inputs[:split], inputs[split:] + tangents, rule), jaxpr.outvars, strict=True)
     # An output that is no tangent is zero.
-    return _Program(inputs, tangents, steps, [o if _is_tangent(o) else _Value(v.aval) for o, v in ends])
+    return _Flat(inputs, tangents, steps, [o if _is_tangent(o) else _Value(v.aval) for o, v in ends])
 
 
 def _sources(jaxpr: Any, eqn: Any, values: list) -> list:
@@ -170,7 +170,7 @@ def _forward_only(eqn: Any) -> bool:
     return any(holds(getattr(p, "jaxpr", p), "while") for p in subprograms(eqn))
 
 
-def _narrowest(program: _Program, n: int, is_complex: bool) -> list[_Value]:
+def _narrowest(program: _Flat, n: int, is_complex: bool) -> list[_Value]:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
@@ -199,7 +199,7 @@ def _narrowest(program: _Program, n: int, is_complex: bool) -> list[_Value]:
 _HEAD, _TAIL = 0, 1
 
 
-def _needed(program: _Program, cut: list[_Value]) -> list[tuple[_Step, list[int]]]:
+def _needed(program: _Flat, cut: list[_Value]) -> list[tuple[_Step, list[int]]]:
     # The steps of the head, of the tail, of both (what leads to one part of the cut may follow from another) or,
     # with what the rest is linear at, of neither; such a step runs once, with the head.
     wanted = set(cut), set(_tangents(program.outs))
@@ -215,7 +215,7 @@ def _needed(program: _Program, cut: list[_Value]) -> list[tuple[_Step, list[int]
     return needed[::-1]
 
 
-def _split(program: _Program, cut: list[_Value]) -> Callable[[Sequence], tuple[Linear, Linear]]:
+def _split(program: _Flat, cut: list[_Value]) -> Callable[[Sequence], tuple[Linear, Linear]]:
     needed = _needed(program, cut)
 
     def zeros(values: Sequence[_Value]) -> list:

@@ -21,7 +21,7 @@ from jacobia._run.point import Linearized
 _SHARE, _MANY = 0.2, 1e6
 
 
-class Whole:
+class WholeKernel:
     """A way to compute all of a block by one kernel.
 
     Args:
