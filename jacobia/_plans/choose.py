@@ -90,9 +90,11 @@ def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator
         refused: MaterializationError | None = None
         for plan in plans():
             try:
-                return plan, plan.run()
+                plan.check()
             except MaterializationError as error:
                 refused = refused or error
+            else:
+                return plan, plan.run()  # what f raises is no reason to try another one
         assert refused is not None
         raise refused
 

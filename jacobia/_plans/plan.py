@@ -49,17 +49,13 @@ class Plan(ABC):
 
     @abstractmethod
     def run(self) -> list[Answer]:
-        """What is missing, by one kernel call; nothing is remembered.
-
-        Raises:
-          MaterializationError: there is no room for it, and nothing has been computed. Another plan may fit.
-        """
+        """What is missing, by one kernel call; nothing is remembered."""
 
     def check(self) -> None:
-        """What `run` finds out before any work.
+        """Asked before `run`.
 
         Raises:
-          MaterializationError: there is no room.
+          MaterializationError: there is no room. Another plan may do with less.
         """
         for part in self.kernels():
             if part is not self:

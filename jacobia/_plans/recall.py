@@ -4,7 +4,6 @@ Knows patterns and stores. Knows nothing of derivatives.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -38,16 +37,13 @@ class Recall(Plan):
         pattern, data = store.pattern, np.asarray(store.nonzeros)
         m, n = pattern.shape
         if rows is None and columns is None:
-            self._check(m * n, data)
             full = _dense_rows(pattern, data, np.arange(m)).reshape(block.row_shape + block.column_shape)
             return [Answer(index, "rows", None, origin.placed(full))]
         if rows is not None:
             rows = store.rows.missing(rows)
-            self._check(rows.size * n, data)
             lines = _dense_rows(pattern, data, rows).reshape(-1, *block.column_shape)
             return [Answer(index, "rows", rows, origin.placed(lines))] if rows.size else []
         columns = store.columns.missing(columns)
-        self._check(columns.size * m, data)
         as_rows = store.mirror is not None  # over there
         lines = _dense_rows(pattern.T, data[pattern.by_column], columns, last=not as_rows)
         shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
@@ -64,10 +60,9 @@ class Recall(Plan):
             size = store.rows.num_missing(rows) * n if rows is not None else store.columns.num_missing(columns) * m
         return size * self.origin.blue.blocks[index].dtype.itemsize
 
-    def _check(self, size: int, data: Any) -> None:
+    def check(self) -> None:
         # Where it does not fit, it is left to the computation to say so, and what to write instead.
-        need = size * data.itemsize
-        check_result("J[...] out of nonzeros", need, self.origin.limit(need), "")
+        check_result("J[...] out of nonzeros", self.nbytes, self.origin.limit(self.nbytes), "")
 
 
 def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray, last: bool = False) -> np.ndarray:
