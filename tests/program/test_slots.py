@@ -3,32 +3,19 @@
 Shapes: N inputs, K slots, S the shape of the tangent; a dense matrix is (*S, N).
 """
 
+import doctest
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from jacobia._program.columns import room
-from jacobia._program.columns import slots as module
+from jacobia._program.columns import merging, room
+from jacobia._program.columns import parts as _parts
 from jacobia._program.columns.closure import powers
+from jacobia._program.columns.merging import distinct, merge, repeats, stacked, tight, union, union_along, unused
 from jacobia._program.columns.parts import as_slots, entries, parts_of, relabelled
-from jacobia._program.columns.slots import (
-    Parts,
-    Slots,
-    aligned,
-    distinct,
-    merge,
-    nothing,
-    repeats,
-    select,
-    stacked,
-    sum_of,
-    tight,
-    union,
-    union_along,
-    unused,
-    values,
-)
+from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, select, sum_of, values
 from jacobia._program.columns.tape import Planes, Tape
 
 N = 6
@@ -339,12 +326,12 @@ def test_powers_of_a_step(shape, length):
 
 @pytest.mark.parametrize("table", [1, 40, 1 << 22])
 def test_many_slots_are_looked_up_in_tables(table, monkeypatch):
-    monkeypatch.setattr(module, "_TABLE", table)
+    monkeypatch.setattr(merging, "_TABLE", table)
     n, shape, rng = 30, (4, 3), np.random.default_rng(1)
     for own, wanted in (((4, 3), (4, 3)), ((1, 3), (4, 1)), ((1, 1), (4, 3))):
         ordered = [np.sort(rng.random((n + 1, *s)).argsort(axis=0)[:k], axis=0) for k, s in ((12, own), (20, wanted))]
         old, new = (o.astype(np.int32) for o in ordered)
-        found = module._sources(old, new, shape, n)
+        found = merging.sources(old, new, shape, n)
         old, new = (np.broadcast_to(c, (len(c), *shape)) for c in (old, new))
         same = (old[:, None] == new[None]) & (new < n)
         np.testing.assert_array_equal(found, np.where(same.any(0), same.argmax(0), -1))
@@ -358,3 +345,9 @@ def test_columns_take_the_room_there_is():
     with room.within(4 * 50 * room._COLUMN):
         t.full_cols()
     t.full_cols()
+
+
+@pytest.mark.parametrize("of", [merging, _parts], ids=lambda of: of.__name__)
+def test_examples_beside_the_functions(of):
+    found = doctest.testmod(of)
+    assert found.attempted and not found.failed

@@ -19,10 +19,11 @@ from jacobia._program.axis.samples import body_of
 from jacobia._program.columns.apply import NotLinear, is_tangent
 from jacobia._program.columns.assemble import assembled
 from jacobia._program.columns.loops import LOOPS
+from jacobia._program.columns.merging import unused
 from jacobia._program.columns.parts import parts_of
 from jacobia._program.columns.room import Extent, TooWide, check_columns, numbered
 from jacobia._program.columns.rules import rule_of, unknown
-from jacobia._program.columns.slots import Parts, Slots, nothing, select, unused, values
+from jacobia._program.columns.slots import Parts, Slots, nothing, select, values
 from jacobia._program.columns.tape import Fixed, Tape
 from jacobia._program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
 from jacobia._program.walk import run

@@ -14,9 +14,10 @@ import numpy as np
 from jax import lax
 
 from jacobia._compat import bind
+from jacobia._program.columns.merging import union, union_along, unused
 from jacobia._program.columns.parts import as_slots
 from jacobia._program.columns.room import check_columns
-from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, select, union, union_along, unused, values
+from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, select, values
 from jacobia._program.columns.tape import Last, Planes, slots_first, slots_last
 
 

@@ -14,9 +14,10 @@ from jax import lax
 from jacobia._program.axis.samples import solver_parts
 from jacobia._program.columns.apply import NotLinear
 from jacobia._program.columns.closure import as_tangent
+from jacobia._program.columns.merging import union
 from jacobia._program.columns.parts import as_slots
 from jacobia._program.columns.rules import dense
-from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, union, values
+from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, values
 from jacobia._program.columns.tape import Fixed, Tape
 
 

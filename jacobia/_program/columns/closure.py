@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from jacobia._program.columns.merging import tight
 from jacobia._program.columns.parts import as_slots, columns_of, entries, parts_of
 from jacobia._program.columns.room import numbered
-from jacobia._program.columns.slots import Parts, Slots, nothing, tight
+from jacobia._program.columns.slots import Parts, Slots, nothing
 from jacobia._program.columns.tape import Tape
 
 # From this density on a product of dense matrices is faster than one of sparse ones.

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._program.columns.apply import apply, is_tangent, out_of, tangents
+from jacobia._program.columns.merging import tight
 from jacobia._program.columns.parts import parts_of, relabelled
 from jacobia._program.columns.room import check_columns, numbered
-from jacobia._program.columns.slots import UNEVEN, Parts, Slots, nothing, tight, values
+from jacobia._program.columns.slots import UNEVEN, Parts, Slots, nothing, values
 from jacobia._program.moves import MOVES
 
 

@@ -42,7 +42,12 @@ def as_slots(tape: Tape, t: Slots | Parts, n: int) -> Slots:
 
 
 def columns_of(row: np.ndarray, col: np.ndarray, count: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Entries sorted by row as columns: the slot of each entry, and the columns (K, count)."""
+    """Entries sorted by row as columns: the slot of each entry, and the columns (K, count).
+
+    >>> slot, cols = columns_of(np.array([0, 0, 2]), np.array([1, 4, 3]), 3, 5)
+    >>> slot.tolist(), cols.tolist()
+    ([0, 1, 0], [[1, 5, 3], [4, 5, 5]])
+    """
     slot = np.arange(len(row)) - np.searchsorted(row, row)
     width = int(slot.max(initial=-1)) + 1
     check_columns(width, (count,))

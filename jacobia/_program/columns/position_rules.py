@@ -12,9 +12,10 @@ import numpy as np
 
 from jacobia._program.columns.apply import apply, blocked, is_tangent, out_of, tangents
 from jacobia._program.columns.elements import negative
+from jacobia._program.columns.merging import tight, union, union_along
 from jacobia._program.columns.parts import as_slots, columns_of, parts_of, relabelled
 from jacobia._program.columns.room import check_columns, numbered
-from jacobia._program.columns.slots import UNEVEN, Parts, Slots, aligned, nothing, tight, union, union_along, values
+from jacobia._program.columns.slots import UNEVEN, Parts, Slots, aligned, nothing, values
 from jacobia._program.positions import Places, dynamic_places, gather_places, scatter_places
 
 

@@ -11,24 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._program.columns.apply import NotLinear, apply, blocked, is_tangent, out_of, tangents
+from jacobia._program.columns.merging import FEW, distinct, merge, repeats, tight, union_along, unused
 from jacobia._program.columns.parts import as_slots, relabelled
 from jacobia._program.columns.room import check_columns, numbered
-from jacobia._program.columns.slots import (
-    FEW,
-    Parts,
-    Slots,
-    added,
-    aligned,
-    distinct,
-    merge,
-    nothing,
-    repeats,
-    select,
-    tight,
-    union_along,
-    unused,
-    values,
-)
+from jacobia._program.columns.slots import Parts, Slots, added, aligned, nothing, select, values
 from jacobia._program.columns.tape import APART, Last
 
 # A known factor with at most this share of nonzeros is taken as its nonzeros.

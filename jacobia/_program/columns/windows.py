@@ -12,9 +12,10 @@ import numpy as np
 from jax import lax
 
 from jacobia._program.columns.apply import apply, blocked, is_tangent, out_of, tangents
+from jacobia._program.columns.merging import FEW, union_along
 from jacobia._program.columns.parts import as_slots
 from jacobia._program.columns.room import check_columns, numbered
-from jacobia._program.columns.slots import FEW, Slots, aligned, nothing, sum_of, union_along, values
+from jacobia._program.columns.slots import Slots, aligned, nothing, sum_of, values
 
 
 def _geometry(
