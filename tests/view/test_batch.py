@@ -669,6 +669,17 @@ def test_a_row_of_every_sample_inside_jit_costs_one_row():
     assert flops(lambda x: jacobian(f, batch_axis=0)(x)[..., 3]) < everything / 20
 
 
+def test_traced_rows_of_few_samples_where_some_rows_are_known():
+    x = RNG.normal(size=(40, 4)).astype(np.float32)
+    dense = np.stack([(1 - np.tanh(W @ row) ** 2)[:, None] * W for row in x])
+    J = jacobian(layer, batch_axis=0)(x)
+    J[:, 1]
+    row, entry = jax.jit(lambda i: J[2, i]), jax.jit(lambda b, i: J[b, i])
+    for i in (1, 3):
+        assert_close(row(i), dense[2, i])
+        assert_close(entry(7, i), dense[7, i])
+
+
 def test_views_leave_and_enter_jit(J, H):
     for make, view, dense in ((jacobian(layer, batch_axis=0), J, DENSE), (hessian(energy, batch_axis=0), H, HESSIANS)):
         K = jax.jit(make)(X)
