@@ -76,7 +76,10 @@ def whole(origin: Linearized, index: int) -> WholeKernel | None:
     """
     blue = origin.blue
     known = blue.found.get("whole", index, _UNKNOWN)
-    if known is None or (known is not _UNKNOWN and known.fits(origin.consts)):
+    if known is None:
+        return None
+    origin.check_alive()  # arrays that f closes over are compared, and walked with
+    if known is not _UNKNOWN and known.fits(origin.consts):
         return known
     made = None
     if blue.mode in _WAYS or _may_pay(origin, index):

@@ -276,3 +276,11 @@ def test_a_dense_network_goes_on_by_seeds():
         return x
 
     assert jacobian(network)(X).plan.way in ("rows", "columns")
+
+
+def test_an_array_that_f_closes_over_and_that_is_gone_is_named():
+    w = jnp.linspace(1, 2, 3000)
+    J = jacobian(lambda x: w * (jnp.roll(x, 1) - x) * jnp.sin(x) * jnp.cos(x))(jnp.ones(3000))
+    w.delete()
+    with pytest.raises(ValueError, match="an array that f closes over has been deleted"):
+        J[...]
