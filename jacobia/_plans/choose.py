@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from jacobia._errors import MaterializationError
-from jacobia._plans.lines import Lines, lines, lines_of_all
+from jacobia._plans.lines import lines, lines_of_all
 from jacobia._plans.mirror import reflected, store_of
 from jacobia._plans.pairs import pairs
 from jacobia._plans.plan import Plan, known
@@ -68,15 +68,22 @@ def _missing(origin: Linearized, request: Request) -> Request | None:
 
 def there_is_room(plans: Iterator[Plan]) -> tuple[list[Plan], str]:
     """Some plans, the one that would run first of all, and why none would, if so."""
-    found, refused = list(plans), ""
+    found = list(plans)
+    refused = []
     for k, plan in enumerate(found):
-        try:
-            plan.check()
-        except MaterializationError as error:
-            refused = refused or str(error)
-        else:
+        error = _refusal(plan)
+        if error is None:
             return [plan, *found[:k], *found[k + 1 :]], ""
-    return found, refused
+        refused.append(error)
+    return found, str(refused[0])
+
+
+def _refusal(plan: Plan) -> MaterializationError | None:
+    try:
+        plan.check()
+    except MaterializationError as error:
+        return error
+    return None
 
 
 def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator[Plan]]) -> tuple[Plan, list[Answer]]:
@@ -87,16 +94,13 @@ def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator
     """
 
     def work() -> tuple[Plan, list[Answer]]:
-        refused: MaterializationError | None = None
+        refused = []
         for plan in plans():
-            try:
-                plan.check()
-            except MaterializationError as error:
-                refused = refused or error
-            else:
+            error = _refusal(plan)
+            if error is None:
                 return plan, plan.run()  # what f raises is no reason to try another one
-        assert refused is not None
-        raise refused
+            refused.append(error)
+        raise refused[0]
 
     return by_what_exists(origin, [origin.blue.blocks[k] for k in indices], work)
 
@@ -163,8 +167,4 @@ def compute_together(origin: Linearized, requests: Sequence[Request]) -> list[An
 def _run_together(
     origin: Linearized, missing: Sequence[Request], asked: Sequence[Request], images: frozenset[int]
 ) -> list[Answer]:
-    def several() -> Iterator[Lines]:
-        return lines_of_all(origin, missing, asked, images)
-
-    origin.check_alive()
-    return run(origin, [r.block for r in missing], several)[1]
+    return run(origin, [r.block for r in missing], lambda: lines_of_all(origin, missing, asked, images))[1]

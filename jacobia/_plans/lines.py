@@ -40,12 +40,12 @@ def lines(origin: Linearized, missing: Request, asked: Request) -> "Iterator[Lin
 
 
 def lines_of_all(
-    origin: Linearized, missing: Sequence[Request], asked: Sequence[Request], reflected: frozenset[int] | None = None
+    origin: Linearized, missing: Sequence[Request], asked: Sequence[Request], reflected: frozenset[int]
 ) -> "Iterator[Lines]":
     """The same for several blocks at once.
 
     Args:
-      reflected: blocks that are wanted whole besides, as transposes of missing ones. None: no transposes are made.
+      reflected: blocks that are wanted whole besides, as transposes of missing ones.
     """
     ways = choose_ways(origin, missing, asked)
     outline = Outline(ways[0], 0, 0, "")
@@ -64,7 +64,7 @@ class Lines(Plan):
 
     missing: tuple[Request, ...]
     ways: tuple[str, ...]
-    reflected: frozenset[int] | None = frozenset()
+    reflected: frozenset[int] = frozenset()
 
     def by_way(self, way: str) -> "Lines":
         """The same lines the other way, where there is no room for these."""
@@ -101,7 +101,7 @@ class Lines(Plan):
         self, request: Request, way: str, todo: "_Todo", place: "_Place", sweeps: Sequence[Sweep], out: Sequence
     ) -> Answer:
         blue, (target, lines) = self.origin.blue, todo
-        numbers = target.rows if lines == "rows" else target.columns
+        numbers = target.lines(lines)
         turned = lines != way if numbers is not None else target.block != request.block
         count = most_of(blue.blocks[request.block], way) if numbers is None else len(numbers)
         run = sweeps[place.sweep].width or count
@@ -112,14 +112,14 @@ class Lines(Plan):
     def _images(self, setting: "_Setting") -> dict[int, Image]:
         # Whole blocks that are wanted and are transposes of what is computed, by their numbers.
         blue = self.origin.blue
-        if self.reflected is None or not blue.symmetric:
+        if not blue.symmetric:
             return {}
         wanted = self.reflected | {r.block for r in self.missing if r.asks == "all"}
         computed = {t.request.block for t in setting.todo}
         images = {}
         for (request, way), place in zip(setting.todo, setting.places, strict=True):
             image = blue.mirrors[request.block]
-            if image in wanted - computed and (request.rows if way == "rows" else request.columns) is None:
+            if image in wanted - computed and request.lines(way) is None:
                 images[image] = Image(*place, *flip_form(blue, blue.spaces.lead, request.block))
         return images
 
@@ -209,12 +209,12 @@ def _setting(origin: Linearized, missing: Sequence[Request], ways: Sequence[str]
     blocks = [origin.blue.blocks[t.request.block] for t in todo]
     groups: dict[Any, list[int]] = {}
     for k, (block, (request, way)) in enumerate(zip(blocks, todo, strict=True)):
-        seeded, numbers = (block.outs, request.rows) if way == "rows" else (block.ins, request.columns)
+        seeded, numbers = block.outs if way == "rows" else block.ins, request.lines(way)
         by = origin.blue.by(way, block.outs, block.ins)
         groups.setdefault((way, by, seeded, key_of(numbers)), []).append(k)
     sweeps, ids, places = [], [], {}
     for (way, *_), members in groups.items():
-        numbers = todo[members[0]].request.rows if way == "rows" else todo[members[0]].request.columns
+        numbers = todo[members[0]].request.lines(way)
         outs = tuple(dict.fromkeys(i for k in members for i in blocks[k].outs))
         ins = tuple(dict.fromkeys(j for k in members for j in blocks[k].ins))
         sweep = sized(origin, way, outs, ins, numbers)

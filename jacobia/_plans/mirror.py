@@ -5,7 +5,6 @@ Knows stores and the numbers of blocks. Chooses nothing.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +58,6 @@ def reflected(blue: Blueprint, request: Request, among: Sequence[Request]) -> Re
         return None
     image = blue.mirrors[request.block]
     return next((r for r in among if r.block == image and r.asks == "all"), None)
-
-
-def flipped(origin: Linearized, index: int, full: Any) -> jax.Array:
-    """The whole mirror image of a block."""
-    return _flip(full, *flip_form(origin.blue, origin.lead, index))
 
 
 def flip_form(blue: Blueprint, lead: tuple[int, ...], index: int) -> tuple:

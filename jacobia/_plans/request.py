@@ -28,6 +28,10 @@ class Request(NamedTuple):
             return "all" if self.columns is None else "columns"
         return "rows" if self.columns is None else "block"
 
+    def lines(self, way: str) -> Any:
+        """The numbers of its "rows" or of its "columns"."""
+        return self.rows if way == "rows" else self.columns
+
 
 class Count(NamedTuple):
     """What a kernel call adds to the counters of a view."""

@@ -68,7 +68,7 @@ def _plan(origin: Linearized, request: Request, remembers: bool) -> "Samples":
 def _by_way(origin: Linearized, request: Request, way: str, remembers: bool) -> "Samples":
     target, lines = mirrored(origin.blue, request, way)
     block = origin.blue.blocks[target.block]
-    numbers, most = target.rows if lines == "rows" else target.columns, most_of(block, lines)
+    numbers, most = target.lines(lines), most_of(block, lines)
     samples = request.samples
     if remembers:
         store = origin.stores.get(target.block)
