@@ -9,6 +9,7 @@ import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import cube
 
 from jacobia import hessian
 
@@ -109,17 +110,6 @@ def many_outputs(params, x):
 
 def bilinear(x, y):
     return x[0] * jnp.sum(y**2) * x[1]
-
-
-@jax.custom_jvp
-def cube(x):
-    return x**3
-
-
-@cube.defjvp
-def _(primals, tangents):
-    (x,), (t,) = primals, tangents
-    return cube(x), 3 * x**2 * t
 
 
 def with_custom_jvp(x):

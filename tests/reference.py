@@ -1,9 +1,11 @@
-"""References that share nothing with the library: central differences, comparison of trees.
+"""References that share nothing with the library: central differences, comparison of trees; what views have done.
 
 Shapes: y.shape + x.shape for every block.
 """
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -199,3 +201,36 @@ def assert_helpful(caught, *words):
     assert re.search(r"\w+\(.*\).*: expected .+, got .+\. \S", message, re.DOTALL | re.IGNORECASE), message
     for word in words:
         assert word in message, (word, message)
+
+
+NOTHING = (0, 0, 0, 0, 0, 0)
+
+
+def work(view):
+    """What a view has done; `NOTHING` where it has not been read."""
+    s = view.stats
+    return s.rows_computed, s.columns_computed, s.pullbacks, s.pushforwards, s.seeds_run, s.kernel_calls
+
+
+def passes(view):
+    return view.stats.pullbacks + view.stats.pushforwards
+
+
+def scattered(view):
+    """The nonzeros of a view as a dense matrix."""
+    data, rows, cols = view.nonzeros()
+    out = np.zeros(view.matrix.shape, np.float32)
+    out[..., rows, cols] = data
+    return out
+
+
+def in_threads(work_of):
+    """What `work_of(k)` gives in eight threads that start at once."""
+    start = threading.Barrier(8)
+
+    def run(k):
+        start.wait(timeout=30)
+        return work_of(k)
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(run, range(8)))

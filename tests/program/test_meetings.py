@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from reference import views
+from reference import scattered, views
 
 from jacobia import hessian, jacobian, sparsity_pattern
 
@@ -29,13 +29,6 @@ def solved(x):
 
 def pooled(x):
     return jnp.sum(lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "SAME") ** 2)
-
-
-def scattered(view):
-    data, rows, cols = view.nonzeros()
-    out = np.zeros(view.matrix.shape, np.float32)
-    out[..., rows, cols] = data
-    return out
 
 
 def check(made, expected):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from reference import views
+from reference import scattered, views
 
 from jacobia import coloring, hessian, jacobian, sparsity_pattern
 
@@ -80,13 +80,6 @@ PROGRAMS = {
         "a carry of no elements": lambda k, x: of_steps(k, lambda c, d: ((2 * c, jnp.sin(d)), c), x[:0], x),
     }.items()
 }  # fmt: skip
-
-
-def scattered(view):
-    data, rows, cols = view.nonzeros()
-    out = np.zeros(view.matrix.shape, np.float32)
-    out[..., rows, cols] = data
-    return out
 
 
 def check(made, expected):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cases import CASES as JACOBIANS
 from hessian_cases import CASES as HESSIANS
-from reference import assert_close, dense, is_block, is_view, views
+from reference import assert_close, dense, is_block, is_view, passes, views
 from sample_cases import CASES as SAMPLES
 from sample_cases import HESSIAN_CASES as SAMPLE_HESSIANS
 
@@ -64,10 +64,6 @@ def with_array_like(tree, reference):
 
 def read_at(case, dtype=np.float64, **options):
     return case.make(**options)(*case.args_as(dtype), **case.kwargs)
-
-
-def passes(view):
-    return view.stats.pullbacks + view.stats.pushforwards
 
 
 def lead_of(case):

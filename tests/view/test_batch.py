@@ -6,8 +6,6 @@ Shapes: (B,) + y.shape without the batch axis + x.shape without it; B = 3 sample
 import copy
 import pickle
 import re
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import jax
@@ -15,7 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.sparse import BCOO
-from reference import assert_close, assert_helpful, blocks_of_samples, central_differences, is_block, views
+from reference import (
+    NOTHING,
+    assert_close,
+    assert_helpful,
+    blocks_of_samples,
+    central_differences,
+    in_threads,
+    is_block,
+    passes,
+    views,
+    work,
+)
 from sample_cases import (
     CASES,
     IMAGES,
@@ -51,16 +60,6 @@ from jacobia import BatchMixingError, Hessian, Jacobian, hessian, jacobian
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 DENSE = np.stack([(1 - np.tanh(W @ x.astype(np.float64)) ** 2)[:, None] * W for x in X])
-NOTHING = (0,) * 6
-
-
-def work(view):
-    s = view.stats
-    return s.rows_computed, s.columns_computed, s.pullbacks, s.pushforwards, s.seeds_run, s.kernel_calls
-
-
-def passes(view):
-    return view.stats.pullbacks + view.stats.pushforwards
 
 
 @pytest.fixture
@@ -1100,17 +1099,6 @@ def test_numpy_input_may_change_after_the_view_was_made():
     x[...] = 100
     assert_close(J[...], DENSE)
     assert_close(H[...], HESSIANS)
-
-
-def in_threads(work_of):
-    start = threading.Barrier(8)
-
-    def run(k):
-        start.wait(timeout=30)
-        return work_of(k)
-
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(run, range(8)))
 
 
 THREAD_KEYS = [..., 0, (slice(None), 1), (..., 2), (1, 2), ([2, 0], 3), (slice(0, 2), slice(1, 3)), -1]

@@ -20,10 +20,6 @@ REFUSALS = (TypeError, ValueError, RuntimeError)
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
-def passes(view):
-    return view.stats.pullbacks + view.stats.pushforwards
-
-
 # The counters of these tests
 
 

@@ -6,8 +6,6 @@ Shapes: y.shape + x.shape + x.shape for every block; the batch axis is tested in
 import copy
 import pickle
 import re
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +42,19 @@ from hessian_cases import (
     with_rules_that_call_it_again,
 )
 from jax.flatten_util import ravel_pytree
-from reference import assert_close, assert_helpful, central_differences, dense, is_block, second_differences, views
+from reference import (
+    NOTHING,
+    assert_close,
+    assert_helpful,
+    central_differences,
+    dense,
+    in_threads,
+    is_block,
+    passes,
+    second_differences,
+    views,
+    work,
+)
 
 import jacobia
 from jacobia import Hessian, Jacobian, hessian, jacobian
@@ -56,18 +66,6 @@ SCALAR += ("cond", "holomorphic", "keywords", "rules that call it again", "linea
 RULED = ("custom_jvp", "custom_vjp", "rules that call it again")  # they need not be symmetric
 scalar_cases = pytest.mark.parametrize("case", [case for case in CASES if case.name in SCALAR], ids=str)
 DENSE = energy_hessian(X)
-
-
-def passes(view):
-    return view.stats.pullbacks + view.stats.pushforwards
-
-
-def work(view):
-    s = view.stats
-    return s.rows_computed, s.columns_computed, s.pullbacks, s.pushforwards, s.seeds_run, s.kernel_calls
-
-
-NOTHING = (0,) * 6
 
 
 @pytest.fixture
@@ -1194,17 +1192,6 @@ def test_a_view_of_a_holomorphic_function_that_conjugates_raises():
 
 
 # Threads, and caches; last, since these tests empty the kernel cache that the others share
-
-
-def in_threads(work_of):
-    start = threading.Barrier(8)
-
-    def run(k):
-        start.wait(timeout=30)
-        return work_of(k)
-
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(run, range(8)))
 
 
 THREAD_KEYS = [..., 0, -1, slice(1, 3), (slice(None), 2), (2, 1), [3, 0, 3], (slice(0, 2), slice(1, 3))]

@@ -13,7 +13,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 from cases import CASES, MODEL, PARAMS, is_float, network
 from jax.experimental.sparse import BCOO, BCSR
-from reference import assert_close, central_differences, dense, is_block, is_view, views
+from reference import assert_close, central_differences, dense, is_block, is_view, passes, views
 
 import jacobia
 from jacobia import Jacobian, jacobian
@@ -33,10 +33,6 @@ DENSE = (1 - np.tanh(W @ X.astype(np.float64)) ** 2)[:, None] * W
 @pytest.fixture
 def J():
     return jacobian(layer)(X)
-
-
-def passes(view):
-    return view.stats.pullbacks + view.stats.pushforwards
 
 
 # Metadata
