@@ -31,6 +31,7 @@ def accumulated(origin: Linearized, index: int) -> WholeKernel | None:
 def _accumulated(origin: Linearized, index: int) -> WholeKernel:
     block, walk = origin.blue.blocks[index], walk_of(origin, quiet=True)
     it = nonzeros_in(walk, origin, index)
+    it.check()
     shape, pattern = block.row_shape + block.column_shape, it.pattern
     full, more = pattern.nnz == math.prod(shape), []
     if not full:

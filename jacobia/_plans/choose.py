@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from jacobia._errors import MaterializationError
+from jacobia._plans.colors import by_colors, pattern_of
+from jacobia._plans.diagonal import diagonals
 from jacobia._plans.lines import lines, lines_of_all
 from jacobia._plans.mirror import reflected, store_of
+from jacobia._plans.nonzeros import accumulated
+from jacobia._plans.of_all import of_all
 from jacobia._plans.pairs import pairs
 from jacobia._plans.plan import Plan, known
 from jacobia._plans.recall import nonzeros_known, recall
@@ -20,10 +24,20 @@ from jacobia._plans.take import note, put
 from jacobia._plans.whole import at_once
 from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
+from jacobia._store.lines import alive
 
 
 def plans(origin: Linearized, request: Request) -> Iterator[Plan]:
     """What could be done for one block, of which something may be remembered."""
+    return _PLANS[request.kind](origin, request)
+
+
+def plans_in_trace(origin: Linearized, request: Request) -> Iterator[Plan]:
+    """The same as part of a trace, where nothing is remembered and numbers may be traced."""
+    return (_lines_in_trace if request.kind == "lines" else _PLANS[request.kind])(origin, request)
+
+
+def _lines(origin: Linearized, request: Request) -> Iterator[Plan]:
     few = few_samples(origin, request)
     if few is not None:
         yield few
@@ -40,8 +54,7 @@ def plans(origin: Linearized, request: Request) -> Iterator[Plan]:
     yield from _computing(origin, missing, request)
 
 
-def plans_in_trace(origin: Linearized, request: Request) -> Iterator[Plan]:
-    """The same as part of a trace, where nothing is remembered and numbers may be traced."""
+def _lines_in_trace(origin: Linearized, request: Request) -> Iterator[Plan]:
     few = few_samples(origin, request, remembers=False)
     if few is not None:
         yield few
@@ -53,6 +66,24 @@ def _computing(origin: Linearized, missing: Request, asked: Request) -> Iterator
     if missing.asks == "all":
         yield from at_once(origin, missing)
     yield from lines(origin, missing, asked)
+
+
+def _nonzeros(origin: Linearized, request: Request) -> Iterator[Plan]:
+    if origin.remembers and alive(store_of(origin, request.block).nonzeros):
+        yield known(origin, request, "all of its nonzeros are known")
+    elif origin.blue.sparsity == "auto":
+        yield from accumulated(origin, request)
+    elif origin.blue.sparsity == "dense":
+        yield of_all(origin, request, 'sparsity="dense"', lambda full: _every_entry(origin, request.block, full))
+    else:
+        yield from by_colors(origin, request)
+
+
+def _every_entry(origin: Linearized, index: int, full: jax.Array) -> Answer:
+    return Answer(index, "nonzeros", pattern_of(origin, index), full.reshape(*origin.lead, -1))
+
+
+_PLANS = {"lines": _lines, "nonzeros": _nonzeros, "diagonal": diagonals}
 
 
 def _missing(origin: Linearized, request: Request) -> Request | None:
@@ -121,7 +152,7 @@ def compute(origin: Linearized, request: Request) -> Answer:
 
 def compute_all(origin: Linearized, index: int) -> jax.Array:
     """All of a block, `(*lead, M, N)`, the same way."""
-    cube, _ = compute(origin, Request(index, None, None)).cube(origin)
+    cube, _ = compute(origin, Request(index)).cube(origin)
     return cube.reshape(origin.lead + origin.blue.counts[index])
 
 

@@ -1,4 +1,4 @@
-"""Compressed Jacobians of a view: a seed for each color, one kernel, and the nonzeros read back out of it.
+"""Nonzeros by compression: a seed for each color, one kernel, and the nonzeros read back out of it.
 
 For patterns and colorings that are given (`sparsity=`): f is run and never walked.
 Knows patterns, colorings and kernels. Knows nothing of keys.
@@ -6,7 +6,8 @@ Shapes: B samples, M outputs, N inputs, nnz entries, C colors.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,16 +18,19 @@ from jax.tree_util import tree_leaves
 
 from jacobia._call.linearize import Point
 from jacobia._compat import Tracer, eval_context
-from jacobia._plans.choose import compute_all
 from jacobia._plans.confirm import confirm, lacks_entry
-from jacobia._plans.mirror import own_image, store_of
+from jacobia._plans.lines import passes_work
+from jacobia._plans.mirror import own_image
 from jacobia._plans.nonzeros import nonzeros_of
+from jacobia._plans.of_all import of_all
+from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.ways import possible
+from jacobia._program.readings.cost import Work
 from jacobia._run import limits as _limits
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.directions import Ways
 from jacobia._run.kernels import Kind
-from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Spaces, Sweep, applied, run_sweep
 from jacobia._space import Space
@@ -34,6 +38,7 @@ from jacobia._sparse.coloring import Coloring, lower_bound
 from jacobia._sparse.partition import coloring
 from jacobia._sparse.pattern import Pattern
 from jacobia._sparse.recovery import read_back, recovery
+from jacobia._words import counted
 
 _BY = {"rows": "pullbacks", "columns": "pushforwards"}
 
@@ -136,79 +141,123 @@ def turned(data: jax.Array, pattern: Pattern) -> tuple[jax.Array, Pattern]:
     return data[..., order], Pattern.tree_unflatten((n, m), (pattern.cols[order], pattern.rows[order]))
 
 
-def compressed(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:
-    """The entries of one block, `(*lead, nnz)`, by one kernel call of C seeds.
+def by_colors(origin: Linearized, request: Request) -> Iterator[Plan]:
+    """How to compute the nonzeros of a block whose pattern or coloring is given.
 
     Raises:
-      ValueError: f has not got a direction that the coloring takes, or the pattern lacks a nonzero.
+      ValueError: f has not got a direction that the coloring takes.
     """
-    given, data = by_what_exists(origin, [origin.blue.blocks[index]], lambda: _computed(origin, index))
-    if origin.remembers and origin.directions(origin.blue.blocks[index]).linear:
-        ways = list(dict.fromkeys(_way(origin.blue, side) for side in _seeds(given)))
-        if not ways:  # nothing was run
-            origin.learn(origin.blue.blocks[index])
-            ways = [way for way in ("columns", "rows") if getattr(_ways(origin, index), way)][:1]
-        confirm(origin, index, given, data, ways)
-    return data, given.pattern
-
-
-def _seeds(given: Coloring) -> dict[str, int]:
-    # How many colors there are of rows and of columns, where there are any.
-    counts = {"rows": given.num_row_colors, "columns": given.num_colors - given.num_row_colors}
-    return {side: count for side, count in counts.items() if count}
-
-
-def _computed(origin: Linearized, index: int) -> tuple[Coloring, jax.Array]:
-    own, ways = coloring_of(origin, index), _ways(origin, index)
-    for side in _seeds(own.coloring):
-        if not getattr(ways, _way(origin.blue, side)):
+    index, blue, ways = request.block, origin.blue, _ways(origin, request.block)
+    own = coloring_of(origin, index)
+    given = own.coloring
+    counts = {side: count for side, count in _counts(given).items() if count}
+    for side in counts:
+        if not getattr(ways, _way(blue, side)):
             raise _refused(origin, index, side)
-    if not origin.directions(origin.blue.blocks[index]).linear:
-        return own.coloring, _by_rows(origin, index, own.coloring.pattern)
-    return own.coloring, _run(origin, index, own)
+    if not origin.directions(blue.blocks[index]).linear:
+        why = "a sum of rows has no pullback"
+        yield of_all(origin, request, why, lambda full: _read_off(origin, index, given, full))
+        return
+    told = " and ".join(f"{count} colors of {side}" for side, count in counts.items())
+    why = f"{told} hold all {counted(given.pattern.nnz, 'entries')}" if counts else "there is nothing in it"
+    outline = Outline(" and ".join(counts) or "none", given.num_colors, 0, why)
+    yield Colors(origin, request, outline, own, counts)
 
 
-def _by_rows(origin: Linearized, index: int, pattern: Pattern) -> jax.Array:
+def _counts(given: Coloring) -> dict[str, int]:
+    # How many colors there are of rows and of columns.
+    return {"rows": given.num_row_colors, "columns": given.num_colors - given.num_row_colors}
+
+
+def _read_off(origin: Linearized, index: int, given: Coloring, full: Any) -> Answer:
     # A pullback that is not linear gives no sum of rows for a sum of seeds: rows are read one by one.
-    matrix = compute_all(origin, index)
+    pattern = given.pattern
     if origin.remembers:
-        rest = np.array(matrix)
+        rest = np.array(full)
         rest[..., pattern.rows, pattern.cols] = 0
         for *_, i, j in np.argwhere(rest != 0)[:1]:
             raise ValueError(lacks_entry(origin, i, j, f"row {i} has it"))
-    return matrix[..., pattern.rows, pattern.cols]
+    return Answer(index, "nonzeros", pattern, full[..., pattern.rows, pattern.cols])
 
 
-def _run(origin: Linearized, index: int, own: Colored) -> jax.Array:
-    blue, block, given = origin.blue, origin.blue.blocks[index], own.coloring
-    counts = _seeds(given)
-    size = origin.lead + (given.pattern.nnz,)
-    nbytes = math.prod(size) * block.dtype.itemsize
-    _limits.check_result(
-        f"J.nonzeros() of shape {size}", nbytes, origin.limit(nbytes), "Use J.mv and J.vm, or raise memory_limit."
-    )
-    if not counts or 0 in size:
-        return origin.empty(size, block.dtype)
-    chunks = {side: _chunk(origin, block, side, count) for side, count in counts.items()}
-    spaces = blue.spaces
-    directions = {side: blue.by(_way(blue, side), block.outs, block.ins) for side in counts}
+@dataclass(frozen=True, eq=False)
+class Colors(Plan):
+    """All nonzeros of a block by one kernel call of C seeds: each a sum of lines that share no entry."""
 
-    def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
-        row_colors, column_colors, where = arrays
-        point, parts = blue.point(consts, leaves), []
-        for side, count in counts.items():
-            colors = row_colors if side == "rows" else column_colors
-            way, by = _way(blue, side), directions[side]
-            parts.append(_side(point, spaces, block, way, by, colors, count, chunks[side]))
-        return read_back(parts, where)
+    own: Colored
+    seeds: dict[str, int]  # how many, of "rows" and of "columns"
 
-    counted, by = tuple(counts.items()), tuple(directions.values())
-    name = Kind("compressed", blue.positions, spaces, block, counted, by, tuple(chunks.values()))
-    data = origin.run_with((name,), body, own.arrays)
-    store = store_of(origin, index)
-    for k, (side, count) in enumerate(counts.items()):
-        store.count("rows", origin.by(_way(blue, side), block), 0, count, count, calls=int(k == 0))
-    return data
+    @property
+    def _block(self) -> Block:
+        return self.origin.blue.blocks[self.request.block]
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self.origin.lead + (self.own.coloring.pattern.nnz,)
+
+    def check(self) -> None:
+        nbytes = math.prod(self._shape) * self._block.dtype.itemsize
+        limit = self.origin.limit(nbytes)
+        what = f"J.nonzeros() of shape {self._shape}"
+        _limits.check_result(what, nbytes, limit, "Use J.mv and J.vm, or raise memory_limit.")
+
+    def run(self) -> list[Answer]:
+        """What is computed is compared with products, once for a program and a coloring.
+
+        Raises:
+          ValueError: the pattern lacks a nonzero.
+        """
+        origin, index, given = self.origin, self.request.block, self.own.coloring
+        if self.seeds and 0 not in self._shape:
+            data = self._run()
+        else:
+            data = origin.empty(self._shape, self._block.dtype)
+        if origin.remembers:
+            ways = list(dict.fromkeys(_way(origin.blue, side) for side in self.seeds))
+            if not ways:  # nothing was run
+                origin.learn(self._block)
+                ways = [way for way in ("columns", "rows") if getattr(_ways(origin, index), way)][:1]
+            confirm(origin, index, given, data, ways)
+        return [Answer(index, "nonzeros", given.pattern, data, counts=self._counts())]
+
+    def _counts(self) -> tuple[Count, ...]:
+        if 0 in self._shape:
+            return ()
+        sides = enumerate(self.seeds.items())
+        by = [self.origin.by(_way(self.origin.blue, side), self._block) for side in self.seeds]
+        return tuple(Count(self.request.block, "rows", by[k], 0, n, n, calls=int(k == 0)) for k, (_, n) in sides)
+
+    def _run(self) -> jax.Array:
+        blue, block, spaces = self.origin.blue, self._block, self.origin.blue.spaces
+        chunks = {side: _chunk(self.origin, block, side, count) for side, count in self.seeds.items()}
+        directions = {side: blue.by(_way(blue, side), block.outs, block.ins) for side in self.seeds}
+
+        def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
+            row_colors, column_colors, where = arrays
+            point, parts = blue.point(consts, leaves), []
+            for side, count in self.seeds.items():
+                colors = row_colors if side == "rows" else column_colors
+                way, by = _way(blue, side), directions[side]
+                parts.append(_side(point, spaces, block, way, by, colors, count, chunks[side]))
+            return read_back(parts, where)
+
+        what = tuple(self.seeds.items()), tuple(directions.values()), tuple(chunks.values())
+        return self.origin.run_with((Kind("compressed", blue.positions, spaces, block, *what),), body, self.own.arrays)
+
+    def by(self) -> str:
+        if self.origin.blue.symmetric:
+            return "Hessian-vector products"
+        found = {self.origin.by(_way(self.origin.blue, side), self._block) for side in self.seeds}
+        return found.pop() if len(found) == 1 else "passes"
+
+    def work(self) -> Work | None:
+        total = Work(0, 0)
+        for side, count in self.seeds.items():
+            each = passes_work(self.origin, _way(self.origin.blue, side), self._block)
+            if each is None:
+                return None
+            total = total.plus(each[0].times(count)).plus(each[1])
+        return total
 
 
 def _side(

@@ -6,43 +6,39 @@ Knows sweeps, and lines that are known. Knows nothing of keys.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._plans.choose import compute_all
+from jacobia._plans.lines import passes_work
 from jacobia._plans.mirror import store_of
+from jacobia._plans.of_all import of_all
+from jacobia._plans.plan import Outline, Plan, known
+from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.sizes import padded, sized
 from jacobia._plans.take import array_module, as_array, known_cube
 from jacobia._plans.ways import choose, possible
+from jacobia._program.readings.cost import Work
 from jacobia._run.blueprint import Block
-from jacobia._run.missing import by_what_exists
+from jacobia._run.kernels import Taken
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import UNROLLED, Sweep
-from jacobia._store.lines import Store
+from jacobia._store.lines import Store, alive
 
 
-def diagonal(origin: Linearized, index: int, flat: bool) -> jax.Array:
-    """The diagonal of one block; `flat` as a matrix.
+def diagonal_shape(origin: Linearized, index: int, flat: bool) -> tuple[int, ...]:
+    """The shape of the diagonal of one block; `flat` as a matrix.
 
     Returns:
       `(*lead, *x.shape)`, with the shape of f in between for a Hessian; `(*lead, n)` if flat or not square.
+
+    Raises:
+      ValueError: a block that has none.
     """
-    shape = _shape(origin, index, flat)
-    if 0 in shape:
-        return origin.empty(shape, origin.blue.blocks[index].dtype)
-    if not origin.remembers:
-        return _compute(origin, index, None).reshape(shape)
-    with origin.lock:
-        store = store_of(origin, index)
-        if store.diagonal is None or store.diagonal.is_deleted():
-            store.diagonal = _assembled(origin, index, store).reshape(shape)
-        return store.diagonal.reshape(shape)
-
-
-def _shape(origin: Linearized, index: int, flat: bool) -> tuple[int, ...]:
     blue, block = origin.blue, origin.blue.blocks[index]
     rows, columns = block.row_shape, block.column_shape
     square = rows[len(rows) - len(columns) :] == columns  # behind the shape of f, for a Hessian
@@ -71,86 +67,122 @@ def _count(origin: Linearized, index: int) -> int:
     return min(math.prod(block.row_shape), math.prod(block.column_shape))
 
 
-def _assembled(origin: Linearized, index: int, store: Store) -> Any:
-    # What is known of it, and the rest computed.
+def diagonals(origin: Linearized, request: Request) -> Iterator[Plan]:
+    """How to compute the diagonal of a block."""
+    index, blue, block = request.block, origin.blue, origin.blue.blocks[request.block]
+    store = store_of(origin, index) if origin.remembers else None
+    if store is not None and alive(store.diagonal):
+        yield known(origin, request, "it is known")
+        return
+    if blue.program.heads is not None:  # each entry of f has a diagonal of its own
+        why = "of several outputs, rows are computed for all of them together"
+        yield of_all(origin, request, why, lambda full: _of_heads(origin, index, full))
+        return
     n = _count(origin, index)
-    if origin.blue.program.heads is not None:  # each entry of f has a diagonal of its own
-        return _compute(origin, index, None) if store.whole() is None else _of_heads(origin, index, store.whole())
-    missing = np.array([], int) if store.whole() is not None else store.rows.missing(np.arange(n))
-    missing = np.intersect1d(missing, store.columns.missing(missing)) if missing.size else missing
-    if missing.size == n:
-        return _compute(origin, index, None)
-    xp = array_module(store)
-    known = np.setdiff1d(np.arange(n), missing)
-    by_rows = known if store.whole() is not None else np.setdiff1d(known, store.rows.missing(known))
-    parts = []
-    for way, numbers in (("rows", by_rows), ("columns", np.setdiff1d(known, by_rows))):
-        if numbers.size:
-            lines = (numbers, None) if way == "rows" else (None, numbers)
-            cube, held = known_cube(xp, origin, index, *lines)
-            places = [np.arange(len(numbers)) if held.get(w) is not None else numbers for w in ("rows", "columns")]
-            parts.append((numbers, cube[:, places[0], places[1]]))
-    if missing.size:
-        found = xp.asarray(_compute(origin, index, missing))
-        parts.append((missing, found.reshape(math.prod(origin.lead), -1)))
-    if len(parts) == 1:
-        out = parts[0][1]
+    missing = np.arange(n) if store is None else _missing(store, n)
+    part = None if missing.size == n == max(blue.counts[index]) else missing
+    if not missing.size:
+        outline, sweep = Outline("none", 0, 0, "all of it is known"), None
+    elif blue.primal is None or blue.mode == "rev" or blue.mirrors[index] != index or not origin.has_second(block):
+        cost = lambda: blue.relative_cost(block, missing.size, missing.size)  # noqa: E731
+        choice = choose("all", missing.size, missing.size, possible(origin, block), cost)
+        way = "rows" if blue.symmetric else choice.way
+        outline = Outline(way, missing.size, 0, "of each pass one entry is kept")
+        sweep = lambda: sized(origin, way, block.outs, block.ins, part, diagonal=True)  # noqa: E731
     else:
-        order = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
-        out = xp.take(xp.concatenate([values for _, values in parts], axis=1), order, axis=1)
-    return as_array(xp, out, store.arrays()[0])
+        outline = Outline("columns", missing.size, 0, "forward over forward: nothing is transposed")
+        sweep = lambda: _second(origin, index, part)  # noqa: E731
+    yield Diagonal(origin, request, outline, missing, part, sweep)
 
 
-def _of_heads(origin: Linearized, index: int, full: jax.Array) -> jax.Array:
-    block = origin.blue.blocks[index]
-    n = math.prod(block.column_shape)
+def _missing(store: Store, n: int) -> np.ndarray:
+    # Numbers of the entries that are in no line that is known.
+    if store.whole() is not None:
+        return np.array([], int)
+    missing = store.rows.missing(np.arange(n))
+    return np.intersect1d(missing, store.columns.missing(missing)) if missing.size else missing
+
+
+def _of_heads(origin: Linearized, index: int, full: jax.Array) -> Answer:
+    n = math.prod(origin.blue.blocks[index].column_shape)
     square = full.reshape(*origin.lead, -1, n, n)
-    return jnp.diagonal(square, axis1=-2, axis2=-1)
+    return Answer(index, "diagonal", None, jnp.diagonal(square, axis1=-2, axis2=-1).reshape(*origin.lead, -1))
 
 
-def _compute(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.Array:
-    # Entries of the diagonal, `(*lead, n)`, none of which is known; None: all of them.
-    blue, block = origin.blue, origin.blue.blocks[index]
-    if numbers is None and _count(origin, index) < max(math.prod(block.row_shape), math.prod(block.column_shape)):
-        numbers = np.arange(_count(origin, index))  # not square
-    if blue.primal is None or blue.mode == "rev" or blue.mirrors[index] != index or not origin.has_second(block):
-        return _swept(origin, index, numbers)
-    return _second(origin, index, numbers)
-
-
-def _second(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.Array:
+def _second(origin: Linearized, index: int, numbers: np.ndarray | None) -> Sweep:
     # Forward over forward, one second directional derivative for each entry.
     blue, block = origin.blue, origin.blue.blocks[index]
     o = block.outs[0] // len(blue.spaces.inputs)
     like = sized(origin, "columns", block.outs, block.ins, numbers, diagonal=True)
     sweep = like._replace(way="second", read=(o,), dtypes=(block.dtype,), diagonal=False)
-    if (
-        not origin.compiles
-        and sweep.chunk is None
-        and sweep.width is None
-        and math.prod(block.column_shape) <= UNROLLED
-    ):
+    few = not origin.compiles and sweep.chunk is None and sweep.width is None
+    if few and math.prod(block.column_shape) <= UNROLLED:
         sweep = sweep._replace(chunk=1)  # written out one after the other, their intermediates share memory
-    return _run(origin, index, "pushforwards", sweep, numbers)
+    return sweep
 
 
-def _swept(origin: Linearized, index: int, numbers: np.ndarray | None) -> jax.Array:
-    blue, block = origin.blue, origin.blue.blocks[index]
-    if blue.program.heads is not None:
-        return _of_heads(origin, index, compute_all(origin, index))
-    n = _count(origin, index) if numbers is None else len(numbers)
+@dataclass(frozen=True, eq=False)
+class Diagonal(Plan):
+    """Entries of lines that are known, and of each pass through f one entry."""
 
-    def work() -> jax.Array:
-        choice = choose("all", n, n, possible(origin, block), lambda: blue.relative_cost(block, n, n))
-        way = "rows" if blue.symmetric else choice.way
-        sweep = sized(origin, way, block.outs, block.ins, numbers, diagonal=True)
-        return _run(origin, index, origin.by(way, block), sweep, numbers)
+    missing: np.ndarray  # numbers of the entries that are computed
+    part: np.ndarray | None  # the same; None: of a square block all
+    make: Callable[[], Sweep] | None  # None: all of it is known
 
-    return by_what_exists(origin, [block], work)
+    @cached_property
+    def _sweep(self) -> Sweep:
+        assert self.make is not None
+        return self.make()
 
+    def check(self) -> None:
+        assert self.make is None or self._sweep
 
-def _run(origin: Linearized, index: int, by: str, sweep: Sweep, numbers: np.ndarray | None) -> jax.Array:
-    ((out,),) = origin.run((sweep,), [None if numbers is None else padded(numbers, sweep)])
-    seeds = _count(origin, index) if numbers is None else len(numbers)
-    store_of(origin, index).count("rows", by, 0, seeds, seeds if sweep.width is None else sweep.width)
-    return out if numbers is None else out[..., : len(numbers)]
+    def taken(self) -> Taken:
+        return super().taken() if self.missing.size else Taken(0, 0)
+
+    def run(self) -> list[Answer]:
+        index, count = self.request.block, self.missing.size
+        if not count:
+            return [Answer(index, "diagonal", None, self._put_together(None))]
+        ids = None if self.part is None else padded(self.part, self._sweep)
+        ((out,),) = self.origin.run((self._sweep,), [ids])
+        out = out if ids is None else out[..., :count]
+        run = count if self._sweep.width is None else self._sweep.width
+        full = out if count == _count(self.origin, index) else self._put_together(out)
+        return [Answer(index, "diagonal", None, full, counts=(Count(index, "rows", self._pass, 0, count, run),))]
+
+    def _put_together(self, computed: jax.Array | None) -> jax.Array:
+        # With entries of lines that are known.
+        origin, index = self.origin, self.request.block
+        store, lead = store_of(origin, index), math.prod(origin.lead)
+        xp = array_module(store)
+        known = np.setdiff1d(np.arange(_count(origin, index)), self.missing)
+        by_rows = known if store.whole() is not None else np.setdiff1d(known, store.rows.missing(known))
+        parts = [] if computed is None else [(self.missing, xp.asarray(computed).reshape(lead, -1))]
+        for way, own in (("rows", by_rows), ("columns", np.setdiff1d(known, by_rows))):
+            if own.size:
+                lines = (own, None) if way == "rows" else (None, own)
+                cube, held = known_cube(xp, origin, index, *lines)
+                places = [np.arange(len(own)) if held.get(w) is not None else own for w in ("rows", "columns")]
+                parts.append((own, cube[:, places[0], places[1]]))
+        order = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
+        out = xp.take(xp.concatenate([values for _, values in parts], axis=1), order, axis=1)
+        return as_array(xp, out, store.arrays()[0]).reshape(*origin.lead, -1)
+
+    @property
+    def _pass(self) -> str:
+        blue = self.origin.blue
+        if self._sweep.way == "second":
+            return "pushforwards"
+        return self.origin.by(self.outline.way, blue.blocks[self.request.block])
+
+    def by(self) -> str:
+        if self.make is not None and self._sweep.way == "second":
+            return "second directional derivatives"
+        return "Hessian-vector products" if self.origin.blue.symmetric else self._pass
+
+    def work(self) -> Work | None:
+        if self.make is None or self._sweep.way == "second":
+            return None
+        each = passes_work(self.origin, self.outline.way, self.origin.blue.blocks[self.request.block])
+        return each and each[0].times(self.outline.passes).plus(each[1])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jacobia._compat import Tracer
 from jacobia._plans.fitting import fitting
 from jacobia._plans.mirror import flip_form, mirrored
-from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.plan import Outline, PlanOfLines
 from jacobia._plans.recipes import Recipe, Together, recipe_name, worth_remembering
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.sizes import padded, sized
@@ -56,7 +56,7 @@ def lines_of_all(
 
 
 @dataclass(frozen=True, eq=False)
-class Lines(Plan):
+class Lines(PlanOfLines):
     """Seeds through the pullback or the pushforward of f.
 
     `missing` are the lines of each block, `ways` how they are computed. `reflected` as for `lines_of_all`.
@@ -106,8 +106,8 @@ class Lines(Plan):
         count = most_of(blue.blocks[request.block], way) if numbers is None else len(numbers)
         run = sweeps[place.sweep].width or count
         by = self.origin.by(lines, blue.blocks[target.block])
-        counted = Count(request.block, way, by, count, count, run)
-        return Answer(target.block, lines, numbers, out[place.sweep][place.answer], turned, None, counted)
+        made = Count(request.block, way, by, count, count, run)
+        return Answer(target.block, lines, numbers, out[place.sweep][place.answer], turned, None, (made,))
 
     def _images(self, setting: "_Setting") -> dict[int, Image]:
         # Whole blocks that are wanted and are transposes of what is computed, by their numbers.
@@ -134,10 +134,9 @@ class Lines(Plan):
         need = 2 * _nbytes(origin, request.block) if every else 0 if one else count * origin.blue.per_seed
         if not worth_remembering(origin, need):
             return
-        assert answer.counted is not None
         name = recipe_name(origin, request.block, "all" if request.asks == "all" else way, width)
         turned = answer.turned and not every
-        recipe = Recipe(way, width, count, answer.block, answer.way, turned, answer.counted.by, sweeps, place,
+        recipe = Recipe(way, width, count, answer.block, answer.way, turned, answer.counts[0].by, sweeps, place,
                         tuple(answer.array.shape), None, origin.fused(sweeps))  # fmt: skip
         origin.blue.found.put("recipe", name, recipe)
 
@@ -147,7 +146,7 @@ class Lines(Plan):
         origin = self.origin
         if not worth_remembering(origin, 2 * sum(_nbytes(origin, r.block) for r in self.missing)):
             return
-        parts = tuple((a.block, *place, a.counted) for a, place in zip(answers, setting.places, strict=True))
+        parts = tuple((a.block, *place, a.counts) for a, place in zip(answers, setting.places, strict=True))
         recipe = Together(*origin.fused(sweeps, tuple(images.values())), tuple(setting.ids), parts, tuple(images))
         name = frozenset((*(a.block for a in answers), *images)), origin.stacks
         origin.blue.found.put("recipe", name, recipe)

@@ -1,23 +1,28 @@
-"""The nonzeros of a block: its pattern, found once for a program, and a kernel that computes all of them.
+"""The nonzeros of a block: its pattern, found once for a program, and the plan that computes all of them.
 
 The linear program, or its transpose, is walked (`program.accumulate`), and its entries are put in order.
 Knows walks, and the numbers of outputs and inputs. Knows nothing of keys, nor of what is remembered.
 Shapes: B samples, M outputs, N inputs, nnz entries.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._call.linearize import Point
+from jacobia._call.linearize import Point, inputs_of
 from jacobia._compat import Tracer, eval_context
 from jacobia._plans.mirror import own_image
+from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.walking import Memory, Programs, narrowest
 from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.fingerprint import Identity
+from jacobia._program.readings.cost import Work, work
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.directions import Directions
 from jacobia._run.missing import by_what_exists, check_linear, refused
@@ -50,9 +55,16 @@ class Nonzeros:
         with eval_context():
             return [jax.device_put(a) for a in made]
 
+    def check(self) -> None:
+        """Before entries are computed.
+
+        Raises:
+          MaterializationError: there is no room for an intermediate with its derivatives.
+        """
+        self._memory.check(self._entries.largest)
+
     def data(self, consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
         """The entries in the order of the pattern, `(nnz,)`, or `(B, nnz)`."""
-        self._memory.check(self._entries.largest)
         inputs = [*consts, *leaves]
         if self._source is None:
             return self._entries.values(inputs, arrays).reshape(self._shape)
@@ -220,12 +232,40 @@ def nonzeros_in(walk: WalkedProgram, origin: Linearized, index: int) -> Nonzeros
     return walk.of(block.outs, block.ins, own_image(blue, index))
 
 
-def nonzeros(origin: Linearized, index: int) -> tuple[jax.Array, Pattern]:
-    """The entries of one block that can be nonzero, `(*lead, nnz)`, by one kernel call."""
-    it, dtype = nonzeros_of(origin, index), origin.blue.blocks[index].dtype
-    bare = origin.blue.program.jaxpr is None  # a program that Python runs has been walked at its point
+def accumulated(origin: Linearized, request: Request) -> "Iterator[Accumulated]":
+    """How to compute the nonzeros of a block by the walk of its program."""
+    found = nonzeros_of(origin, request.block)
+    outline = Outline("nonzeros", 0, min(found.pattern.shape), "all entries are accumulated at once")
+    yield Accumulated(origin, request, outline, found)
 
-    def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
-        return it.data(*(((), ()) if bare else (consts, leaves)), arrays).astype(dtype)
 
-    return origin.run_with(("nonzeros", Identity(it)), body, it.arrays), it.pattern
+@dataclass(frozen=True, eq=False)
+class Accumulated(Plan):
+    """All nonzeros of a block by one kernel without seeds."""
+
+    nonzeros: Nonzeros
+
+    def check(self) -> None:
+        self.nonzeros.check()
+
+    def run(self) -> list[Answer]:
+        index, found = self.request.block, self.nonzeros
+        data = self.origin.run_with(("nonzeros", Identity(found)), self._body, found.arrays)
+        return [Answer(index, "nonzeros", found.pattern, data, counts=(Count(index, "rows", "pullbacks", 0, 0, 0),))]
+
+    @property
+    def _body(self) -> Callable:
+        found, dtype = self.nonzeros, self.origin.blue.blocks[self.request.block].dtype
+        bare = self.origin.blue.program.jaxpr is None  # a program that Python runs has been walked at its point
+
+        def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
+            return found.data(*(((), ()) if bare else (consts, leaves)), arrays).astype(dtype)
+
+        return body
+
+    def work(self) -> Work | None:
+        if self.origin.blue.program.jaxpr is None:
+            return None
+        args, skip = inputs_of(self.origin.blue.program), len(self.origin.consts)
+        program = jax.make_jaxpr(self._body)(args[:skip], args[skip:], self.nonzeros.arrays).jaxpr
+        return work(program, len(program.invars)).times(math.prod(self.origin.batch))

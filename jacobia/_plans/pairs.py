@@ -3,6 +3,7 @@
 Knows numbers of rows and columns, and which of them are known. Knows no kernel.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from jacobia._plans.lines import Lines, passes_work
 from jacobia._plans.mirror import own_image, store_of
-from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.plan import Outline, Plan, PlanOfLines
 from jacobia._plans.request import Answer, Request
 from jacobia._plans.take import entries_of
 from jacobia._plans.ways import possible
@@ -52,7 +53,7 @@ def pairs(origin: Linearized, request: Request, missing: Request) -> "Iterator[P
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs(Plan):
+class Pairs(PlanOfLines):
     """Rows and then columns, by a kernel call each."""
 
     parts: tuple[Lines, ...]
@@ -66,6 +67,9 @@ class Pairs(Plan):
     def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
         ids = what.ids["rows"], what.ids["columns"]
         return self.origin.placed(entries_of(self.origin, self.request.block, *ids))
+
+    def elements(self, what: Asked, order: Sequence[str], natural: bool, held: int) -> int:
+        return 2 * math.prod(what.choice.shape)
 
     def by(self) -> str:
         return "passes"

@@ -1,4 +1,4 @@
-"""What a plan is: one way to compute what is missing of a block. The same object is run, explained and measured.
+"""What a plan is: one way to compute what is asked for of a block. The same object is run, explained and measured.
 
 Knows of no way in particular, and remembers nothing.
 """
@@ -10,9 +10,11 @@ from typing import NamedTuple, Self
 
 import jax
 
+from jacobia._plans.mirror import store_of
 from jacobia._plans.request import Answer, Request
-from jacobia._plans.take import array_module, as_array, known_cube
+from jacobia._plans.take import array_module, as_array, elements_at_once, known_cube
 from jacobia._program.readings.cost import Work
+from jacobia._run.kernels import Taken, analysed
 from jacobia._run.point import Linearized
 from jacobia._store.gather import gather
 from jacobia._store.keys import Asked
@@ -41,7 +43,7 @@ class Considered(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan(ABC):
-    """One way to compute what is missing of a block."""
+    """One way to compute what is asked for of a block."""
 
     origin: Linearized
     request: Request
@@ -49,7 +51,7 @@ class Plan(ABC):
 
     @abstractmethod
     def run(self) -> list[Answer]:
-        """What is missing, by one kernel call; nothing is remembered."""
+        """What is not known of it, by one kernel call; nothing is remembered."""
 
     def check(self) -> None:
         """Asked before `run`.
@@ -69,13 +71,9 @@ class Plan(ABC):
         """The same at a point of its own, where nothing is remembered: to compile what the plan would run."""
         return replace(self, origin=self.origin.again())
 
-    def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
-        """The result of a key out of what is remembered, once the answers are."""
-        origin, (index, rows, columns, *_), choice = self.origin, self.request, what.choice
-        store = origin.stores[index]
-        xp = array_module(store)
-        cube, held = known_cube(xp, origin, index, rows, columns)
-        return as_array(xp, gather(xp, cube, what.among(held), order, choice.outer, choice.shape), store.arrays()[0])
+    def taken(self) -> Taken:
+        """Bytes that its kernel takes; nothing is run."""
+        return analysed(self.again().run)
 
     def work(self) -> Work | None:
         """Operations and bytes by estimate; None where they cannot be told."""
@@ -95,7 +93,36 @@ class Plan(ABC):
         return None if work is None else Considered(self.outline.way, self.outline.passes, self.by(), *work)
 
 
-class Known(Plan):
+class PlanOfLines(Plan):
+    """One way to compute lines, of which a key takes its result."""
+
+    def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
+        """The result of a key out of what is remembered, once the answers are."""
+        origin, (index, rows, columns, *_), choice = self.origin, self.request, what.choice
+        store = origin.stores[index]
+        xp = array_module(store)
+        cube, held = known_cube(xp, origin, index, rows, columns)
+        return as_array(xp, gather(xp, cube, what.among(held), order, choice.outer, choice.shape), store.arrays()[0])
+
+    def elements(self, what: Asked, order: Sequence[str], natural: bool, held: int) -> int:
+        """How many elements `take` holds at its peak, with the result.
+
+        Args:
+          natural: whether the view lies as its block.
+          held: elements that the kernels have given.
+        """
+        return elements_at_once(self.origin, self.request, self._lie, what, order, natural, held)
+
+    @property
+    def _lie(self) -> str:
+        # Which lines the result is taken from.
+        if self.outline.way != "none":
+            return self.outline.way
+        missing = store_of(self.origin, self.request.block).rows.num_missing(self.request.rows)
+        return "columns" if missing else "rows"
+
+
+class Known(PlanOfLines):
     """Nothing has to be computed."""
 
     def run(self) -> list[Answer]:

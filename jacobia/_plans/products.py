@@ -4,11 +4,15 @@ Knows vectors and shapes. Knows nothing of keys, nor of what is remembered.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.request import Answer, Count, Request
 from jacobia._run.blueprint import Block
 from jacobia._run.point import Linearized
 
@@ -36,6 +40,49 @@ def vm(origin: Linearized, block: Block, u: jax.Array, known: Any) -> jax.Array:
         return out.reshape(*b, *(u.shape[len(b) : len(b) + 1] if several else ()), *x)
     out = _product(origin, block, "rows", u if several else jnp.expand_dims(u, len(b)))
     return out if several else jnp.squeeze(out, len(b))
+
+
+def products(
+    origin: Linearized, request: Request, way: str, vector: jax.Array, known: Any, full: Callable[[], jax.Array]
+) -> "Iterator[Product]":
+    """How to multiply: by the matrix where that is known, by a direction that f has, or by all of the block.
+
+    Args:
+      way: "rows" for `u J`, "columns" for `J v`.
+      full: computes all of the block.
+    """
+    if known is not None:
+        yield Product(origin, request, Outline("none", 0, 0, "the matrix is known"), way, vector, lambda: known)
+    elif has_products(origin, origin.blue.blocks[request.block], way):
+        count = vector.size // _size(origin, origin.blue.blocks[request.block], way)
+        yield Product(origin, request, Outline(way, count, 0, "one for each vector"), way, vector, None)
+    else:
+        why = "f has no linear direction for it, so that the matrix is needed"
+        yield Product(origin, request, Outline("none", 0, 0, why), way, vector, full)
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Plan):
+    """`J v` or `u J`."""
+
+    way: str
+    vector: jax.Array
+    matrix: Callable[[], jax.Array] | None  # None: without it
+
+    def run(self) -> list[Answer]:
+        origin, index, known = self.origin, self.request.block, self.matrix and self.matrix()
+        out = (mv if self.way == "columns" else vm)(origin, origin.blue.blocks[index], self.vector, known)
+        count = self.outline.passes
+        counts = (Count(index, self.way, self.by(), 0, count, count),) if known is None else ()
+        return [Answer(index, "product", None, out, counts=counts)]
+
+    def by(self) -> str:
+        pulls = self.origin.by_for_products(self.way, self.origin.blue.blocks[self.request.block]) == "pullback"
+        return "pullbacks" if pulls else "pushforwards"
+
+
+def _size(origin: Linearized, block: Block, way: str) -> int:
+    return max(1, math.prod(origin.lead + (block.row_shape if way == "rows" else block.column_shape)))
 
 
 def checked(vector: Any, way: str, batch: tuple[int, ...], block: Block) -> jax.Array:

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from jacobia._plans.mirror import store_of
-from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.plan import Outline, PlanOfLines
 from jacobia._plans.request import Answer, Request
+from jacobia._run.kernels import Taken
 from jacobia._run.limits import check_result
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
-from jacobia._store.lines import aligned
+from jacobia._store.lines import aligned, alive
 
 
 def nonzeros_known(origin: Linearized, index: int) -> bool:
     """Whether lines of a block are recalled from its nonzeros; of many samples none are."""
-    store = store_of(origin, index)
-    return store.nonzeros is not None and not store.nonzeros.is_deleted() and not origin.lead
+    return not origin.lead and alive(store_of(origin, index).nonzeros)
 
 
 def recall(origin: Linearized, request: Request) -> "Iterator[Recall]":
@@ -28,7 +28,7 @@ def recall(origin: Linearized, request: Request) -> "Iterator[Recall]":
         yield Recall(origin, request, Outline("none", 0, 0, "all of its nonzeros are known"))
 
 
-class Recall(Plan):
+class Recall(PlanOfLines):
     """Nonzeros, written to their places in dense lines."""
 
     def run(self) -> list[Answer]:
@@ -49,9 +49,15 @@ class Recall(Plan):
         shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
         return [Answer(index, "columns", columns, origin.placed(lines.reshape(shape)), as_rows)] if columns.size else []
 
+    def taken(self) -> Taken:
+        return Taken(0, self._nbytes)
+
     @property
-    def nbytes(self) -> int:
-        """Bytes of the lines that are written."""
+    def _lie(self) -> str:
+        return "columns" if self.request.rows is None else "rows"
+
+    @property
+    def _nbytes(self) -> int:
         index, rows, columns, *_ = self.request
         store, (m, n) = store_of(self.origin, index), self.origin.blue.counts[index]
         if rows is None and columns is None:
@@ -62,7 +68,7 @@ class Recall(Plan):
 
     def check(self) -> None:
         # Where it does not fit, it is left to the computation to say so, and what to write instead.
-        check_result("J[...] out of nonzeros", self.nbytes, self.origin.limit(self.nbytes), "")
+        check_result("J[...] out of nonzeros", self._nbytes, self.origin.limit(self._nbytes), "")
 
 
 def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray, last: bool = False) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What is asked for of a block, and what a kernel gave of it: lines by their numbers.
+"""What is asked for of a block, and what a kernel gave of it: lines by their numbers, nonzeros, a diagonal, a product.
 
 Knows the numbers of lines. Knows no way to compute them.
-Shapes: B samples, M by N a block, R lines.
+Shapes: B samples, M by N a block, R lines, nnz entries.
 """
 
 import math
@@ -13,17 +13,18 @@ from jacobia._run.point import Linearized
 
 
 class Request(NamedTuple):
-    """Lines of one block: numbers (sorted and different, or traced), or None for all."""
+    """Lines of one block: numbers (sorted and different, or traced), or None for all. Or what `kind` says of it."""
 
     block: int  # its number
-    rows: Any
-    columns: Any
+    rows: Any = None
+    columns: Any = None
     samples: Any = None
     pairs: tuple[np.ndarray, np.ndarray] | None = None  # where entries at pairs of rows and columns are asked for alone
+    kind: str = "lines"  # or "nonzeros", "diagonal", "product"
 
     @property
     def asks(self) -> str:
-        """What for, in one word: "all", "rows", "columns" or a "block" of both."""
+        """What lines, in one word: "all", "rows", "columns" or a "block" of both."""
         if self.rows is None:
             return "all" if self.columns is None else "columns"
         return "rows" if self.columns is None else "block"
@@ -43,18 +44,19 @@ class Count(NamedTuple):
     seeds: int
     run: int  # with padding
     constant_rows: int = 0
+    calls: int = 1  # kernel calls
 
 
 class Answer(NamedTuple):
     """What a kernel gave of a block, which is the mirror image of the one asked for where a column is a row there."""
 
     block: int
-    way: str  # "rows" or "columns"
-    numbers: Any  # None: all
-    array: Any  # (R, *x.shape), x.shape for one row, or (*y.shape, R), padded behind; or y.shape + x.shape for all
+    way: str  # "rows" or "columns"; or the kind of the request
+    numbers: Any  # of lines, None: all; the pattern of nonzeros
+    array: Any  # (R, *x.shape), x.shape for one row, or (*y.shape, R), padded behind; y.shape + x.shape for all; (nnz,)
     turned: bool = False  # columns were asked for, and are rows of the mirror image
     samples: Any = None  # numbers of those in front; None: all
-    counted: Count | None = None  # None: nothing was run
+    counts: tuple[Count, ...] = ()  # empty: nothing was run
 
     def cube(self, origin: Linearized) -> tuple[Any, dict[str, Any]]:
         """The array with axes (samples, rows, columns) of the block asked for, and the numbers that each axis holds."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from jacobia._plans.lines import most_of
 from jacobia._plans.mirror import mirrored
-from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.plan import Outline, PlanOfLines
 from jacobia._plans.recipes import Recipe, recipe_name, worth_remembering
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.sizes import padded, padded_to, sized
@@ -91,7 +91,7 @@ def _all_if_none(numbers: Any, count: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Samples(Plan):
+class Samples(PlanOfLines):
     """Rows or columns of some samples, by the program of one sample, or of one of the views that `vmap` has stacked."""
 
     target: int  # the block that is computed: the one asked for, or its mirror image
@@ -120,8 +120,8 @@ class Samples(Plan):
         run = count if sweep.width is None else sweep.width
         if self.remembers and self.samples.size == self.request.samples.size and count == self._asked:
             self._remember(sweep, wide, array, by)
-        counted = Count(self.request.block, self.way, by, count, count, run)
-        return [Answer(self.target, self.lines, part, array, self._turned, self.samples, counted)]
+        made = Count(self.request.block, self.way, by, count, count, run)
+        return [Answer(self.target, self.lines, part, array, self._turned, self.samples, (made,))]
 
     def _remember(self, sweep: Sweep, wide: np.ndarray, array: Any, by: str) -> None:
         origin = self.origin
@@ -151,6 +151,12 @@ class Samples(Plan):
         cube, choice = self._known(), what.choice
         held = {"batch": self.request.samples, "rows": None, "columns": None} | {self.way: self.numbers}
         return self.origin.placed(gather(np, cube, what.among(held), order, choice.outer, choice.shape))
+
+    def elements(self, what: Asked, order: Sequence[str], natural: bool, held: int) -> int:
+        block = self.origin.blue.blocks[self.request.block]
+        rows, columns = count_of(self.request.rows, block.row_shape), count_of(self.request.columns, block.column_shape)
+        cube = len(self.request.samples) * rows * columns
+        return cube + max(cube, math.prod(what.choice.shape))
 
     def _known(self) -> np.ndarray:
         # With axes (samples, rows, columns).

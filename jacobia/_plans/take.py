@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._plans.mirror import store_of
-from jacobia._plans.request import Answer
+from jacobia._plans.request import Answer, Request
 from jacobia._run.point import Linearized
-from jacobia._store.gather import along, places
+from jacobia._store.gather import along, evenly, gathered, places
+from jacobia._store.keys import ROLES, Asked
 from jacobia._store.lines import Patches, Store, aligned
 
 
@@ -27,9 +28,13 @@ def put(origin: Linearized, answers: Sequence[Answer]) -> None:
 
 
 def keep(origin: Linearized, index: int, way: str, numbers: Any, samples: Any, array: Any) -> None:
-    """Remember lines of a block: those of these numbers, of these samples; None: all."""
+    """Remember lines of a block: those of these numbers, of these samples; None: all. Or nonzeros, or the diagonal."""
     store = store_of(origin, index)
-    if samples is not None:
+    if way == "nonzeros":
+        store.nonzeros, store.pattern = array, numbers
+    elif way == "diagonal":
+        store.diagonal = array
+    elif samples is not None:
         most = origin.blue.counts[index][0 if way == "rows" else 1]
         patches = store.patches.setdefault(way, Patches())
         patches.put(samples, np.arange(most) if numbers is None else numbers, array)
@@ -42,9 +47,8 @@ def keep(origin: Linearized, index: int, way: str, numbers: Any, samples: Any, a
 def note(origin: Linearized, answers: Sequence[Answer]) -> None:
     """Count what kernels gave."""
     for answer in answers:
-        c = answer.counted
-        if c is not None:
-            store_of(origin, c.block).count(c.way, c.by, c.lines, c.seeds, c.run, c.constant_rows)
+        for c in answer.counts:
+            store_of(origin, c.block).count(c.way, c.by, c.lines, c.seeds, c.run, c.constant_rows, c.calls)
 
 
 def complete(origin: Linearized, index: int) -> Any:
@@ -102,6 +106,59 @@ def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.nda
             at = places(rows[here], held["rows"]), places(columns[here], held["columns"])
             out[here] = cube[(0, *at)]
     return out
+
+
+def elements_at_once(
+    origin: Linearized, request: Request, way: str, what: Asked, order: Sequence[str], natural: bool, held: int
+) -> int:
+    """How many elements `known_cube` and `gather` hold at their peak; 0 where the kernel's own array is the result.
+
+    Args:
+      way: "rows" or "columns", which lines the result of a key is taken from; else all of the block.
+      natural: whether the view lies as its block.
+      held: elements that the kernel has given.
+    """
+    (index, *asked), choice, ids = request[:3], what.choice, what.ids
+    store, block, (m, n) = store_of(origin, index), origin.blue.blocks[index], origin.blue.counts[index]
+    sizes = {"batch": math.prod(origin.lead), "rows": m, "columns": n}
+    known, numbers, cube = some_known(origin, request), {}, 0
+    lines: Any = request.lines(way) if way in ("rows", "columns") else None
+    if store.whole() is None and lines is not None and (known or len(lines) < sizes[way]):
+        numbers, sizes[way] = {way: lines}, len(lines)
+        cube = math.prod(sizes.values()) if known and not _in_one_piece(store, way, lines) else 0
+    shape, other = (block.row_shape, asked[1]) if way == "rows" else (block.column_shape, asked[0])
+    turned = way == "columns" and origin.blue.symmetric
+    own = natural and not turned and len(shape) == 1 and numbers and not known and other is None
+    own = own and held == math.prod(choice.shape)
+    if own and choice.outer and _are_all(places(ids[way], numbers[way]), len(numbers[way])):
+        return 0
+    found = {role: places(i, numbers.get(role)) for role, i in ids.items()}
+    every = choice.outer and tuple(order) == ROLES
+    every = every and all(i is None or _are_all(i, sizes[r]) for r, i in found.items())
+    return cube if cube and every else cube + gathered(sizes, found, order, choice)
+
+
+def some_known(origin: Linearized, request: Request) -> bool:
+    """Whether lines that are remembered take part."""
+    store, counts = store_of(origin, request.block), origin.blue.counts[request.block]
+    asked = (store.rows, request.rows), (store.columns, request.columns)
+    return any(
+        lines.num_missing(numbers) != (count if numbers is None else len(numbers))
+        for (lines, numbers), count in zip(asked, counts, strict=True)
+    )
+
+
+def _are_all(numbers: Any, count: int) -> bool:
+    return numbers.size == count and evenly(numbers.reshape(-1)) == slice(0, count, 1)
+
+
+def _in_one_piece(store: Store, way: str, lines: Any) -> bool:
+    # Whether they stand evenly in one piece, of which NumPy has a view.
+    held = getattr(store, way)
+    if held.num_missing(lines):
+        return False
+    pieces = list(held.take(lines))
+    return len(pieces) == 1 and evenly(pieces[0][1]) is not None
 
 
 def array_module(store: Store) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jacobia._plans.accumulated import accumulated
-from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.plan import Outline, PlanOfLines
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.waist import through_waist
 from jacobia._plans.ways import CLOSE
@@ -51,7 +51,7 @@ def at_once(origin: Linearized, request: Request) -> "Iterator[AtOnce]":
 
 
 @dataclass(frozen=True, eq=False)
-class AtOnce(Plan):
+class AtOnce(PlanOfLines):
     """All of a block by one kernel without seeds."""
 
     kernel: WholeKernel
@@ -62,7 +62,7 @@ class AtOnce(Plan):
         constant = kernel.constant_rows if kernel.met else 0
         kernel.met = kernel.met or origin.compiles
         count = Count(index, "rows", by, origin.blue.counts[index][0], 0, 0, constant)
-        return [Answer(index, "rows", None, full, counted=count)]
+        return [Answer(index, "rows", None, full, counts=(count,))]
 
     def work(self) -> Work | None:
         return self.kernel.work

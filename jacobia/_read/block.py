@@ -22,10 +22,10 @@ from jacobia._plans.choose import (
     fulfil_together,
     plans,
 )
-from jacobia._plans.colors import compressed, pattern_of, turned
+from jacobia._plans.colors import pattern_of, turned
+from jacobia._plans.diagonal import diagonal_shape
 from jacobia._plans.mirror import store_of
-from jacobia._plans.nonzeros import nonzeros
-from jacobia._plans.plan import Plan, known
+from jacobia._plans.plan import Plan, PlanOfLines, known
 from jacobia._plans.request import Answer, Request
 from jacobia._plans.take import as_array, complete, on_host, put
 from jacobia._read.layout import Layout
@@ -35,6 +35,7 @@ from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Asked, asked, concrete, is_all, pick, token
+from jacobia._store.lines import alive
 
 # A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
 _row_of = jax.jit(lambda rows, k: rows[k])
@@ -102,13 +103,17 @@ class LiveBlock:
             out = again(origin, index, name, layout.reads, what) if origin.compiles else None
             if out is None:
                 plan, answers = fulfil(origin, request)
+                assert isinstance(plan, PlanOfLines)
                 is_it = bool(answers) and self._is_answer(answers[0], what)
                 out = answers[0].array if is_it else plan.take(what, layout.order)
             self._shrink()
         return out
 
     def _plans(self, key: Any) -> Iterator[Plan]:
-        """What could be done for a key, in the order in which a read would try."""
+        """What could be done for a key, in the order in which a read would try; or for "nonzeros" or the "diagonal"."""
+        if isinstance(key, str):
+            yield from plans(self._origin, self._request_of(key))
+            return
         what = self._asked(key)
         request = self._request(what)
         if 0 in what.choice.shape:
@@ -188,35 +193,56 @@ class LiveBlock:
         if not origin.remembers:
             return compute_all(origin, self._index).reshape(shape)
         with origin.lock:
-            fulfil(origin, Request(self._index, None, None))
+            fulfil(origin, Request(self._index))
             return complete(origin, self._index)
 
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
-        origin, index = self._origin, self._index
-        if origin.blue.sparsity != "dense" and self._layout.block.only is not None:
+        data, pattern = self._other("nonzeros")
+        data = weakly(data) if self._layout.weak else data
+        return turned(data, pattern) if self._layout.transposed else (data, pattern)
+
+    def _diagonal(self) -> jax.Array:
+        layout, shape = self._layout, diagonal_shape(self._origin, self._index, self._layout.matrix)
+        if 0 in shape:
+            return self._origin.empty(shape, layout.block.dtype)
+        out = self._other("diagonal")[0].reshape(shape)
+        out = weakly(out) if layout.weak else out
+        return jnp.transpose(out) if layout.turn == "T" and out.ndim > 1 else out
+
+    def _other(self, kind: str) -> tuple[jax.Array, Any]:
+        # What is no lines of the block: its nonzeros, with their pattern, or its diagonal.
+        origin, request = self._origin, self._request_of(kind)
+        if not origin.remembers:
+            origin.check_alive()
+            answer = compute(origin, request)
+            return answer.array, answer.numbers
+        with origin.lock:
+            store = store_of(origin, self._index)
+            if not alive(getattr(store, kind)):
+                origin.check_alive()
+                fulfil(origin, request)
+            return getattr(store, kind), store.pattern
+
+    def _shape_of(self, key: Any) -> tuple[int, ...]:
+        """The shape of what `_plans` are for."""
+        if not isinstance(key, str):
+            return self._asked(key).choice.shape
+        if key == "nonzeros":
+            return (*self._layout.lead, pattern_of(self._origin, self._index).nnz)
+        return diagonal_shape(self._origin, self._index, self._layout.matrix)
+
+    def _request_of(self, kind: str) -> Request:
+        if kind not in ("nonzeros", "diagonal"):
+            raise ValueError(
+                f"J.explain(key={kind!r}): expected a key that J[key] takes, or 'nonzeros' or 'diagonal', got another "
+                "string. Write J.explain() for all of J."
+            )
+        if kind == "nonzeros" and self._origin.blue.sparsity != "dense" and self._layout.block.only is not None:
             raise TypeError(
                 "J.nonzeros(): expected an input and an output that are both real, or both complex and holomorphic, "
                 "got one of each. Set sparsity='dense', or write J[...]."
             )
-        if origin.blue.sparsity == "dense":
-            full = self._full()
-            data, pattern = full.reshape(*origin.lead, -1), pattern_of(origin, index)
-        elif not origin.remembers:
-            origin.check_alive()
-            data, pattern = (nonzeros if origin.blue.sparsity == "auto" else compressed)(origin, index)
-        else:
-            with origin.lock:
-                store = store_of(origin, index)
-                if store.nonzeros is None or store.nonzeros.is_deleted():
-                    origin.check_alive()
-                    if origin.blue.sparsity == "auto":
-                        store.nonzeros, store.pattern = nonzeros(origin, index)
-                        store.count("rows", "pullbacks", 0, 0, 0)
-                    else:
-                        store.nonzeros, store.pattern = compressed(origin, index)
-                data, pattern = store.nonzeros, store.pattern
-        data = weakly(data) if self._layout.weak else data
-        return turned(data, pattern) if self._layout.transposed else (data, pattern)
+        return Request(self._index, kind=kind)
 
     def _known(self) -> Any:
         store = self._origin.stores.get(self._index)
@@ -262,9 +288,9 @@ def _fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
     # All of some blocks, in one kernel call, remembered; as it was done at other points, where nothing is known.
     recipe = None if origin.stores else origin.blue.found.get("recipe", (frozenset(indices), origin.stacks))
     if recipe is None:
-        fulfil_together(origin, [Request(k, None, None) for k in indices])
+        fulfil_together(origin, [Request(k) for k in indices])
         return
     out = origin.run_fused(recipe.kind, recipe.body, recipe.ids, ())
-    answers = [Answer(block, "rows", None, out[sweep][place], counted=c) for block, sweep, place, c in recipe.answers]
+    answers = [Answer(block, "rows", None, out[sweep][place], counts=c) for block, sweep, place, c in recipe.answers]
     images = zip(recipe.images, out[-1], strict=False)
     put(origin, [*answers, *(Answer(block, "rows", None, full) for block, full in images)])

@@ -23,8 +23,8 @@ def outline_of(view: LiveBlock) -> Outline:
 
 
 def explain(view: LiveBlock, key: object) -> Explanation:
-    """What `J[key]` would do now."""
-    origin, layout = view._origin, view._layout
+    """What `J[key]` would do now; what `J.nonzeros()` and `J.diagonal()` would, by their names."""
+    origin, layout, lines = view._origin, view._layout, not isinstance(key, str)
 
     def memory() -> int:
         if not origin.compiles:
@@ -35,12 +35,14 @@ def explain(view: LiveBlock, key: object) -> Explanation:
                 f"J.explain().memory: expected a view whose kernels are compiled, got one that is {got}. {instead}"
             )
         with origin.lock:
-            return peak(there_is_room(view._plans(key))[0][0], view._asked(key), layout, is_all(key, len(layout.shape)))
+            every = not lines or is_all(key, len(layout.shape))
+            return peak(there_is_room(view._plans(key))[0][0], layout, None if every else view._asked(key))
 
     def made() -> Explanation:
         (first, *others), refused = there_is_room(view._plans(key))
         beside = () if first.outline.way == "none" else _considered([first, *others], origin.blue.symmetric)
-        shape, by = view._asked(key).choice.shape, (_by(origin, view, "rows"), _by(origin, view, "columns"))
+        by = (_by(origin, view, "rows"), _by(origin, view, "columns")) if lines else (first.by(), first.by())
+        shape = view._shape_of(key)
         nbytes, notes = math.prod(shape) * layout.block.dtype.itemsize, (*first.notes(), *_notes(origin, view))
         if refused:
             notes = (*notes, f"memory: there is no room for it, so that reading raises: {refused}")

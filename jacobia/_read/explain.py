@@ -59,12 +59,13 @@ class Explanation:
         if plan.way == "rows and columns":
             cheaper = min(self.plans[1:], key=lambda p: p.passes, default=None)
             fewer = counted(plan.instead, "passes" if cheaper is None else cheaper.by)
-            return f"{counted(plan.passes, 'passes')} in two kernel calls ({plan.why}); instead of {fewer}"
+            calls = f"two kernel calls ({plan.why}); instead of {fewer}" if plan.instead else f"one ({plan.why})"
+            return f"{counted(plan.passes, 'passes')} in {calls}"
         if plan.way not in ("rows", "columns"):
             fewer = counted(plan.instead, "passes")
             return f"all of it in one kernel call, without seeds ({plan.why}); instead of {fewer}"
         these, others = self.by if plan.way == "rows" else self.by[::-1]
-        instead = f"; instead of {counted(plan.instead, others)}" if others != these else ""
+        instead = f"; instead of {counted(plan.instead, others)}" if plan.instead and others != these else ""
         return f"{counted(plan.passes, these)} in one kernel call ({plan.why}){instead}"
 
     def _table(self) -> list[tuple[str, ...]]:

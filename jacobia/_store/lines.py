@@ -237,7 +237,7 @@ class Store:
         if full is not None and full.is_deleted():
             full = self.full = None
         mirror = self.mirror if full is None else None
-        if mirror is not None and mirror is not self and mirror.full is not None and not mirror.full.is_deleted():
+        if mirror is not None and mirror is not self and alive(mirror.full):
             full = self.full = self._flip(mirror.full)
         return full
 
@@ -308,6 +308,11 @@ class Store:
         c = self._counters
         made = c.rows, c.columns, c.pullbacks, c.pushforwards, c.seeds_run, c.kernel_calls
         return Stats(*made, self.nbytes, c.constant_rows)
+
+
+def alive(array: Any) -> bool:
+    """Whether there is an array, and neither donated nor deleted by the caller."""
+    return array is not None and not array.is_deleted()
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

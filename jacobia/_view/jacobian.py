@@ -11,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer
+from jacobia._plans.choose import run
 from jacobia._plans.colors import coloring_of, pattern_of, transposed
-from jacobia._plans.diagonal import diagonal
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline
-from jacobia._plans.products import checked, has_products, mv, vm
+from jacobia._plans.products import checked, products
+from jacobia._plans.request import Request
+from jacobia._plans.take import note
 from jacobia._read.block import LiveBlock, weakly
 from jacobia._read.considered import explain, outline_of
 from jacobia._read.explain import Explanation
 from jacobia._read.layout import Layout, layout_of
 from jacobia._run import limits as _limits
-from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
@@ -234,6 +235,7 @@ class Jacobian(LiveBlock, ArrayLike):
     def explain(self, key: Any = ...) -> Explanation:
         """What `J[key]` would do now, and what else it could do: an object that prints as a short table.
 
+        `J.explain("nonzeros")` and `J.explain("diagonal")` tell the same of `J.nonzeros()` and `J.diagonal()`.
         Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
         """
         return explain(self, key)
@@ -256,7 +258,7 @@ class Jacobian(LiveBlock, ArrayLike):
         """
         if self._layout.turn:
             return self._turned_product("mv", jnp.asarray(v), len(self._layout.block.row_shape))
-        return self._product(mv, v, "columns")
+        return self._product(v, "columns")
 
     def vm(self, u: Any) -> jax.Array:
         """`u @ J` without the matrix: one pullback. With it, where f has no linear pullback.
@@ -269,7 +271,7 @@ class Jacobian(LiveBlock, ArrayLike):
         """
         if self._layout.turn:
             return self._turned_product("vm", jnp.asarray(u), len(self._layout.block.column_shape))
-        return self._product(vm, u, "rows")
+        return self._product(u, "rows")
 
     def _turned_product(self, name: str, vector: jax.Array, axes: int) -> jax.Array:
         # By the other product of the view that is not transposed.
@@ -284,28 +286,20 @@ class Jacobian(LiveBlock, ArrayLike):
             turn = (lambda a: jnp.swapaxes(a, -1, -2)) if vector.ndim > len(lead) + axes else (lambda a: a)
         return turn(getattr(straight, "vm" if name == "mv" else "mv")(turn(vector)))
 
-    def _product(self, product: Any, vector: Any, way: str) -> jax.Array:
+    def _product(self, vector: Any, way: str) -> jax.Array:
         origin, block, spaces = self._origin, self._layout.block, self._origin.blue.spaces
         self._check_defined(way, "J[...] @ v" if way == "columns" else "u @ J[...]")
         vector = checked(vector, way, origin.lead, block)
         seeded = spaces.outputs.pick(block.outs) if way == "rows" else spaces.inputs.pick(block.ins)
         if jnp.iscomplexobj(vector) and not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
-            return self._product(product, vector.real, way) + 1j * self._product(product, vector.imag, way)
+            return self._product(vector.real, way) + 1j * self._product(vector.imag, way)
 
-        def work() -> jax.Array:
-            known = self._known()
-            if known is None and not has_products(origin, block, way):
-                known = self._full()
-            return product(origin, block, vector, known)
-
-        several = vector.ndim > len(origin.lead) + len(block.column_shape if way == "columns" else block.row_shape)
-        axis = -1 if way == "columns" else len(origin.lead)
-        count = vector.shape[axis] if several else 1
-        out = by_what_exists(origin, [block], work)
-        if self._known() is None and has_products(origin, block, way):
-            by = "pullbacks" if origin.by_for_products(way, block) == "pullback" else "pushforwards"
-            store_of(origin, self._index).count(way, by, 0, count, count)
-        return out
+        request = Request(self._index, kind="product")
+        _, answers = run(
+            origin, [self._index], lambda: products(origin, request, way, vector, self._known(), self._full)
+        )
+        note(origin, answers)
+        return answers[0].array
 
     def diagonal(self, *args: Any, **kwargs: Any) -> jax.Array:
         """The diagonal, without the matrix: each pass keeps one entry for each sample.
@@ -323,9 +317,7 @@ class Jacobian(LiveBlock, ArrayLike):
         """
         if args or kwargs:
             return self[...].diagonal(*args, **kwargs)
-        out = diagonal(self._origin, self._index, self._layout.matrix)
-        out = weakly(out) if self._layout.weak else out
-        return jnp.transpose(out) if self._layout.turn == "T" and out.ndim > 1 else out
+        return self._diagonal()
 
     def __matmul__(self, other: Any) -> jax.Array:
         v = self._factor(other)

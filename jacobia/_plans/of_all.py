@@ -1,0 +1,52 @@
+"""What is read off all of a block, where it cannot be had without: by whatever gives all of it.
+
+Knows plans of lines, and stores. Knows no kernel.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from jacobia._plans.lines import lines
+from jacobia._plans.mirror import store_of
+from jacobia._plans.plan import Outline, Plan, known
+from jacobia._plans.request import Answer, Request
+from jacobia._program.readings.cost import Work
+from jacobia._run.point import Linearized
+
+
+@dataclass(frozen=True, eq=False)
+class OfAll(Plan):
+    """What `read` makes of all of a block, `(*lead, M, N)`: an answer without counts. The block is not remembered."""
+
+    part: Plan
+    read: Callable[[Any], Answer]
+
+    def run(self) -> list[Answer]:
+        answers, (m, n) = self.part.run(), self.origin.blue.counts[self.request.block]
+        whole = answers[0].cube(self.origin)[0] if answers else store_of(self.origin, self.request.block).whole()
+        counts = answers[0].counts if answers else ()
+        return [self.read(whole.reshape(*self.origin.lead, m, n))._replace(counts=counts)]
+
+    def kernels(self) -> Sequence[Plan]:
+        return self.part.kernels()
+
+    def again(self) -> Self:
+        return replace(self, part=self.part.again())
+
+    def work(self) -> Work | None:
+        return self.part.work()
+
+    def by(self) -> str:
+        return self.part.by()
+
+
+def of_all(origin: Linearized, request: Request, why: str, read: Callable[[Any], Answer]) -> OfAll:
+    """By lines, or out of what is remembered."""
+    every = Request(request.block)
+    if origin.remembers and store_of(origin, request.block).whole() is not None:
+        part: Plan = known(origin, every, "all of it is known")
+    else:
+        part = next(lines(origin, every, every))
+    way, passes, instead, _ = part.outline
+    return OfAll(origin, request, Outline(way, passes, instead, why), part, read)
