@@ -298,7 +298,8 @@ class _Transform(Wrapping):
 
         Args:
           *args: those of f, or `jax.ShapeDtypeStruct` in place of arrays.
-          key: what will be read; of a tree of views, of each of them in one kernel (see `materialize`).
+          key: what will be read; of a tree of views, of each of them in one kernel (see `materialize`). "nonzeros" and
+            "diagonal" stand for `J.nonzeros()` and `J.diagonal()`.
         """
         if not self._options.jit:
             raise ValueError(
@@ -306,7 +307,10 @@ class _Transform(Wrapping):
                 "which Python runs it. Leave jit out."
             )
         views = self.views_at(args, kwargs)
-        compiled(lambda: materialize(views, key))
+        if isinstance(key, str):
+            jax.tree.map(lambda J: compiled(lambda: J._other(key)), views, is_leaf=lambda v: isinstance(v, Jacobian))
+        else:
+            compiled(lambda: materialize(views, key))
 
     def views_at(self, args: tuple, kwargs: dict) -> Any:
         """Views at these arguments, of which some may be `jax.ShapeDtypeStruct`; such views can't be read."""

@@ -158,8 +158,9 @@ def by_colors(origin: Linearized, request: Request) -> Iterator[Plan]:
         why = "a sum of rows has no pullback"
         yield of_all(origin, request, why, lambda full: _read_off(origin, index, given, full))
         return
-    told = " and ".join(f"{count} colors of {side}" for side, count in counts.items())
-    why = f"{told} hold all {counted(given.pattern.nnz, 'entries')}" if counts else "there is nothing in it"
+    told = " and ".join(f"{counted(count, 'colors')} of {side}" for side, count in counts.items())
+    holds = "holds" if given.num_colors == 1 else "hold"
+    why = f"{told} {holds} all {counted(given.pattern.nnz, 'entries')}" if counts else "there is nothing in it"
     outline = Outline(" and ".join(counts) or "none", given.num_colors, 0, why)
     yield Colors(origin, request, outline, own, counts)
 

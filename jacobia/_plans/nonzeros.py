@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._call.linearize import Point, inputs_of
+from jacobia._call.linearize import Point
 from jacobia._compat import Tracer, eval_context
 from jacobia._plans.mirror import own_image
 from jacobia._plans.plan import Outline, Plan
@@ -266,6 +266,6 @@ class Accumulated(Plan):
     def work(self) -> Work | None:
         if self.origin.blue.program.jaxpr is None:
             return None
-        args, skip = inputs_of(self.origin.blue.program), len(self.origin.consts)
-        program = jax.make_jaxpr(self._body)(args[:skip], args[skip:], self.nonzeros.arrays).jaxpr
+        point = _first(self.origin) if self.origin.batch else self.origin.point
+        program = jax.make_jaxpr(self._body)(point.consts, point.leaves, self.nonzeros.arrays).jaxpr
         return work(program, len(program.invars)).times(math.prod(self.origin.batch))

@@ -234,8 +234,8 @@ class LiveBlock:
     def _request_of(self, kind: str) -> Request:
         if kind not in ("nonzeros", "diagonal"):
             raise ValueError(
-                f"J.explain(key={kind!r}): expected a key that J[key] takes, or 'nonzeros' or 'diagonal', got another "
-                "string. Write J.explain() for all of J."
+                f"key={kind!r}: expected a key that J[key] takes, or 'nonzeros' or 'diagonal', got another string. "
+                "Leave the key out for all of J."
             )
         if kind == "nonzeros" and self._origin.blue.sparsity != "dense" and self._layout.block.only is not None:
             raise TypeError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia import MaterializationError, cache_clear, cache_info, hessian, jacobian, materialize
+from jacobia import MaterializationError, cache_clear, cache_info, coloring, hessian, jacobian, materialize
 from jacobia._plans import whole as _whole
 from jacobia._plans.plan import Considered, Outline
 from jacobia._program.readings.cost import work
@@ -275,3 +275,74 @@ def test_operations_are_those_that_the_compiler_counts(f, way):
 def test_work_of_a_product():
     closed = jax.make_jaxpr(lambda x: W @ x)(X)
     assert work(closed.jaxpr, 1) == (2 * 24, 4 * 4 + 6 * 4)
+
+
+def stencil(x):
+    return jnp.sin(x) * jnp.roll(x, 1, -1)
+
+
+@jax.custom_vjp
+def rounded(x):
+    return 2 * x
+
+
+rounded.defvjp(lambda x: (2 * x, None), lambda _, ct: (jnp.round(2 * ct),))  # not linear in its cotangent
+
+LONG = np.linspace(0.1, 2, 12).astype(np.float32)
+BATCH = np.stack([LONG, 2 * LONG])
+PATTERN = jacobian(stencil)(LONG).pattern
+VIEWS = {
+    "rows and columns": lambda: jacobian(stencil)(LONG),
+    "no pushforward": lambda: jacobian(stencil, mode="rev")(LONG),
+    "samples": lambda: jacobian(stencil, batch_axis=0)(BATCH),
+    "stacked": lambda: jax.vmap(jacobian(stencil))(BATCH),
+    "a pattern": lambda: jacobian(stencil, sparsity=PATTERN)(LONG),
+    "colors of rows": lambda: jacobian(stencil, sparsity=coloring(PATTERN, "rows"))(LONG),
+    "colors of both": lambda: jacobian(stencil, sparsity=coloring(PATTERN, "both"))(LONG),
+    "nothing sparse": lambda: jacobian(stencil, sparsity="dense")(LONG),
+    "a pullback that is not linear": lambda: jacobian(rounded, sparsity=PATTERN.T)(LONG),
+    "a Hessian": lambda: hessian(lambda x: (stencil(x) ** 2).sum())(LONG),
+    "a Hessian by pullbacks": lambda: hessian(lambda x: (stencil(x) ** 2).sum(), mode="rev")(LONG),
+    "several Hessians": lambda: hessian(lambda x: jnp.stack([(x**3).sum(), x[0] * x[1]]))(LONG),
+}
+READS = {"nonzeros": lambda J: J.nonzeros()[0], "diagonal": lambda J: J.diagonal()}
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_nonzeros_and_the_diagonal_are_explained_as_they_run(view, name):
+    J = VIEWS[view]()
+    READS[name](VIEWS[view]())  # a pattern that is given is compared with products at the first point
+    for known in ((), (slice(2, 5),)):
+        J.clear()
+        for key in known:
+            J[key]
+        told, before = J.explain(name), J.stats
+        assert before == J.stats and told.memory >= told.nbytes
+        out, done = READS[name](J), [b - a for a, b in zip(before, J.stats, strict=True)]
+        assert (told.shape, told.nbytes) == (out.shape, out.nbytes)
+        assert (done[2] + done[3], done[5]) == (told.passes, 1), (told.plan, done)
+        again, after = J.explain(name), J.stats
+        assert (again.way, again.passes) == ("none", 0) and "to do: nothing" in str(again)
+        assert J.stats == after and READS[name](J) is out or name == "diagonal"
+
+
+@pytest.mark.parametrize("name", READS)
+def test_nonzeros_and_the_diagonal_are_compiled_ahead(name):
+    f = lambda x: jnp.tanh(x) * jnp.roll(x, 2)  # noqa: E731
+    cache_clear()
+    jacobian(f).compile(jax.ShapeDtypeStruct((9,), jnp.float32), key=name)
+    before = cache_info().compiles
+    out = READS[name](jacobian(f)(LONG[:9]))
+    assert before == cache_info().compiles == 1
+    dense = np.asarray(jax.jacfwd(f)(LONG[:9]))
+    rows, cols = np.nonzero(dense)
+    np.testing.assert_allclose(out, np.diag(dense) if name == "diagonal" else dense[rows, cols], rtol=1e-6)
+
+
+def test_what_is_neither_a_key_nor_a_reading():
+    for ask in (jacobian(stencil)(LONG).explain, lambda key: jacobian(stencil).compile(LONG, key=key)):
+        with pytest.raises(ValueError, match="'rows'.*'nonzeros' or 'diagonal'"):
+            ask("rows")
+    with pytest.raises(ValueError, match="diagonal"):
+        jacobian(lambda x: jnp.outer(x, x[:2]))(LONG).explain("diagonal")
