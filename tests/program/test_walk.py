@@ -3,7 +3,6 @@
 Every case once gave a wrong number, an exception, a program that does not end, or a pattern that was much too full.
 """
 
-import gc
 import itertools
 
 import jax
@@ -480,61 +479,52 @@ WIDE = {
 }
 
 
-def fresh(f):
-    return lambda x: f(x)  # what was walked for f does not count
-
-
-def widely(f, x):
-    J = jacobian(f, ravel=True)(x)
+def widely(f, x, **options):
+    J = jacobian(f, ravel=True, **options)(x)
     data, rows, cols = J.nonzeros()
     return jnp.zeros(J.shape).at[rows, cols].add(data)
 
 
 @pytest.fixture
-def forgotten(empty_cache):
-    gc.collect()  # programs are gone, and the walks they keep with them
-
-
-@pytest.fixture
-def narrow(monkeypatch, forgotten):
+def narrow(monkeypatch):
     monkeypatch.setattr(_walking, "_WIDE", 24_000)
     monkeypatch.setattr(_walking, "_LONG", 0)
+    return {"memory_limit": 2**40}  # another limit, another walk than that of a test which is content with more
 
 
 @pytest.mark.parametrize("name", WIDE)
 def test_what_is_too_wide_forward_is_walked_backward(name, narrow):
-    f = fresh(WIDE[name])
+    f = WIDE[name]
     X = jnp.asarray(np.random.default_rng(7).normal(size=(3, LENGTH)))
 
+    @jax.jit
+    @jax.vmap
     def reference(x):
         return jnp.concatenate([jnp.atleast_2d(o) for o in jax.tree.leaves(jax.jacrev(f)(x))])
 
-    J = jacobian(f, ravel=True)(X[0])
+    expected, J = reference(X), jacobian(f, ravel=True, **narrow)(X[0])
     assert walk_of(J._origin).transposed
-    assert J.pattern == sparsity_pattern(f, X[0])
-    np.testing.assert_allclose(widely(f, X[0]), reference(X[0]), atol=1e-12)
-    np.testing.assert_allclose(jax.jit(lambda x: widely(f, x))(X[1]), reference(X[1]), atol=1e-12)
-    np.testing.assert_allclose(jax.vmap(lambda x: widely(f, x))(X), jax.vmap(reference)(X), atol=1e-12)
-    batched, rows, cols = jacobian(jax.vmap(f), ravel=True, batch_axis=0)(X).nonzeros()
-    np.testing.assert_allclose(batched, jax.vmap(reference)(X)[:, rows, cols], atol=1e-12)
+    np.testing.assert_allclose(widely(f, X[0], **narrow), expected[0], atol=1e-12)
+    np.testing.assert_allclose(jax.jit(lambda x: widely(f, x, **narrow))(X[1]), expected[1], atol=1e-12)
+    np.testing.assert_allclose(jax.vmap(lambda x: widely(f, x, **narrow))(X), expected, atol=1e-12)
+    batched, rows, cols = jacobian(jax.vmap(f), ravel=True, batch_axis=0, **narrow)(X).nonzeros()
+    np.testing.assert_allclose(batched, expected[:, rows, cols], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [k for k in WIDE if k != "only pulled"])
-def test_the_pattern_is_the_same_backward(name, monkeypatch, forgotten):
-    f = WIDE[name]
+def test_the_pattern_is_the_same_backward(name, request):
     x = jnp.arange(1.0, LENGTH + 1)
-    forward = jacobian(fresh(f), ravel=True)(x)
-    assert not walk_of(forward._origin).transposed
-    monkeypatch.setattr(_walking, "_WIDE", 24_000)
-    monkeypatch.setattr(_walking, "_LONG", 0)
-    backward = jacobian(fresh(f), ravel=True, memory_limit=2**40)(x)  # another limit, another walk
+    forward = jacobian(WIDE[name], ravel=True)(x)
+    assert not walk_of(forward._origin).transposed and forward.pattern == sparsity_pattern(WIDE[name], x)
+    backward = jacobian(WIDE[name], ravel=True, **request.getfixturevalue("narrow"))(x)
     assert walk_of(backward._origin).transposed and backward.pattern == forward.pattern
 
 
 def test_what_is_wide_both_ways_is_walked_if_there_is_memory(narrow):
     x = jnp.arange(1.0, LENGTH + 1)
-    assert not walk_of(jacobian(lambda x: x - x.mean())(x)._origin).transposed
-    np.testing.assert_allclose(widely(lambda x: x - x.mean(), x), np.eye(LENGTH) - 1 / LENGTH, atol=1e-12)
+    centred = lambda x: x - x.mean()  # noqa: E731
+    assert not walk_of(jacobian(centred, **narrow)(x)._origin).transposed
+    np.testing.assert_allclose(widely(centred, x, **narrow), np.eye(LENGTH) - 1 / LENGTH, atol=1e-12)
 
 
 def counted_by_the_point(x):
