@@ -62,6 +62,9 @@ class Space:
                 f"rows or columns by their numbers: expected at most {MOST}, got {self.size}, of "
                 f"{', '.join(self.paths)}. Use J.mv and J.vm, or differentiate a part of it."
             )
+        if self.size == 1:  # a constant, so that a compiler sees that the gradient of a scalar is one in all its places
+            parts = zip(self.shapes, self.dtypes, self.sizes, strict=True)
+            return [jnp.ones(s, d) if n else jnp.zeros(s, d) for s, d, n in parts]
         seeds, offset = [], 0
         for shape, dtype, size in zip(self.shapes, self.dtypes, self.sizes, strict=True):
             ids = jax.lax.iota(jnp.int32, size) + offset

@@ -4,6 +4,7 @@ A further way is one more file, and a line here.
 Knows every plan, and stores only as far as something is missing in them. Knows no kernel.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -14,17 +15,22 @@ from jacobia._plans.diagonal import diagonals
 from jacobia._plans.lines import lines, lines_of_all
 from jacobia._plans.mirror import reflected, store_of
 from jacobia._plans.nonzeros import accumulated
-from jacobia._plans.of_all import of_all
+from jacobia._plans.of_all import nonzeros_of_all
 from jacobia._plans.pairs import pairs
 from jacobia._plans.plan import Plan, known
 from jacobia._plans.recall import nonzeros_known, recall
 from jacobia._plans.request import Answer, Request
 from jacobia._plans.samples import few_samples
 from jacobia._plans.take import note, put
+from jacobia._plans.traced import answer_in_trace, note_in_trace
 from jacobia._plans.whole import at_once
 from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
 from jacobia._store.lines import alive
+
+# A matrix of so few entries, of which every second one can be nonzero, is computed as a dense one: the kernel of its
+# lines takes a part of the time to compile.
+_SMALL, _HARDLY_SPARSE = 64 * 64, 2
 
 
 def plans(origin: Linearized, request: Request) -> Iterator[Plan]:
@@ -71,16 +77,17 @@ def _computing(origin: Linearized, missing: Request, asked: Request) -> Iterator
 def _nonzeros(origin: Linearized, request: Request) -> Iterator[Plan]:
     if origin.remembers and alive(store_of(origin, request.block).nonzeros):
         yield known(origin, request, "all of its nonzeros are known")
-    elif origin.blue.sparsity == "auto":
-        yield from accumulated(origin, request)
     elif origin.blue.sparsity == "dense":
-        yield of_all(origin, request, 'sparsity="dense"', lambda full: _every_entry(origin, request.block, full))
-    else:
+        yield nonzeros_of_all(origin, request, pattern_of(origin, request.block), 'sparsity="dense"')
+    elif origin.blue.sparsity != "auto":
         yield from by_colors(origin, request)
-
-
-def _every_entry(origin: Linearized, index: int, full: jax.Array) -> Answer:
-    return Answer(index, "nonzeros", pattern_of(origin, index), full.reshape(*origin.lead, -1))
+    else:
+        pattern, size = pattern_of(origin, request.block), math.prod(origin.blue.counts[request.block])
+        if origin.remembers and store_of(origin, request.block).whole() is not None:
+            yield nonzeros_of_all(origin, request, pattern, "")
+        elif not origin.lead and size <= min(_SMALL, _HARDLY_SPARSE * pattern.nnz):
+            yield nonzeros_of_all(origin, request, pattern, "it is small, and has few zeros")
+        yield from accumulated(origin, request)
 
 
 _PLANS = {"lines": _lines, "nonzeros": _nonzeros, "diagonal": diagonals}
@@ -144,10 +151,13 @@ def fulfil(origin: Linearized, request: Request) -> tuple[Plan, list[Answer]]:
 
 
 def compute(origin: Linearized, request: Request) -> Answer:
-    """What is asked for of a block, computed whatever is known; nothing is remembered."""
-    answers = run(origin, [request.block], lambda: plans_in_trace(origin, request))[1]
-    note(origin, answers)
-    return answers[0]
+    """What is asked for of a block, computed whatever is remembered of other points; once in a trace."""
+    found = answer_in_trace(origin, request)
+    if found is None:
+        answers = run(origin, [request.block], lambda: plans_in_trace(origin, request))[1]
+        note(origin, answers)
+        note_in_trace(origin, request, found := answers[0])
+    return found
 
 
 def compute_all(origin: Linearized, index: int) -> jax.Array:
@@ -186,6 +196,8 @@ def compute_together(origin: Linearized, requests: Sequence[Request]) -> list[An
     else:
         missing = [requests[k] for k in own]
         note(origin, answers := _run_together(origin, missing, missing, frozenset()))
+        for request, answer in zip(missing, answers, strict=False):
+            note_in_trace(origin, request, answer)
     found = dict(zip(own, answers, strict=False))
     for k, request in enumerate(requests):
         if k not in found:

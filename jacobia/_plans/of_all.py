@@ -7,26 +7,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
+
+from jacobia._compat import Tracer
 from jacobia._plans.lines import lines
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline, Plan, known
 from jacobia._plans.request import Answer, Request
+from jacobia._plans.take import on_host
 from jacobia._program.readings.cost import Work
 from jacobia._run.point import Linearized
+from jacobia._sparse.pattern import Pattern
 
 
 @dataclass(frozen=True, eq=False)
 class OfAll(Plan):
-    """What `read` makes of all of a block, `(*lead, M, N)`: an answer without counts. The block is not remembered."""
+    """What `read` makes of all of a block, `(*lead, M, N)`: an answer without counts. The block is not remembered.
+
+    On a CPU `read` gets an array of NumPy, which compiles nothing.
+    """
 
     part: Plan
     read: Callable[[Any], Answer]
 
     def run(self) -> list[Answer]:
         answers, (m, n) = self.part.run(), self.origin.blue.counts[self.request.block]
-        whole = answers[0].cube(self.origin)[0] if answers else store_of(self.origin, self.request.block).whole()
-        counts = answers[0].counts if answers else ()
-        return [self.read(whole.reshape(*self.origin.lead, m, n))._replace(counts=counts)]
+        full = answers[0].array if answers else store_of(self.origin, self.request.block).whole()
+        at_hand = not isinstance(full, Tracer) and on_host(full)
+        full = np.asarray(full) if at_hand else full
+        whole = answers[0]._replace(array=full).cube(self.origin)[0] if answers else full
+        found = self.read(whole.reshape(*self.origin.lead, m, n))
+        array = self.origin.placed(np.ascontiguousarray(found.array)) if at_hand else found.array
+        return [found._replace(array=array, counts=answers[0].counts if answers else ())]
 
     def kernels(self) -> Sequence[Plan]:
         return self.part.kernels()
@@ -39,6 +51,15 @@ class OfAll(Plan):
 
     def by(self) -> str:
         return self.part.by()
+
+
+def nonzeros_of_all(origin: Linearized, request: Request, pattern: Pattern, why: str) -> OfAll:
+    """The entries of a pattern, read off all of a block."""
+
+    def read(full: Any) -> Answer:
+        return Answer(request.block, "nonzeros", pattern, full[..., pattern.rows, pattern.cols])
+
+    return of_all(origin, request, why, read)
 
 
 def of_all(origin: Linearized, request: Request, why: str, read: Callable[[Any], Answer]) -> OfAll:

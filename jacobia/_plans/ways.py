@@ -28,6 +28,9 @@ CLOSE = 4
 # for are those that are read again.
 _WORTH_MORE = 0.5
 
+# All that is missing, by one pass, may cost so many times what one line costs that was asked for.
+_WORTH_ALL = 2
+
 
 class Choice(NamedTuple):
     way: str  # "rows", "columns" or "none"
@@ -57,6 +60,12 @@ def choose(
         return Choice("rows", "only pullbacks are possible or allowed")
     if not ways.rows:
         return Choice("columns", "only pushforwards are possible or allowed")
+    if asked in ("rows", "columns") and (missing_columns if asked == "rows" else missing_rows) == 1:
+        # One line the other way is all that is left: whoever reads on, or reads another one in a trace, has it.
+        other, cost = ("rows", relative_cost()) if asked == "columns" else ("columns", relative_cost())
+        cost = 1 / cost if cost and other == "columns" else cost
+        if cost is None or cost <= _WORTH_ALL:
+            return Choice(other, f"{'a pullback' if other == 'rows' else 'a pushforward'} gives all that is missing")
     if asked in ("rows", "columns") and (missing_rows if asked == "rows" else missing_columns) <= _FEW:
         return Choice(asked, f"{asked} are asked for")
     weigh = _close(missing_rows, missing_columns) or (asked == "block" and missing_rows == missing_columns)

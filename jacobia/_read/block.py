@@ -28,6 +28,7 @@ from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Plan, PlanOfLines, known
 from jacobia._plans.request import Answer, Request
 from jacobia._plans.take import as_array, complete, on_host, put
+from jacobia._plans.traced import whole_in_trace
 from jacobia._read.layout import Layout
 from jacobia._read.memo import again
 from jacobia._run import limits as _limits
@@ -245,8 +246,10 @@ class LiveBlock:
         return Request(self._index, kind=kind)
 
     def _known(self) -> Any:
+        # All of the block, as it is remembered, or as the current trace has computed it.
         store = self._origin.stores.get(self._index)
-        return None if store is None else store.whole()
+        full = None if store is None else store.whole()
+        return whole_in_trace(self._origin, self._index) if full is None else full
 
     def _check_result(self, shape: tuple[int, ...]) -> None:
         nbytes = math.prod(shape) * self._layout.block.dtype.itemsize

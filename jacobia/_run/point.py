@@ -25,6 +25,7 @@ from jacobia._run.seeds import (
     Sweep,
     applied,
     applied_linear,
+    mapped,
     sweep_in_blocks,
     sweep_of_samples,
     sweeps_at,
@@ -44,6 +45,7 @@ class Linearized:
     guard: Any = None  # the key among the leaves of the tree that the view has come from
     traced: bool = False  # whether any array is a tracer
     reads = 0
+    in_trace: tuple | None = None  # of a traced point: which trace, and what has been computed in it
     _kept: Any = None
     _kept_in: Any = None
     _value: Any = None
@@ -396,14 +398,14 @@ class Linearized:
 
         def body(consts: Sequence, leaves: Sequence, vectors: list) -> list:
             apply = applied(blue.point(consts, leaves), blue.spaces, way, sweep.by, block.outs, block.ins)
-            return jax.vmap(apply, in_axes=axis, out_axes=axis)(vectors)
+            return mapped(apply, axis, axis)(vectors)
 
         body = at_each(body, self.stacks, 0)
         self.check_alive()
         self.reads += 1
         if self._runs_python() and self._pushes(sweep):
             apply = applied_linear(self._linear_program(), blue.spaces, way, sweep.by, block.outs, block.ins)
-            return jax.vmap(apply, in_axes=axis, out_axes=axis)(vectors)
+            return mapped(apply, axis, axis)(vectors)
         if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
             return body(self.consts, self.leaves, vectors)
         kind = self._kind("product", (sweep,))

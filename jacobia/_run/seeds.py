@@ -89,9 +89,7 @@ def _seeded(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: int) -
         flat = jnp.concatenate([a.reshape(a.shape[:lead] + (-1,)) for a in out], axis=-1)
         return [jax.lax.dynamic_index_in_dim(flat, index, -1, keepdims=False)]
 
-    def many(indices: Any) -> list[jax.Array]:
-        return jax.vmap(one, out_axes=axis)(indices)
-
+    many = mapped(one, 0, axis)
     if sweep.width is None:
         return _all(many, basis.size, sweep.chunk, axis)
     ids = jnp.asarray(ids)
@@ -99,6 +97,22 @@ def _seeded(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: int) -
         return _all(lambda places: many(ids[places]), sweep.width, sweep.chunk, axis)
     loop = min(sweep.chunk or LOOP, sweep.width)
     return many(jnp.where(ids < 0, ids[0], ids)) if sweep.width <= loop else _some(many, ids, loop, axis)
+
+
+def mapped(fn: Callable, in_axis: int, out_axis: int) -> Callable:
+    """A function of one seed, as arrays that may be several, for all seeds along an axis.
+
+    One seed runs without the axis: a compiler does not see that an intermediate with an axis of length 1 is the one
+    that f has without, computes both, and copies where their layouts differ.
+    """
+
+    def run(seeds: Any) -> Any:
+        if jax.tree.leaves(seeds)[0].shape[in_axis] != 1:
+            return jax.vmap(fn, in_axes=in_axis, out_axes=out_axis)(seeds)
+        out = fn(jax.tree.map(lambda a: jnp.squeeze(a, in_axis), seeds))
+        return jax.tree.map(lambda a: jnp.expand_dims(a, out_axis), out)
+
+    return run
 
 
 def _all(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array]:
@@ -203,7 +217,7 @@ def _seeding(spaces: Spaces, apply: Callable, basis: Space) -> tuple[Callable, S
 
 def is_by_number(spaces: Spaces, basis: Space) -> bool:
     """Whether seeds may be followed as their numbers."""
-    return len(basis) == 1 and not spaces.lead and not spaces.hessian and basis.is_numbered
+    return len(basis) == 1 < basis.size and not spaces.lead and not spaces.hessian and basis.is_numbered
 
 
 def _by_number(apply: Callable, basis: Space) -> Callable | None:

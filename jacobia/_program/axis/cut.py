@@ -14,6 +14,7 @@ from jax import lax
 from jacobia._compat import Literal, bind, eval_jaxpr, inner_consts, scan_split
 from jacobia._program.along import Along, Followed, Lost, lost
 from jacobia._program.axis.samples import body_of, follow, found, has_references, is_empty, shifted, solver_parts
+from jacobia._program.wiring import wiring
 
 _Step = Callable[[Any, list], list]  # (sample, values) -> results
 
@@ -95,6 +96,18 @@ def _settled(value: Any, aval: Any) -> Any:
     if jnp.issubdtype(aval.dtype, jax.dtypes.extended):
         return value
     return lax.convert_element_type(value, aval.dtype)
+
+
+def _flat(eqn: Any, followed: Followed) -> _Step:
+    # Element by element without the axis of samples, which has length 1: under `vmap` a compiler would go on with it,
+    # and add up along it where it is the last one, number by number.
+    axis = followed.outs[0].axis
+
+    def step(sample: Any, values: list) -> list:  # scalars have no axes; an operand for all samples has length 1 there
+        given = [v if jnp.ndim(v) == 0 else lax.squeeze(v, [axis]) for v in values]
+        return [lax.expand_dims(out, [axis]) for out in bind(eqn, *given)]
+
+    return step
 
 
 class _Maker:
@@ -180,6 +193,8 @@ class _Maker:
         ):
             raise lost(eqn, None)
         one = eqn.replace(params=followed.params)
+        if wiring(eqn).element and followed.outs[0].one == 1:
+            return _flat(one, followed)
         return lambda sample, values: bind(one, *values)
 
     def cond(self, eqn: Any, followed: Followed) -> _Step:
