@@ -11,7 +11,7 @@ import numpy as np
 from jax.lax import GatherScatterMode
 
 
-def _on(values: np.ndarray, axes: Sequence[int], rank: int) -> np.ndarray:
+def _on(values: Any, axes: Sequence[int], rank: int) -> Any:
     # An array whose axes are some axes, in order, of an array of that rank.
     shape = [1] * rank
     for axis, length in zip(axes, values.shape, strict=True):
@@ -22,8 +22,8 @@ def _on(values: np.ndarray, axes: Sequence[int], rank: int) -> np.ndarray:
 class Places:
     """For every element of the narrow array (what is read, or written) its place in the wide one."""
 
-    def __init__(self, wide: Sequence[int], narrow: Sequence[int]):
-        self.wide, self.narrow = wide, narrow
+    def __init__(self, wide: Sequence[int], narrow: Sequence[int], at: Sequence[int] = ()):
+        self.wide, self.narrow, self.at = wide, narrow, at  # `at`: axes of the narrow array that number the positions
         self.flat = np.zeros([1] * len(narrow), np.int64)
         self.inside = np.ones([1] * len(narrow), bool)
         self.unknown: list[int] = []  # axes of the wide array
@@ -36,28 +36,33 @@ class Places:
         # Entries of the wide axis are numbered by an axis of the narrow array.
         self.add(axis, _on(np.arange(self.narrow[at]), [at], len(self.narrow)))
 
-    def start(self, axis: int, start: np.ndarray | None, width: int, clipped: bool, at: Sequence[int]) -> None:
-        # `start` has the axes `at` of the narrow array; a window that sticks out is moved or left out.
+    def along(self, x: Any) -> Any:
+        """An array with one entry a position, which broadcasts against the narrow array."""
+        return _on(x, self.at, len(self.narrow))
+
+    def start(self, axis: int, start: np.ndarray | None, width: int, clipped: bool) -> None:
+        # One entry a position; a window that sticks out is moved or left out.
         if start is None:
             self.sure = False
             if width != self.wide[axis]:
                 self.unknown.append(axis)
             return
         last = self.wide[axis] - width
-        start = _on(np.asarray(start, np.int64), at, len(self.narrow))
+        at = self.along(np.asarray(start, np.int64))
         if not clipped:
-            self.inside = self.inside & (start >= 0) & (start <= last)
-        self.add(axis, np.clip(start, 0, last))
+            self.inside = self.inside & (at >= 0) & (at <= last)
+        self.add(axis, np.clip(at, 0, last))
 
 
 def gather_places(eqn: Any, columns: Sequence) -> Places:
     """Where a gather reads; `columns` are its indices by their last axis, each a NumPy array or None."""
     p, d, wide = eqn.params, eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
-    places = Places(wide, eqn.outvars[0].aval.shape)
-    numbered = [a for a in range(len(places.narrow)) if a not in d.offset_dims]
+    narrow = eqn.outvars[0].aval.shape
+    numbered = [a for a in range(len(narrow)) if a not in d.offset_dims]
+    places = Places(wide, narrow, numbered)
     clipped = p["mode"] != GatherScatterMode.FILL_OR_DROP
     for axis, column in zip(d.start_index_map, columns, strict=True):
-        places.start(axis, column, p["slice_sizes"][axis], clipped, numbered)
+        places.start(axis, column, p["slice_sizes"][axis], clipped)
     for axis, j in zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True):
         places.count(axis, numbered[j])
     window = [a for a in range(len(wide)) if a not in (*d.collapsed_slice_dims, *d.operand_batching_dims)]
@@ -70,12 +75,12 @@ def scatter_places(eqn: Any, columns: Sequence) -> Places:
     """Where a scatter writes."""
     p, d = eqn.params, eqn.params["dimension_numbers"]
     shapes = [a.aval.shape for a in eqn.invars]
-    places = Places(shapes[0], shapes[2])
     numbered = [a for a in range(len(shapes[2])) if a not in d.update_window_dims]
+    places = Places(shapes[0], shapes[2], numbered)
     window = [a for a in range(len(shapes[0])) if a not in (*d.inserted_window_dims, *d.operand_batching_dims)]
     widths = dict(zip(window, (shapes[2][a] for a in d.update_window_dims), strict=True))
     for axis, column in zip(d.scatter_dims_to_operand_dims, columns, strict=True):
-        places.start(axis, column, widths.get(axis, 1), p["mode"] == GatherScatterMode.CLIP, numbered)
+        places.start(axis, column, widths.get(axis, 1), p["mode"] == GatherScatterMode.CLIP)
     for axis, j in zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True):
         places.count(axis, numbered[j])
     for axis, at in zip(window, d.update_window_dims, strict=True):
@@ -87,6 +92,6 @@ def dynamic_places(wide: Sequence[int], narrow: Sequence[int], starts: Sequence)
     """Where a dynamic slice reads, or a dynamic update writes; `starts` per axis, None where it is not known."""
     places = Places(wide, narrow)
     for axis, (start, width) in enumerate(zip(starts, narrow, strict=True)):
-        places.start(axis, start, width, True, [])
+        places.start(axis, start, width, True)
         places.count(axis, axis)
     return places

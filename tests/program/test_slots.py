@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from jacobia._program import choices
 from jacobia._program.columns import merging, room
 from jacobia._program.columns import parts as _parts
 from jacobia._program.columns.closure import powers
@@ -347,7 +348,7 @@ def test_columns_take_the_room_there_is():
     t.full_cols()
 
 
-@pytest.mark.parametrize("of", [merging, _parts], ids=lambda of: of.__name__)
+@pytest.mark.parametrize("of", [merging, _parts, choices], ids=lambda of: of.__name__)
 def test_examples_beside_the_functions(of):
     found = doctest.testmod(of)
     assert found.attempted and not found.failed

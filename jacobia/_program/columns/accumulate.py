@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
+from jacobia._program import choices
 from jacobia._program.axis.samples import body_of
 from jacobia._program.columns.apply import NotLinear, is_tangent
 from jacobia._program.columns.assemble import assembled
@@ -25,17 +26,24 @@ from jacobia._program.columns.room import Extent, TooWide, check_columns, number
 from jacobia._program.columns.rules import rule_of, unknown
 from jacobia._program.columns.slots import Parts, Slots, nothing, select, values
 from jacobia._program.columns.tape import Fixed, Tape
-from jacobia._program.known import Columns, Lazy, can_be_known, joined_columns, known_columns, results
+from jacobia._program.known import Between, Columns, Few, Lazy, can_be_known, joined_columns, known_columns, results
 from jacobia._program.walk import run
 
 
 class Value:
-    """What does not depend on the tangents: its name on the tape, and the value itself where it is known."""
+    """What does not depend on the tangents: its name on the tape, and the value itself where it is known.
 
-    __slots__ = ("known", "name", "shape")
+    `choice` is what an integer that is not known may be.
+    """
 
-    def __init__(self, name: Any, shape: tuple[int, ...], known: Lazy | Columns | None):
-        self.name, self.shape, self.known = name, shape, known
+    __slots__ = ("_choice", "known", "name", "shape")
+
+    def __init__(self, name: Any, shape: tuple[int, ...], known: Lazy | Columns | None, choice: Lazy | None = None):
+        self.name, self.shape, self.known, self._choice = name, shape, known, choice
+
+    @property
+    def choice(self) -> Lazy | None:
+        return self.known if isinstance(self.known, Lazy) else self._choice
 
 
 class Walk:
@@ -60,6 +68,10 @@ class Walk:
     def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
         return Value(name, shape, known)
 
+    def renamed(self, value: Value, name: Any) -> Value:
+        """The same under the name it has on another tape."""
+        return Value(name, value.shape, value.known, value.choice)
+
     def name(self, value: Any) -> Any:
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
@@ -71,11 +83,20 @@ class Walk:
             raise NotLinear("a tangent where there is to be none")
         return value.known.value() if isinstance(value.known, Lazy) else None
 
-    def columns(self, value: Any) -> list:
-        """An index array by its last axis; None where a column is not known."""
+    def chosen(self, value: Any) -> Any:
+        """The value, if it does not depend on the point, a few values of which each element has one, or None."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
-        return known_columns(value.known, value.shape[-1])
+        made = None if value.choice is None else value.choice.made()
+        return (
+            made if made is None or isinstance(made, Few) else None if isinstance(made, Between) else np.asarray(made)
+        )
+
+    def columns(self, value: Any) -> list:
+        """An index array by its last axis: each column known, or a few values of which it has one, or None."""
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
+        return known_columns(value.known or value.choice, value.shape[-1])
 
     def run(self, jaxpr: Any, consts: Sequence, args: Sequence) -> list:
         return [self.wrapped(v) for v in run(jaxpr, list(consts), list(args), self.rule)]
@@ -114,11 +135,14 @@ class Walk:
         """An equation without tangents: it is run at every point, and now if all of it is known."""
         names = self.tape.steps_of(lambda *a: bind(eqn, *a), [v.name for v in ins], len(eqn.outvars))
         known: Sequence = [None] * len(names)
+        choice: Sequence = known
         if can_be_known(eqn) and all(isinstance(v.known, Lazy) for v in ins):
             known = results(eqn, [v.known for v in ins])
-        elif eqn.primitive.name == "concatenate":
-            known = [joined_columns(eqn, [v.known for v in ins])]
-        return [Value(n, v.aval.shape, k) for n, v, k in zip(names, eqn.outvars, known, strict=True)]
+        else:
+            if eqn.primitive.name == "concatenate":
+                known = [joined_columns(eqn, [v.known or v.choice for v in ins])]
+            choice = choices.results(eqn, [v.choice for v in ins])
+        return [Value(n, v.aval.shape, k, c) for n, v, k, c in zip(names, eqn.outvars, known, choice, strict=True)]
 
 
 def _settled(value: Any, n: int) -> Any:
