@@ -83,6 +83,11 @@ class Walk:
             raise NotLinear("a tangent where there is to be none")
         return value.known.value() if isinstance(value.known, Lazy) else None
 
+    def nonzero(self, value: Any) -> np.ndarray | None:
+        """Where the value can be nonzero; None: everywhere."""
+        known = self.known(value)
+        return None if known is None else known != 0
+
     def chosen(self, value: Any) -> Any:
         """The value, if it does not depend on the point, a few values of which each element has one, or None."""
         if is_tangent(value):

@@ -19,6 +19,8 @@ from jacobia._program.columns.tape import APART, Last
 
 # A known factor with at most this share of nonzeros is taken as its nonzeros.
 _SPARSE = 0.5
+# So many steps may be taken to tell which results meet which columns.
+_STEPS = 10**8
 
 
 def reduce_sum(w: Any, eqn: Any, ins: Sequence) -> list:
@@ -90,11 +92,16 @@ def dot_general(w: Any, eqn: Any, ins: Sequence) -> list:
     contracting, batch = eqn.params["dimension_numbers"]
     mine = _Axes(t.shape, contracting[side], batch[side])
     other = _Axes(eqn.invars[1 - side].aval.shape, contracting[1 - side], batch[1 - side])
+    mask = w.nonzero(factor)
+    mask = np.ones((1, 1, 1), bool) if mask is None else other.three(mask, 0)  # (B, G, C)
+    met = np.asarray(mask.any(2))[None, :, :, None]
     if not t.constant_along(mine.contracted):
-        made = _spread(w, eqn, t, factor, mine, other, side)
+        made = _spread(w, eqn, t, factor, mask, mine, other, side)
         if made is not None:
             return [made]
-        t = aligned(w.tape, t, union_along(t.cols, t.shape, mine.contracted, w.n), w.n)
+        common = union_along(t.cols, t.shape, mine.contracted, w.n)
+        met = _met(t, common, mask, mine, w.n)
+        t = aligned(w.tape, t, common, w.n)
     given: list = [None, None]
     given[side], given[1 - side] = t, factor
     names = apply(w, eqn, given, tangents(given))
@@ -102,7 +109,11 @@ def dot_general(w: Any, eqn: Any, ins: Sequence) -> list:
     cols = t.cols.transpose([0, *kept, *(1 + a for a in mine.contracted)])
     b, f = [cols.shape[1 + k] for k in range(len(mine.batch))], list(cols.shape[1 + len(mine.batch) : 1 + len(kept)])
     free = [1] * len(other.free)
-    return [Slots(cols.reshape(t.width, *b, *(f + free if side == 0 else free + f)), names[0], shape, dtype)]
+    cols = cols.reshape(t.width, *b, *(f + free if side == 0 else free + f))
+    if not met.all():
+        check_columns(t.width, shape)
+        cols = np.where(_arranged(met, mine, other, side), cols, np.int32(w.n))
+    return [Slots(cols, names[0], shape, dtype)]
 
 
 class _Axes:
@@ -120,15 +131,35 @@ class _Axes:
         return x.transpose(order).reshape(*x.shape[:lead], *sizes)
 
 
-def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, side: int) -> Slots | Parts | None:
+def _arranged(x: Any, mine: _Axes, other: _Axes, side: int) -> Any:
+    """(K, B, G, F) to the axes of the result; an axis of length 1 stays that."""
+    own = (mine, mine.batch), (other, other.free), (mine, mine.free)
+    b, g, f = ([of.shape[a] if k > 1 else 1 for a in axes] for k, (of, axes) in zip(x.shape[1:], own, strict=True))
+    x = x if side == 1 else x.swapaxes(2, 3)
+    return x.reshape(x.shape[0], *b, *(g + f if side == 1 else f + g))
+
+
+def _met(t: Slots, common: np.ndarray, mask: np.ndarray, mine: _Axes, n: int) -> np.ndarray:
+    # Which results meet which of some columns in what is added up, (K, B, G, F); all, where that takes long to tell.
+    b, f, c = (mine.count(axes) for axes in (mine.batch, mine.free, mine.contracted))
+    if mask.all() or len(common) * b * f * c * (t.width + mask.shape[1]) > _STEPS:
+        return np.ones((1, 1, 1, 1), bool)
+    cols, met = mine.three(t.full_cols(), 1), []  # (K, B, F, C)
+    for own in common:
+        own = mine.three(np.broadcast_to(own, t.shape), 0)
+        has = ((cols == own) & (own < n)).any(0).swapaxes(1, 2)  # (B, C, F)
+        met.append(mask.astype(np.float32) @ has.astype(np.float32) > 0)
+    return np.stack(met)
+
+
+def _spread(
+    w: Any, eqn: Any, t: Slots, factor: Any, mask: np.ndarray, mine: _Axes, other: _Axes, side: int
+) -> Slots | Parts | None:
     # Elements that are contracted have columns of their own: no product, but what would be multiplied side by side.
     shape, dtype = out_of(eqn)
     count = mine.count(mine.contracted)
-    known, mask = w.known(factor), np.ones(0, bool)
-    if known is not None:
-        mask = other.three(np.asarray(known) != 0, 0)
-        if mask.size and np.count_nonzero(mask) <= _SPARSE * mask.size:
-            return _through_nonzeros(w, t, factor, mask, mine, other, side, shape, dtype)
+    if np.count_nonzero(mask) <= _SPARSE * mask.size:
+        return _through_nonzeros(w, t, factor, mask, mine, other, side, shape, dtype)
     cols = mine.three(t.full_cols(), 1)  # (K, B, F, C)
     own = distinct(np.moveaxis(cols, 3, 1).reshape(t.width * count, *cols.shape[1:3]), w.n)
     if len(own) < t.width * count:
@@ -142,10 +173,6 @@ def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, 
 
     wide = len(cols) > APART
 
-    def arrange(x: Any) -> Any:  # (KC, B, G, F) to the axes of the result
-        x = x if side == 1 else x.swapaxes(2, 3)
-        return x.reshape(x.shape[0], *shape)
-
     def times(v: Any, a: Any) -> Any:
         if wide:
             v = mine.three(v, 1).transpose(1, 2, 0, 3)[:, None].astype(dtype)  # (B, 1, F, K, C)
@@ -155,15 +182,9 @@ def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, 
         v = jnp.moveaxis(mine.three(v, 1), 3, 1)[:, :, :, None, :]  # (K, C, B, 1, F)
         a = jnp.moveaxis(other.three(a, 0), 2, 0)[None, ..., None]  # (1, C, B, G, 1)
         out = v.astype(dtype) * a.astype(dtype)
-        return arrange(out.reshape(-1, *out.shape[2:]))
+        return _arranged(out.reshape(-1, *out.shape[2:]), mine, other, side)
 
-    cols = tight(cols)
-    if all(k == 1 for k in cols.shape[1:]):
-        cols = cols.reshape(len(cols), *[1] * len(shape))
-    else:
-        check_columns(len(cols), shape)
-        sizes = mine.count(mine.batch), other.count(other.free), mine.count(mine.free)
-        cols = tight(arrange(np.broadcast_to(cols, (len(cols), *sizes))))
+    cols = tight(_arranged(tight(cols), mine, other, side))
     name = w.tape.step(times, values(w.tape, t, w.n), w.name(factor))
     return Slots(np.ascontiguousarray(cols), name, shape, dtype)
 

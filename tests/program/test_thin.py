@@ -1,4 +1,4 @@
-"""Patterns where few values of an integer, or the places where a value is zero, are known whatever the point is.
+"""Patterns that what is known of values makes thin: few values of an index, zeros in a factor.
 
 The truth is the union of the nonzeros of JAX's dense derivative at many random points, in float64.
 Shapes: P points, M outputs, N inputs, nnz stored entries.
@@ -84,6 +84,31 @@ INTEGERS = {
 }  # fmt: skip
 
 
+Z = np.array([[1.0, 0, 2, 0], [0, 0, 0, 0], [3, 1, 2, 4]])
+STAIRS = np.tri(4, dtype=bool)
+
+
+def some(f, shape=(4,), **kwargs):
+    return Case(f, shape, count=12, **kwargs)
+
+
+# By a factor that is known.
+PRODUCTS = {
+    "a number times zero": some(lambda x: jnp.dot(jnp.array(0.0), x)),
+    "rows of zeros, the same columns everywhere": some(lambda x: Z @ (x.sum() * jnp.ones(4))),
+    "rows of zeros, from behind": some(lambda x: (x[:2].sum() * jnp.ones((2, 4))) @ Z.T),
+    "rows of zeros, after a layer": some(lambda x: Z @ jnp.tanh(np.arange(1.0, 17).reshape(4, 4) @ x)),
+    "a batch of which some rows are zero": some(
+        lambda x: jnp.einsum("bij,bj->bi", np.stack([Z, Z[::-1]]), x.sum() * jnp.ones((2, 4)))),
+    "free axes on both sides": some(
+        lambda x: jnp.einsum("abc,cde->abde", np.stack([Z, Z[::-1]]), x.sum() * jnp.ones((4, 2, 3)))),
+    "a triangle of what shares columns": some(lambda x: np.tri(4) @ (x[1:] * x[:-1]), (5,)),
+    "a triangle from behind": some(lambda x: (x[1:] * x[:-1]).T @ np.tri(4), (5, 2)),
+    "triangles in a batch": some(
+        lambda x: jnp.einsum("bij,kjb->bki", np.stack([np.tri(4), np.tri(4).T]), x[:, 1:] * x[:, :-1]), (2, 5, 2)),
+}  # fmt: skip
+
+
 def found(case):
     """The pattern, and the matrix at all points."""
     with jax.enable_x64(True):
@@ -101,10 +126,7 @@ def check(case):
             np.testing.assert_allclose(made.toarray(), full[k], atol=1e-12)
 
 
-for name, case in INTEGERS.items():
+@pytest.mark.parametrize("name, case", [*INTEGERS.items(), *PRODUCTS.items()])
+def test_a_pattern_is_exact(name, case):
     case.name = name
-
-
-@pytest.mark.parametrize("name", INTEGERS)
-def test_integers(name):
-    check(INTEGERS[name])
+    check(case)
