@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 from sparse_cases import Case, dense, nonzero, point, points
 
-from jacobia import jacobian, sparsity_pattern
+from jacobia import hessian, jacobian, sparsity_pattern
 
 TABLE = np.array([5, 0, 3, 3])
 
@@ -109,6 +109,58 @@ PRODUCTS = {
 }  # fmt: skip
 
 
+def spd(x):
+    return x @ x.T + 2 * jnp.eye(len(x))
+
+
+def blocks(x):
+    return jax.scipy.linalg.block_diag(jnp.outer(x[:2], x[:2]), x[2:, None])
+
+
+def bidiagonal(x):
+    return jnp.diag(x) + jnp.diag(x[1:] ** 2, 1)
+
+
+# By a factor of the input, which has its zeros in the same places at every point.
+PLACES = {
+    "a diagonal": some(lambda x: jnp.diag(x) @ x),
+    "a diagonal from behind": some(lambda x: x @ jnp.diag(x, 1)[:4]),
+    "a diagonal that is stepped through": some(lambda x: jnp.sin(jnp.diag(x)) @ x[::-1]),
+    "two diagonals": some(lambda x: bidiagonal(x) @ jnp.sin(x)),
+    "a power of diagonals": some(lambda x: bidiagonal(x) @ (bidiagonal(x) @ x)),
+    "a product of matrices": some(lambda x: (bidiagonal(x) @ bidiagonal(x)) @ x, (5,)),
+    "a diagonal that is set": some(lambda x: jnp.zeros((4, 4)).at[np.arange(4), np.arange(4)].set(x) @ x**2),
+    "a diagonal that is added": some(lambda x: jnp.zeros((4, 5)).at[np.arange(4), np.arange(1, 5)].add(x)[:, 1:] @ x),
+    "a diagonal that is cleared": some(
+        lambda x: jnp.outer(x, x).at[np.arange(4), np.arange(4)].set(0.0) @ x),
+    "a row that is cleared": some(lambda x: (jnp.outer(x, x).at[1].set(0.0) @ x) * x[0]),
+    "a triangle": some(lambda x: jnp.tril(jnp.outer(x, x)) @ x),
+    "a triangle times another": some(lambda x: jnp.tril(x[0]) @ jnp.tril(x[1]), (2, 3, 3)),
+    "a mask that multiplies": some(lambda x: (STAIRS * x[0]) @ x[1], (2, 4, 4)),
+    "a mask that chooses": some(lambda x: jnp.where(STAIRS, x[0], 0) @ x[1], (2, 4, 4)),
+    "a mask of rows": some(lambda x: jnp.where(STAIRS[1], jnp.exp(x), 0) * x[::-1]),
+    "blocks": some(lambda x: blocks(x) @ x[1:]),
+    "blocks times blocks": some(lambda x: blocks(x).T @ blocks(x)),
+    "blocks that are written": some(
+        lambda x: lax.dynamic_update_slice(jnp.zeros((4, 4)), jnp.outer(x[:2], x[:2]), (1, 2)) @ x**2),
+    "padding": some(lambda x: jnp.pad(x, (0, 2)) * jnp.tile(x, 2)[:6]),
+    "padding inside": some(lambda x: lax.pad(jnp.sin(x), 0.0, ((1, 0, 1),))[:4] * x),
+    "stacked with zeros": some(lambda x: jnp.stack([x, jnp.zeros(4)]) @ x),
+    "a sum of zeros": some(lambda x: jnp.tril(jnp.outer(x, x), -1).sum(1) * x),
+    "a running sum": some(lambda x: jnp.cumsum(jnp.pad(x[:2], (2, 0))) * x),
+    "elements that are read": some(lambda x: jnp.diag(x)[np.array([0, 1, 3]), np.array([0, 2, 3])] * x[1:]),
+    "a window that is read": some(lambda x: lax.dynamic_slice(jnp.diag(x), (1, 0), (2, 4)) @ x),
+    "turned and joined": some(
+        lambda x: jnp.concatenate([jnp.diag(x).T[::-1], jnp.zeros((1, 4))]).reshape(4, 5).T @ x),
+    "a diagonal that is divided": some(lambda x: (jnp.diag(x) / (1 + x**2)) @ x[::-1]),
+    "an array of a batch": some(lambda x: jax.vmap(lambda v: jnp.diag(v) @ jnp.roll(v, 1))(x), (3, 4)),
+    "a convolution": some(lambda x: jnp.convolve(x, lax.stop_gradient(jnp.pad(x[:2], (1, 1))))),
+    "in a branch": some(lambda x: lax.cond(x[0] > 0, lambda d: d @ x, lambda d: d.T @ x, jnp.diag(x, 1)[:4, :4])),
+    "a cosine of zeros": some(lambda x: jnp.cos(jnp.diag(x)) @ x),
+    "hessian of a diagonal": Case(lambda x: jnp.sum((jnp.diag(x) @ jnp.roll(x, 1)) ** 2), (5,), kind="hessian"),
+}  # fmt: skip
+
+
 def found(case):
     """The pattern, and the matrix at all points."""
     with jax.enable_x64(True):
@@ -122,11 +174,12 @@ def check(case):
     assert case.exact is not True or pattern.nnz == true.sum()
     with jax.enable_x64(True):
         for k in range(4):
-            made = jacobian(case.f, ravel=True)(point(case, k)).to_scipy()
+            transform = hessian if case.kind == "hessian" else jacobian
+            made = transform(case.f, ravel=True)(point(case, k)).to_scipy()
             np.testing.assert_allclose(made.toarray(), full[k], atol=1e-12)
 
 
-@pytest.mark.parametrize("name, case", [*INTEGERS.items(), *PRODUCTS.items()])
+@pytest.mark.parametrize("name, case", [*INTEGERS.items(), *PRODUCTS.items(), *PLACES.items()])
 def test_a_pattern_is_exact(name, case):
     case.name = name
     check(case)

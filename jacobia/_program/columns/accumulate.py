@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
-from jacobia._program import choices
+from jacobia._program import choices, zeros
 from jacobia._program.axis.samples import body_of
 from jacobia._program.columns.apply import NotLinear, is_tangent
 from jacobia._program.columns.assemble import assembled
@@ -33,17 +33,32 @@ from jacobia._program.walk import run
 class Value:
     """What does not depend on the tangents: its name on the tape, and the value itself where it is known.
 
-    `choice` is what an integer that is not known may be.
+    Of one that is not known, `choice` is what an integer may be, and `mask` where there can be nonzeros.
     """
 
-    __slots__ = ("_choice", "known", "name", "shape")
+    __slots__ = ("_choice", "_mask", "known", "name", "shape")
 
-    def __init__(self, name: Any, shape: tuple[int, ...], known: Lazy | Columns | None, choice: Lazy | None = None):
-        self.name, self.shape, self.known, self._choice = name, shape, known, choice
+    def __init__(
+        self,
+        name: Any,
+        shape: tuple[int, ...],
+        known: Lazy | Columns | None,
+        choice: Lazy | None = None,
+        mask: Lazy | None = None,
+    ):
+        self.name, self.shape, self.known, self._choice, self._mask = name, shape, known, choice, mask
 
     @property
     def choice(self) -> Lazy | None:
         return self.known if isinstance(self.known, Lazy) else self._choice
+
+    @property
+    def mask(self) -> Lazy | None:
+        return zeros.of_known(self.known) if isinstance(self.known, Lazy) else self._mask
+
+    def renamed(self, name: Any) -> "Value":
+        """The same under the name it has on another tape."""
+        return Value(name, self.shape, self.known, self._choice, self._mask)
 
 
 class Walk:
@@ -68,10 +83,6 @@ class Walk:
     def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
         return Value(name, shape, known)
 
-    def renamed(self, value: Value, name: Any) -> Value:
-        """The same under the name it has on another tape."""
-        return Value(name, value.shape, value.known, value.choice)
-
     def name(self, value: Any) -> Any:
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
@@ -85,8 +96,9 @@ class Walk:
 
     def nonzero(self, value: Any) -> np.ndarray | None:
         """Where the value can be nonzero; None: everywhere."""
-        known = self.known(value)
-        return None if known is None else known != 0
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
+        return None if value.mask is None else value.mask.made()
 
     def chosen(self, value: Any) -> Any:
         """The value, if it does not depend on the point, a few values of which each element has one, or None."""
@@ -140,14 +152,17 @@ class Walk:
         """An equation without tangents: it is run at every point, and now if all of it is known."""
         names = self.tape.steps_of(lambda *a: bind(eqn, *a), [v.name for v in ins], len(eqn.outvars))
         known: Sequence = [None] * len(names)
-        choice: Sequence = known
+        choice, mask = known, known
         if can_be_known(eqn) and all(isinstance(v.known, Lazy) for v in ins):
             known = results(eqn, [v.known for v in ins])
         else:
             if eqn.primitive.name == "concatenate":
                 known = [joined_columns(eqn, [v.known or v.choice for v in ins])]
             choice = choices.results(eqn, [v.choice for v in ins])
-        return [Value(n, v.aval.shape, k, c) for n, v, k, c in zip(names, eqn.outvars, known, choice, strict=True)]
+            values = [v.known if isinstance(v.known, Lazy) else None for v in ins]
+            mask = zeros.results(eqn, [v.mask for v in ins], values)
+        made = zip(names, eqn.outvars, known, choice, mask, strict=True)
+        return [Value(name, v.aval.shape, k, c, m) for name, v, k, c, m in made]
 
 
 def _settled(value: Any, n: int) -> Any:

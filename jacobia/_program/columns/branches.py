@@ -63,7 +63,7 @@ def _entered(w: Any, tape: Tape, v: Any) -> tuple[int, Any, Any]:
     # A value on another tape: its name there, what it is there, and its name here.
     name = tape.new()
     if not isinstance(v, (Slots, Parts)):
-        return name, w.renamed(v, name), w.name(v)
+        return name, v.renamed(name), w.name(v)
     t = as_slots(w.tape, v, w.n)
     return name, Slots(t.cols, name, t.shape, t.dtype), values(w.tape, t, w.n)
 
