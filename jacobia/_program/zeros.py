@@ -28,22 +28,24 @@ Masks = Sequence[np.ndarray | None]
 
 def results(eqn: Any, masks: Sequence[Lazy | None], known: Sequence[Lazy | None]) -> list[Lazy | None]:
     """The masks of the results of one equation, from those of its operands and from operands that are known."""
-    count, nothing = len(eqn.outvars), [None] * len(eqn.outvars)
     rule = _element if wiring(eqn).element else _BY_HOW.get(wiring(eqn).how)
+    zero = linear_in(eqn) or range(len(masks))  # operands whose zeros count; of others the values do
+    masks = [m if k in zero else None for k, m in enumerate(masks)]
     if rule is None or (None in masks if _of_all(eqn) else all(m is None for m in masks)):
-        return list(nothing)
+        return [None] * len(eqn.outvars)
     once: list = []
 
     def make(*given: Any) -> list:
         if not once:
             own, values = given[: len(masks)], given[len(masks) :]
             empty = all(m is None for m in own) or not all(v.aval.size for v in (*eqn.invars, *eqn.outvars))
-            made = nothing if empty else rule(eqn, own, values)
+            made = [None] * len(eqn.outvars) if empty else rule(eqn, own, values)
             once.extend(None if m is None or m.all() else m for m in made)
         return once
 
-    args = [_UNKNOWN if v is None else v for v in (*masks, *known)]
-    return [Lazy(make=make, args=args, place=k) for k in range(count)]
+    values = [None if k in zero else v for k, v in enumerate(known)]
+    args = [_UNKNOWN if v is None else v for v in (*masks, *values)]
+    return [Lazy(make=make, args=args, place=k) for k in range(len(eqn.outvars))]
 
 
 def _of_all(eqn: Any) -> bool:
