@@ -20,8 +20,10 @@ from jacobia._program.known import Between, Few, Lazy
 from jacobia._program.moves import MOVES
 from jacobia._program.wiring import wiring
 
-# So many values are followed, and so many entries of arrays of them.
-_VALUES, _ENTRIES = 1 << 12, 1 << 22
+# So many values of small arrays are followed: they may become fewer on the way, as by `i // 100`.
+_VALUES, _SMALL = 1 << 8, 1 << 14
+# Of others no more values than ways are told apart, and so many entries in all.
+_ENTRIES = 1 << 21
 # Integers up to this size are floating-point numbers too.
 _EXACT = 1 << 53
 # So many ways to read or write are told apart.
@@ -71,11 +73,15 @@ def _choice(eqn: Any, operands: Sequence, k: int) -> Few | Between | None:
     return _numbered(found, aval) if isinstance(found, Between) else found
 
 
+def _too_many(count: int, size: int) -> bool:
+    return count > _VALUES or count * size > (_ENTRIES if count <= _WAYS else _SMALL)
+
+
 def _of_each(eqn: Any, given: Sequence[Few], k: int) -> Few | None:
     # Every value of every source with every value of the others.
     count, aval = {id(v.source): len(v.values) for v in given}, eqn.outvars[k].aval
     total = math.prod(count.values())
-    if total > _VALUES or total * max(a.aval.size for a in (*eqn.invars, *eqn.outvars)) > _ENTRIES:
+    if _too_many(total, max(a.aval.size for a in (*eqn.invars, *eqn.outvars))):
         return None
     numbers = dict(zip(count, np.unravel_index(np.arange(total), tuple(count.values())), strict=True))
     values = np.asarray(jax.vmap(lambda *a: bind(eqn, *a))(*(v.values[numbers[id(v.source)]] for v in given))[k])
@@ -87,7 +93,7 @@ def _of_each(eqn: Any, given: Sequence[Few], k: int) -> Few | None:
 
 def _moved(eqn: Any, given: Sequence[Few], k: int) -> Few | None:
     total = max(len(v.values) for v in given)
-    if total * max(a.aval.size for a in (*eqn.invars, *eqn.outvars)) > _ENTRIES:
+    if _too_many(total, max(a.aval.size for a in (*eqn.invars, *eqn.outvars))):
         return None
     planes = [v.values[np.minimum(np.arange(total), len(v.values) - 1)] for v in given]
     return Few(np.asarray(MOVES[eqn.primitive.name].numbers(eqn, planes, 0)[k]))
@@ -129,7 +135,7 @@ def _numbered(v: Between, aval: Any) -> Few | Between:
     if not aval.size or max(np.abs(least).max(), np.abs(most).max()) > _EXACT:
         return v
     count = int(min((most - least).max(), _VALUES)) + 1
-    if count > _VALUES or count * aval.size > _ENTRIES:
+    if _too_many(count, aval.size):
         return v
     values = np.broadcast_to(least, aval.shape) + np.arange(count).reshape(-1, *[1] * len(aval.shape))
     return Few(np.minimum(values, most).astype(aval.dtype))

@@ -45,7 +45,7 @@ INTEGERS = {
         lambda x: lax.dynamic_slice(x, (integer(x[0]).astype(jnp.uint8),), (3,))),
     "a window as long as all": many(lambda x: lax.dynamic_update_slice(x, x**2, (integer(x[0]),))),
     "updated at any start": many(lambda x: lax.dynamic_update_slice(jnp.sin(x), x[:2] ** 2, (integer(x[0]),))),
-    "a halved index": many(lambda x: x[jnp.argmax(x[:5]) // 2]),
+    "a halved index": many(lambda x: x[jnp.argmax(jnp.tile(x[:5], 20)) // 2 % 3]),
     "a halved index below zero": many(lambda x: x[jnp.clip(integer(x[0]), -2, 1) // 2]),
     "a remainder": many(lambda x: x[integer(x[0]) % 3]),
     "a remainder of C": many(lambda x: jnp.sin(x)[lax.rem(jnp.abs(jnp.clip(integer(x[0]), -50, 50)), 4)]),
