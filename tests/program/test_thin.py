@@ -56,7 +56,8 @@ INTEGERS = {
     "two together": many(lambda x: x[(i := jnp.argmax(x[:2]))] * x[i + 2]),
     "a pair, two together": many(lambda x: x.reshape(2, 3)[(i := jnp.argmax(x[:2])), i]),
     "a pair, one known": many(lambda x: x.reshape(2, 3)[jnp.argmax(x[:2]), 1:]),
-    "a pair, one of any value": many(lambda x: x.reshape(2, 3)[jnp.clip(integer(x[:2]), 1, 1), integer(x[2:4])]),
+    "a pair, one of any value": many(
+        lambda x: x.reshape(2, 3).at[jnp.clip(integer(x[:2]), 1, 1), integer(x[2:4])].get(mode="clip")),
     "of a table": many(lambda x: x[jnp.asarray(TABLE)[jnp.argmax(x[:4])]]),
     "stacked": many(lambda x: x[jnp.stack([jnp.argmax(x[:2]), 2 + jnp.argmin(x[2:4])])]),
     "filled": many(lambda x: x.at[4 + jnp.argmax(x[:4])].get(mode="fill", fill_value=0)),
