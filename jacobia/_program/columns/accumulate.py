@@ -69,7 +69,13 @@ class Walk:
         """The value, if it does not depend on the point."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
-        return value.known.value() if isinstance(value.known, Lazy) else None
+        return value.known.always() if isinstance(value.known, Lazy) else None
+
+    def nonzero(self, value: Any) -> np.ndarray | None:
+        """Where a factor is not zero; None: it may be so anywhere."""
+        if is_tangent(value):
+            raise NotLinear("a tangent where there is to be none")
+        return value.known.always(lambda v: v != 0) if isinstance(value.known, Lazy) else None
 
     def columns(self, value: Any) -> list:
         """An index array by its last axis; None where a column is not known."""

@@ -74,8 +74,8 @@ def mul(w: Any, eqn: Any, ins: Sequence) -> list:
     factor = next((v for v in ins if not is_tangent(v)), None)
     if factor is None or not isinstance(outs[0], Slots):
         return outs
-    known = w.known(factor)
-    return [masked(w, outs[0], np.asarray(known) != 0)] if known is not None and not np.all(known) else outs
+    nonzero = w.nonzero(factor)
+    return outs if nonzero is None or nonzero.all() else [masked(w, outs[0], nonzero)]
 
 
 def add(sign: int) -> Callable:

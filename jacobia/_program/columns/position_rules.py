@@ -62,7 +62,7 @@ def _written(w: Any, eqn: Any, ins: Sequence, at: int, places: Places, replace: 
     flat = np.where(np.broadcast_to(places.inside, places.narrow), np.broadcast_to(places.flat, places.narrow), -1)
     flat = flat.reshape(-1)
     written = flat[flat >= 0]
-    if replace and len(np.unique(written)) < len(written):  # which of two writes stays is not for us to say
+    if replace and not _once(written):  # which of two writes stays is not for us to say
         return _unknown_write(w, eqn, ins, at, places)
     if is_tangent(base):
         if replace:
@@ -80,6 +80,11 @@ def _written(w: Any, eqn: Any, ins: Sequence, at: int, places: Places, replace: 
     return [_even(w, whole)]
 
 
+def _once(rows: np.ndarray) -> bool:
+    # Whether no number is there twice; -1 is one of them.
+    return bool(np.bincount(rows + 1, minlength=1).max() <= 1)
+
+
 def _even(w: Any, t: Parts) -> Slots | Parts:
     # Parts that fill the whole evenly, each element once, are better held as slots.
     (slots, rows), *others = t.terms
@@ -89,7 +94,7 @@ def _even(w: Any, t: Parts) -> Slots | Parts:
         return Slots(cols, name, t.shape, t.dtype)
     count = sum(s.width * s.size for s, _ in t.terms)
     widest = sum(s.width for s, _ in t.terms)
-    once = all(len(r) == len(np.unique(r)) for _, r in t.terms)
+    once = all(_once(r) for _, r in t.terms)
     return as_slots(w.tape, t, w.n) if once and widest <= 8 and widest * t.size <= UNEVEN * count else t
 
 

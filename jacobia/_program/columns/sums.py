@@ -124,9 +124,9 @@ def _spread(w: Any, eqn: Any, t: Slots, factor: Any, mine: _Axes, other: _Axes, 
     # Elements that are contracted have columns of their own: no product, but what would be multiplied side by side.
     shape, dtype = out_of(eqn)
     count = mine.count(mine.contracted)
-    known, mask = w.known(factor), np.ones(0, bool)
-    if known is not None:
-        mask = other.three(np.asarray(known) != 0, 0)
+    nonzero, mask = w.nonzero(factor), np.ones(0, bool)
+    if nonzero is not None:
+        mask = other.three(nonzero, 0)
         if mask.size and np.count_nonzero(mask) <= _SPARSE * mask.size:
             return _through_nonzeros(w, t, factor, mask, mine, other, side, shape, dtype)
     cols = mine.three(t.full_cols(), 1)  # (K, B, F, C)

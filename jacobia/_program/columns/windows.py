@@ -123,8 +123,8 @@ def convolution(w: Any, eqn: Any, ins: Sequence) -> list:
     lhs_spec, rhs_spec, out_spec = (tuple(s) for s in p["dimension_numbers"])
     kernel_shape = [eqn.invars[1].aval.shape[a] for a in rhs_spec]
     features, inner, window = kernel_shape[0], kernel_shape[1], kernel_shape[2:]
-    known = w.known(ins[1])
-    nonzero = np.ones(kernel_shape, bool) if known is None else np.asarray(known).transpose(rhs_spec) != 0
+    known = w.nonzero(ins[1])
+    nonzero = np.ones(kernel_shape, bool) if known is None else known.transpose(rhs_spec)
     taps = [(j, k) for j in range(inner) for k in np.ndindex(*window) if nonzero[(slice(None), j, *k)].any()]
     if len(taps) * t.width > FEW:
         windows = enumerate(zip(window, p["window_strides"], p["padding"], p["lhs_dilation"], strict=True))
