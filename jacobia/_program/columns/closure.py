@@ -57,13 +57,15 @@ def closure(
     rows = []
     for k in carried:
         o = outs[k]
-        rows.append(_matrix([o] if isinstance(o, (Slots, Parts)) else [nothing(start[k].shape, start[k].dtype)], total))
+        rows.append(
+            matrix_of([o] if isinstance(o, (Slots, Parts)) else [nothing(start[k].shape, start[k].dtype)], total)
+        )
     c = sum(start[k].size for k in carried)
     step = sp.vstack(rows, format="csr") if rows else sp.csr_array((0, total), dtype=bool)
     kept = np.ones(total - c, bool), np.arange(c, total), np.arange(total - c + 1)
     hold = sp.csr_array(kept, shape=(total - c, total))
     step = sp.vstack([step, hold], format="csr").astype(bool)
-    entering = _matrix([*(start[k] for k in carried), *others], w.n)
+    entering = matrix_of([*(start[k] for k in carried), *others], w.n)
     reached = powers(step, entering, length)
     cols = []
     at = 0
@@ -131,10 +133,10 @@ def _density(a: Any) -> float:
     return a.nnz / max(1, a.shape[0] * a.shape[1])
 
 
-def _matrix(ts: Sequence, n: int) -> Any:
+def matrix_of(ts: Sequence, n: int) -> Any:
+    """The pattern of some tangents, one behind the other, as a sparse matrix."""
     import scipy.sparse as sp
 
-    # The pattern of some tangents, as a sparse matrix.
     found = []
     for v in ts:
         terms = parts_of(v)

@@ -19,12 +19,13 @@ from jacobia._compat import eval_jaxpr, inner_consts, scan_split
 from jacobia._program.columns.apply import NotLinear, is_tangent, with_tangents
 from jacobia._program.columns.branches import cond, solve, typed
 from jacobia._program.columns.closure import as_tangent, closure
+from jacobia._program.columns.counters import Loop, counted, trips
 from jacobia._program.columns.merging import FEW, tight, union_along, unused
 from jacobia._program.columns.parts import as_slots
 from jacobia._program.columns.room import check_columns
 from jacobia._program.columns.shared import Shared
 from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, select, values
-from jacobia._program.columns.steps import Loop, counted, of_all_steps, trips
+from jacobia._program.columns.steps import of_all_steps
 from jacobia._program.columns.tape import Fixed, Tape
 from jacobia._program.flow import around, flow
 from jacobia._program.known import Differs, Lazy, sliced, steady

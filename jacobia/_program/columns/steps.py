@@ -1,175 +1,31 @@
 """Loops whose steps differ: the columns of the carry behind every single step, and of what every step gives.
 
-What is known of each step (a counter, and what is computed from it) tells which elements the step reads. Many steps
-are walked at once, as the samples of one program, and their patterns are multiplied in the order of the loop.
+What is known of each step (`counters`) tells which elements the step reads. Many steps are walked at once, as the
+samples of one program, and their patterns are multiplied in the order of the loop.
 Knows programs of steps, and columns. Knows no values and no single operation.
-Shapes: N inputs, K slots; B steps that are walked at once.
+Shapes: N inputs, K slots.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
+from jacobia._compat import eval_jaxpr
 from jacobia._program.columns.apply import is_tangent
-from jacobia._program.columns.closure import one_step
+from jacobia._program.columns.closure import matrix_of
+from jacobia._program.columns.counters import Loop
 from jacobia._program.columns.merging import tight
 from jacobia._program.columns.parts import columns_of, entries, parts_of
-from jacobia._program.columns.slots import nothing
-from jacobia._program.flow import around, flow
-from jacobia._program.known import Lazy, Steps, can_be_known, steps_of
-from jacobia._program.walk import needed, run, some
+from jacobia._program.known import Steps
+from jacobia._program.walk import needed
 
 # Elements of the largest array while steps are walked: at once, and of all steps together.
 _AT_ONCE, _IN_ALL = 1 << 20, 1 << 25
-# Columns of an element are the bits of some words. So many words are held, and read, before a loop is too large.
-_HELD, _READ = 1 << 25, 1 << 30
-# A loop that goes on for so many steps has no end that is looked for.
-_LONGEST = 1 << 14
-
-
-@dataclass(frozen=True, eq=False)
-class Loop:
-    """A loop, and what goes into it.
-
-    Attributes:
-      start: the carry before the first step; what is a tangent at any step is `Slots`.
-      length: how many steps there are; None: nobody knows.
-      reverse: whether the last of the xs is read first.
-    """
-
-    body: Any
-    consts: list
-    start: list
-    xs: list
-    avals: list  # of the results
-    length: int | None
-    reverse: bool = False
-
-    @property
-    def order(self) -> np.ndarray:
-        """The numbers of the steps as they are made."""
-        return np.arange(self.length or 0)[:: -1 if self.reverse else 1]
-
-    @property
-    def inputs(self) -> list:
-        """What goes in, as the body takes it."""
-        return [*self.consts, *self.start, *self.xs]
-
-    @property
-    def program(self) -> tuple[Any, list]:
-        """The body, and the arrays that it carries with it."""
-        return getattr(self.body, "jaxpr", self.body), inner_consts(self.body)
-
-    @property
-    def tangents(self) -> list[bool]:
-        """Which results are tangents."""
-        carried = list(map(is_tangent, self.start))
-        return carried + flow(self.body, list(map(is_tangent, self.inputs)))[len(carried) :]
-
-    def numbered(self, w: Any, program: Any, known: Sequence[Lazy | None], lead: tuple[int, ...] = ()) -> tuple:
-        """`one_step`, with what is known of the inputs of a step; `lead` is in front of the shapes of these."""
-        n, m = len(self.consts), len(self.start)
-        ins = list(self.consts)
-        for k, v in enumerate(self.inputs[n:], n):
-            shape = v.shape if k < n + m else v.shape[1:]
-            if is_tangent(v):
-                ins.append(nothing(shape, v.dtype))
-            else:
-                ins.append(w.value(None, shape if known[k] is None else lead + shape, known[k]))
-        return one_step(w, program, ins[:n], ins[n : n + m], ins[n + m :])
-
-
-class _Counters:
-    """The part of a loop that is known at every step: numbers that it carries, and what they are computed from."""
-
-    def __init__(self, loop: Loop):
-        self._loop, n, m = loop, len(loop.consts), len(loop.start)
-        jaxpr, self._own = loop.program
-        unknown = [is_tangent(v) or not isinstance(v.known, Lazy) for v in loop.inputs]
-        for k, a in enumerate(loop.avals[:m], n):  # a program may iterate large arrays that are known: not twice
-            unknown[k] |= bool(a.ndim) and not jnp.issubdtype(a.dtype, jnp.integer)
-        self.unknown = around(loop.body, unknown, n, m)
-        self.places = [k for k in range(m) if not self.unknown[n + k]]
-        self._part = needed(jaxpr, tuple(self.places))
-        if any(isinstance(c, Tracer) for c in self._own) or some(self._part, lambda eqn: not can_be_known(eqn)):
-            self.unknown, self.places = [True] * len(loop.inputs), []
-
-    @property
-    def args(self) -> list[Lazy]:
-        """All known inputs of the loop."""
-        return [v.known for v, u in zip(self._loop.inputs, self.unknown, strict=True) if not u]
-
-    def given(self, known: Sequence) -> tuple[list, list, list]:
-        """Constants, first numbers and xs, from the values of `args`."""
-        rest, n, m = iter(known), len(self._loop.consts), len(self._loop.start)
-        all_of_them = [None if u else next(rest) for u in self.unknown]
-        first = [jnp.asarray(all_of_them[n + k], self._loop.avals[k].dtype) for k in self.places]
-        return all_of_them[:n], first, all_of_them[n + m :]
-
-    def carry(self, numbers: Sequence) -> list:
-        """All that is carried, None for what is not known."""
-        found = dict(zip(self.places, numbers, strict=True))
-        return [found.get(k) for k in range(len(self._loop.start))]
-
-    def advance(self, consts: list, numbers: Sequence, xs: Sequence) -> list:
-        """The numbers behind a step."""
-        given = [*consts, *self.carry(numbers), *xs]
-        return run(self._part, self._own, given, lambda eqn, values: bind(eqn, *values))
-
-
-def counted(loop: Loop) -> list[Steps | None]:
-    """For each input of a step its values at all steps, where these are known and some tangent may depend on them."""
-    n, m, length = len(loop.consts), len(loop.start), loop.length
-    found: list[Steps | None] = [None] * len(loop.inputs)
-    if length is None:
-        return found
-    it = _Counters(loop)
-    told = [k >= n and not u for k, u in enumerate(it.unknown)]
-    if not any(a and b for a, b in zip(flow(loop.body, told), loop.tangents, strict=True)):
-        return found
-
-    def make(*known: Any) -> list:
-        consts, first, xs = it.given(known)
-        return lax.scan(lambda c, x: (it.advance(consts, c, x), c), first, xs, length, loop.reverse)[1]
-
-    for k, v in zip(it.places, steps_of(length, make, it.args, len(it.places)), strict=True):
-        found[n + k] = v
-    for k, v in enumerate(loop.xs, n + m):
-        if told[k]:
-            found[k] = Steps(length, lambda x: [x], [v.known])
-    return found
-
-
-def trips(loop: Loop, test: Any, tested: Sequence) -> int | None:
-    """How many steps a loop makes that goes on while `test` says so, of `tested` and the carry; None: nobody knows."""
-    it, jaxpr, own = _Counters(loop), getattr(test, "jaxpr", test), inner_consts(test)
-    unknown = [is_tangent(v) or not isinstance(v.known, Lazy) for v in tested]
-    carried = it.unknown[len(loop.consts) :]
-    if any(flow(test, [*unknown, *carried])) or some(jaxpr, lambda eqn: not can_be_known(eqn)):
-        return None
-    others = [v.known for v, u in zip(tested, unknown, strict=True) if not u]
-
-    def make(*known: Any) -> list:
-        rest = iter(known[: len(others)])
-        given = [None if u else next(rest) for u in unknown]
-        consts, first, _ = it.given(known[len(others) :])
-
-        def goes(state: tuple) -> Any:
-            count, numbers = state
-            ins = [*given, *it.carry(numbers)]
-            return (count < _LONGEST) & run(jaxpr, own, ins, lambda eqn, values: bind(eqn, *values))[0]
-
-        return [lax.while_loop(goes, lambda s: (s[0] + 1, it.advance(consts, s[1], [])), (0, first))[0]]
-
-    count = int(Lazy(make=make, args=[*others, *it.args]).value())
-    return count if count < _LONGEST else None
+# Of steps that carry something: how many there may be, and words of 64 columns that are held, and read.
+_STEPS, _HELD, _READ = 1 << 14, 1 << 25, 1 << 30
 
 
 class Local:
@@ -179,16 +35,7 @@ class Local:
     """
 
     def __init__(self, outs: Sequence, sizes: Sequence[int], carried: int, total: int, steps: int):
-        rows, found, offset, count = [], [], 0, sum(sizes)
-        for o, size in zip(outs, sizes, strict=True):
-            if is_tangent(o):
-                row, col = entries(parts_of(o))
-                keep = (row >= 0) & (col < total)
-                step, element = np.divmod(row[keep], size)
-                rows.append(step.astype(np.int64) * count + element + offset)
-                found.append(col[keep])
-            offset += size
-        row, col = (np.concatenate([*a, np.zeros(0, np.int64)]) for a in (rows, found))
+        (row, col), count = _entries(outs, sizes, total), sum(sizes)
         per_row = np.bincount(row, minlength=steps * count).reshape(steps, count)
         element = row % max(1, count)
         kept = (element == col) & (element < carried) & (per_row.reshape(-1)[row] == 1)
@@ -206,6 +53,21 @@ class Local:
         a, b = self._bounds[k : k + 2]
         begin, end = self._starts[a], self._starts[b]
         return self._rows[a:b], self._starts[a:b] - begin, self._cols[begin:end], np.flatnonzero(self._emptied[k])
+
+
+def _entries(outs: Sequence, sizes: Sequence[int], total: int) -> tuple[np.ndarray, np.ndarray]:
+    # Of all results of each step, one step behind the other: row and column, in any order.
+    rows, cols, offset = [], [], 0
+    for o, size in zip(outs, sizes, strict=True):
+        if is_tangent(o):
+            row, col = entries(parts_of(o))
+            keep = (row >= 0) & (col < total)
+            step, element = np.divmod(row[keep], size)
+            rows.append(step.astype(np.int64) * sum(sizes) + element + offset)
+            cols.append(col[keep].astype(np.int64))
+        offset += size
+    row, col = (np.concatenate([*a, np.zeros(0, np.int64)]) for a in (rows, cols))
+    return row, col
 
 
 def _walked_at_once(w: Any, loop: Loop, known: Sequence[Steps | None]) -> Iterator[tuple[np.ndarray, list]] | None:
@@ -255,48 +117,95 @@ def of_all_steps(
       known: what is known of every step.
       step: `one_step`, where all steps read the same elements.
     """
-    assert loop.length is not None
-    moving, m = loop.tangents, len(loop.start)
-    sizes = [math.prod(a.shape[0 if k < m else 1 :]) for k, a in enumerate(loop.avals) if moving[k]]
-    fixed = [v for v in (*loop.start, *loop.consts) if is_tangent(v)]
-    each = [v for v in loop.xs if is_tangent(v)]
-    carried, held = sum(v.size for v in loop.start if is_tangent(v)), sum(v.size for v in fixed)
-    total, given = held + sum(v.size // loop.length for v in each), sum(sizes) - carried
-    words = w.n // 64 + 1
-    if words * (total + loop.length * given) > _HELD:
-        return None
     if step is None:
         walked = _walked_at_once(w, loop, known)
     else:
-        walked = iter([(loop.order, [o for o, t in zip(step[0], moving, strict=True) if t])])
+        walked = iter([(loop.order, [o for o, t in zip(step[0], loop.tangents, strict=True) if t])])
     if walked is None:
         return None
+    it = _Sizes(loop)
+    found = _one_behind_the_other(w.n, loop, it, walked, step) if it.carried else _side_by_side(w.n, loop, it, walked)
+    if found is None:
+        return None
+    rest = iter(found)
+    return [
+        tight(next(rest).reshape(-1, *a.shape)) if t else None for t, a in zip(loop.tangents, loop.avals, strict=True)
+    ]
 
-    reached, ys, read = np.zeros((total, words), np.uint64), np.zeros((loop.length, given, words), np.uint64), 0
-    _mark(reached, [v.full_cols() for v in fixed])
+
+class _Sizes:
+    # How many elements there are of each kind: of all results of a step, carried, that all steps read, of each step.
+    def __init__(self, loop: Loop):
+        m, tangents = len(loop.start), loop.tangents
+        self.sizes = [math.prod(a.shape[0 if k < m else 1 :]) for k, a in enumerate(loop.avals) if tangents[k]]
+        self.fixed = [v for v in (*loop.start, *loop.consts) if is_tangent(v)]
+        self.each = [v for v in loop.xs if is_tangent(v)]
+        self.carried = sum(v.size for v in loop.start if is_tangent(v))
+        self.held = sum(v.size for v in self.fixed)
+        self.total = self.held + sum(v.size for v in self.each) // max(1, loop.length or 0)
+        self.given = sum(self.sizes) - self.carried
+
+
+def _one_behind_the_other(n: int, loop: Loop, it: _Sizes, walked: Iterator, step: Any) -> list[np.ndarray] | None:
+    # Columns of an element are the bits of some words.
+    words, length = n // 64 + 1, len(loop.order)
+    if length > _STEPS or words * (it.total + length * it.given) > _HELD:
+        return None
+    reached, ys, read = np.zeros((it.total, words), np.uint64), np.zeros((length, it.given, words), np.uint64), 0
+    _mark(reached, [v.full_cols() for v in it.fixed])
     for steps, outs in walked:
-        local = Local(outs, sizes, carried, total, len(steps) if step is None else 1)
+        local = Local(outs, it.sizes, it.carried, it.total, len(steps) if step is None else 1)
         for j, k in enumerate(steps):
-            _mark(reached[held:], [v.full_cols()[:, k] for v in each])
+            _mark(reached[it.held :], [v.full_cols()[:, k] for v in it.each])
             rows, starts, cols, emptied = local.of(j)
             read += len(cols) * words
             if read > _READ:
                 return None
             made = np.bitwise_or.reduceat(reached[cols], starts, axis=0) if len(rows) else reached[:0]
-            kept = np.searchsorted(rows, carried)
+            kept = np.searchsorted(rows, it.carried)
             reached[emptied] = 0
             reached[rows[:kept]] = made[:kept]
-            ys[k, rows[kept:] - carried] = made[kept:]
-    found: list[np.ndarray | None] = []
-    start, ends = 0, iter(np.cumsum(sizes))
-    for k, (t, a) in enumerate(zip(moving, loop.avals, strict=True)):
-        if not t:
-            found.append(None)
-            continue
-        end = int(next(ends))
-        own = reached[start:end] if k < m else ys[:, start - carried : end - carried].reshape(-1, words)
-        found.append(_columns(own, w.n, a.shape))
-        start = end
+            ys[k, rows[kept:] - it.carried] = made[kept:]
+    found, start = [], 0
+    for size in it.sizes:
+        own = slice(start, start + size)
+        if start < it.carried:
+            found.append(_columns(reached[own], n))
+        else:
+            found.append(_columns(ys[:, start - it.carried : start + size - it.carried].reshape(-1, words), n))
+        start += size
+    return found
+
+
+def _side_by_side(n: int, loop: Loop, it: _Sizes, walked: Iterator) -> list[np.ndarray]:
+    # Steps that carry nothing to each other: one product, of what they read and the columns of that.
+    import scipy.sparse as sp
+
+    rows, cols, length = [], [], len(loop.order)
+    for steps, outs in walked:
+        row, col = _entries(outs, it.sizes, it.total)
+        step, element = np.divmod(row, max(1, it.given))
+        step = steps[step]
+        start = wide = it.held
+        for v in it.each:
+            size = v.size // length
+            own = (start <= col) & (col < start + size)
+            col[own] += (wide - start + step * size)[own]
+            start, wide = start + size, wide + v.size
+        rows.append(step * it.given + element)
+        cols.append(col)
+    row, col = np.concatenate(rows), np.concatenate(cols)
+    shape = length * it.given, it.held + sum(v.size for v in it.each)
+    read = sp.coo_array((np.ones(len(row), bool), (row, col)), shape=shape).tocsr()
+    made = (read @ matrix_of([*it.fixed, *it.each], n)).tocoo()
+    step, element = np.divmod(made.row.astype(np.int64), max(1, it.given))
+    found, start = [], 0
+    for size in it.sizes:
+        own = (start <= element) & (element < start + size)
+        row, col = (step * size + element - start)[own], made.col[own]
+        order = np.lexsort((col, row))
+        found.append(columns_of(row[order], col[order], length * size, n)[1])
+        start += size
     return found
 
 
@@ -311,7 +220,7 @@ def _mark(bits: np.ndarray, cols: Sequence[np.ndarray]) -> None:
         start += size
 
 
-def _columns(bits: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
+def _columns(bits: np.ndarray, n: int) -> np.ndarray:
     # Some elements at a time: a byte for each bit.
     many = max(1, _AT_ONCE * 64 // (n + 1))
     rows, cols = [], []
@@ -321,5 +230,4 @@ def _columns(bits: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
         rows.append(row + start)
         cols.append(col)
     row, col = (np.concatenate([*a, np.zeros(0, np.int64)]) for a in (rows, cols))
-    found = columns_of(row, col, len(bits), n)[1]
-    return tight(found.reshape(len(found), *shape))
+    return columns_of(row, col, len(bits), n)[1]
