@@ -113,8 +113,7 @@ def results(eqn: Any, args: Sequence[Lazy]) -> Sequence[Lazy | None]:
     count = len(eqn.outvars)
     steps = next((a for a in args if isinstance(a, Steps)), None)
     if steps is None:
-        make = _once(lambda *values: bind(eqn, *values))
-        return [Lazy(make=make, args=args, place=k) for k in range(count)]
+        return several(lambda *values: bind(eqn, *values), args, count)
     if not all(_tells_steps_apart(eqn, v.aval, steps.length) for v in eqn.outvars):
         return [None] * count
     return steps.mapped(lambda *values: bind(eqn, *values), args, count)
@@ -136,6 +135,19 @@ def _once(make: Callable) -> Callable:
         return found
 
     return own
+
+
+def several(make: Callable, args: Sequence[Lazy], count: int) -> list[Lazy]:
+    """So many values, all from one function of known ones."""
+    once = _once(make)
+    return [Lazy(make=once, args=args, place=k) for k in range(count)]
+
+
+def stacked(values: Sequence[Lazy]) -> Lazy:
+    """Values of one shape along a new first axis."""
+    steps = next((v for v in values if isinstance(v, Steps)), None)
+    make = lambda *own: [jnp.stack(list(map(jnp.asarray, own)))]  # noqa: E731
+    return Lazy(make=make, args=values) if steps is None else steps.mapped(make, values, 1)[0]
 
 
 def sliced(value: Lazy, place: Any) -> Lazy:

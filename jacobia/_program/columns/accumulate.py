@@ -18,6 +18,7 @@ from jacobia._compat import Tracer, bind, eval_jaxpr, inner_consts
 from jacobia._program.axis.samples import body_of
 from jacobia._program.columns.apply import NotLinear, is_tangent
 from jacobia._program.columns.assemble import assembled
+from jacobia._program.columns.counters import known_results, of_scan
 from jacobia._program.columns.loops import LOOPS
 from jacobia._program.columns.merging import unused
 from jacobia._program.columns.parts import parts_of
@@ -124,6 +125,8 @@ class Walk:
             known = results(eqn, [v.known for v in ins])
         elif eqn.primitive.name == "concatenate":
             known = [joined_columns(eqn, [v.known for v in ins])]
+        elif eqn.primitive.name == "scan":
+            known = known_results(of_scan(self, eqn, ins))
         return [Value(n, v.aval.shape, k) for n, v, k in zip(names, eqn.outvars, known, strict=True)]
 
 

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jacobia._compat import Tracer, bind, inner_consts
+from jacobia._compat import Literal, Tracer, bind, inner_consts, scan_split
 from jacobia._program.columns.apply import is_tangent
 from jacobia._program.columns.closure import one_step
 from jacobia._program.columns.slots import nothing
-from jacobia._program.flow import around, flow
-from jacobia._program.known import Lazy, Steps, can_be_known, steps_of
+from jacobia._program.flow import around, dependent, flow
+from jacobia._program.known import Lazy, Steps, can_be_known, several, steady, steps_of
 from jacobia._program.walk import needed, run, some
 
 # Steps that a counter is counted to, and steps of a loop whose end is looked for.
@@ -75,42 +76,75 @@ class Loop:
         return one_step(w, program, ins[:n], ins[n : n + m], ins[n + m :])
 
 
-class _Counters:
-    """The part of a loop that is known at every step: numbers that it carries, and what they are computed from."""
+def steadied(w: Any, ins: Sequence) -> list:
+    """What a loop is given, where it is inside the steps of another one: as all of those have it."""
+    return [v if is_tangent(v) else w.value(v.name, v.shape, steady(v.known)) for v in ins]
 
-    def __init__(self, loop: Loop):
+
+def of_scan(w: Any, eqn: Any, ins: Sequence) -> Loop:
+    """The loop that a `scan` is."""
+    (n, m), avals, ins = scan_split(eqn.params), [v.aval for v in eqn.outvars], steadied(w, ins)
+    body, length, reverse = (eqn.params[k] for k in ("jaxpr", "length", "reverse"))
+    return Loop(body, ins[:n], ins[n : n + m], ins[n + m :], avals, length, reverse)
+
+
+class _Part:
+    """The part of a loop that is known at every step: numbers that it carries, and with `ys` what it gives of them."""
+
+    def __init__(self, loop: Loop, ys: bool = False):
         self._loop, n, m = loop, len(loop.consts), len(loop.start)
         jaxpr, self._own = loop.program
         unknown = [is_tangent(v) or not isinstance(v.known, Lazy) for v in loop.inputs]
         for k, a in enumerate(loop.avals[:m], n):  # a program may iterate large arrays that are known: not twice
             unknown[k] |= bool(a.ndim) and not jnp.issubdtype(a.dtype, jnp.integer)
-        self.unknown = around(loop.body, unknown, n, m)
-        self.places = [k for k in range(m) if not self.unknown[n + k]]
-        self._part = needed(jaxpr, tuple(self.places))
-        if any(isinstance(c, Tracer) for c in self._own) or some(self._part, lambda eqn: not can_be_known(eqn)):
-            self.unknown, self.places = [True] * len(loop.inputs), []
+        if any(isinstance(c, Tracer) for c in self._own):
+            unknown = [True] * len(unknown)
+        while True:
+            self.unknown = around(loop.body, unknown, n, m)
+            self.places = [k for k in range(m) if not self.unknown[n + k]]
+            found = dependent(jaxpr, self.unknown)
+            bad = [k for k in self.places if not _computable(jaxpr, k, found)]
+            if not bad:
+                break
+            unknown = [u or k - n in bad for k, u in enumerate(self.unknown)]
+        given = range(m, len(loop.avals)) if ys else ()
+        self.told = self.places + [k for k in given if _computable(jaxpr, k, found)]
+        self._part = needed(jaxpr, tuple(self.told))
+        atoms = [*self._part.outvars, *(a for eqn in self._part.eqns for a in eqn.invars)]
+        reads = {a for a in atoms if not isinstance(a, Literal)}
+        self._used = [(v in reads and not u) or k - n in self.places
+                      for k, (v, u) in enumerate(zip(jaxpr.invars, self.unknown, strict=True))]  # fmt: skip
 
     @property
     def args(self) -> list[Lazy]:
-        """All known inputs of the loop."""
-        return [v.known for v, u in zip(self._loop.inputs, self.unknown, strict=True) if not u]
+        """The inputs of the loop that it reads."""
+        return [v.known for v, u in zip(self._loop.inputs, self._used, strict=True) if u]
 
     def given(self, known: Sequence) -> tuple[list, list, list]:
         """Constants, first numbers and xs, from the values of `args`."""
         rest, n, m = iter(known), len(self._loop.consts), len(self._loop.start)
-        all_of_them = [None if u else next(rest) for u in self.unknown]
-        first = [jnp.asarray(all_of_them[n + k], self._loop.avals[k].dtype) for k in self.places]
-        return all_of_them[:n], first, all_of_them[n + m :]
+        ins = [next(rest) if u else None for u in self._used]
+        first = [jnp.asarray(ins[n + k], self._loop.avals[k].dtype) for k in self.places]
+        return ins[:n], first, ins[n + m :]
 
     def carry(self, numbers: Sequence) -> list:
         """All that is carried, None for what is not known."""
         found = dict(zip(self.places, numbers, strict=True))
         return [found.get(k) for k in range(len(self._loop.start))]
 
-    def advance(self, consts: list, numbers: Sequence, xs: Sequence) -> list:
-        """The numbers behind a step."""
+    def advance(self, consts: list, numbers: Sequence, xs: Sequence) -> tuple[list, list]:
+        """The numbers behind a step, and what it gives."""
         given = [*consts, *self.carry(numbers), *xs]
-        return run(self._part, self._own, given, lambda eqn, values: bind(eqn, *values))
+        outs = run(self._part, self._own, given, lambda eqn, values: bind(eqn, *values))
+        return outs[: len(self.places)], outs[len(self.places) :]
+
+
+def _computable(jaxpr: Any, out: int, unknown: set) -> bool:
+    # Whether no operation that a result needs reads what is unknown, for another one of its results.
+    own = jaxpr.outvars[out]
+    eqns = needed(jaxpr, (out,)).eqns
+    reads = [a for a in (own, *(a for eqn in eqns for a in eqn.invars)) if not isinstance(a, Literal)]
+    return unknown.isdisjoint(reads) and not some(jaxpr.replace(eqns=eqns), lambda eqn: not can_be_known(eqn))
 
 
 def counted(loop: Loop) -> list[Steps | None]:
@@ -119,16 +153,16 @@ def counted(loop: Loop) -> list[Steps | None]:
     found: list[Steps | None] = [None] * len(loop.inputs)
     if length is None or length > _MOST:
         return found
-    it = _Counters(loop)
-    told = [k >= n and not u for k, u in enumerate(it.unknown)]
+    part = _Part(loop)
+    told = [k >= n and not u for k, u in enumerate(part.unknown)]
     if not any(a and b for a, b in zip(flow(loop.body, told), loop.tangents, strict=True)):
         return found
 
     def make(*known: Any) -> list:
-        consts, first, xs = it.given(known)
-        return lax.scan(lambda c, x: (it.advance(consts, c, x), c), first, xs, length, loop.reverse)[1]
+        consts, first, xs = part.given(known)
+        return lax.scan(lambda c, x: (part.advance(consts, c, x)[0], c), first, xs, length, loop.reverse)[1]
 
-    for k, v in zip(it.places, steps_of(length, make, it.args, len(it.places)), strict=True):
+    for k, v in zip(part.places, steps_of(length, jax.jit(make), part.args, len(part.places)), strict=True):
         found[n + k] = v
     for k, v in enumerate(loop.xs, n + m):
         if told[k]:
@@ -136,26 +170,43 @@ def counted(loop: Loop) -> list[Steps | None]:
     return found
 
 
+def known_results(loop: Loop) -> list[Lazy | None]:
+    """What is known of the results of a loop, computed only when somebody asks."""
+    found: list[Lazy | None] = [None] * len(loop.avals)
+    if loop.length is None:
+        return found
+    part = _Part(loop, ys=True)
+
+    def make(*known: Any) -> list:
+        consts, first, xs = part.given(known)
+        end, ys = lax.scan(lambda c, x: part.advance(consts, c, x), first, xs, loop.length, loop.reverse)
+        return [*end, *ys]
+
+    for k, v in zip(part.told, several(jax.jit(make), part.args, len(part.told)), strict=True):
+        found[k] = v
+    return found
+
+
 def trips(loop: Loop, test: Any, tested: Sequence) -> int | None:
     """How many steps a loop makes that goes on while `test` says so, of `tested` and the carry; None: nobody knows."""
-    it, jaxpr, own = _Counters(loop), getattr(test, "jaxpr", test), inner_consts(test)
+    part, jaxpr, own = _Part(loop), getattr(test, "jaxpr", test), inner_consts(test)
     unknown = [is_tangent(v) or not isinstance(v.known, Lazy) for v in tested]
-    carried = it.unknown[len(loop.consts) :]
-    if any(flow(test, [*unknown, *carried])) or some(jaxpr, lambda eqn: not can_be_known(eqn)):
+    found = dependent(jaxpr, [*unknown, *part.unknown[len(loop.consts) :]])
+    if any(isinstance(c, Tracer) for c in own) or not _computable(jaxpr, 0, found):
         return None
     others = [v.known for v, u in zip(tested, unknown, strict=True) if not u]
 
     def make(*known: Any) -> list:
         rest = iter(known[: len(others)])
         given = [None if u else next(rest) for u in unknown]
-        consts, first, _ = it.given(known[len(others) :])
+        consts, first, _ = part.given(known[len(others) :])
 
         def goes(state: tuple) -> Any:
             count, numbers = state
-            ins = [*given, *it.carry(numbers)]
-            return (count < _LONGEST) & run(jaxpr, own, ins, lambda eqn, values: bind(eqn, *values))[0]
+            outs = run(needed(jaxpr, (0,)), own, [*given, *part.carry(numbers)], lambda eqn, values: bind(eqn, *values))
+            return (count < _LONGEST) & outs[0]
 
-        return [lax.while_loop(goes, lambda s: (s[0] + 1, it.advance(consts, s[1], [])), (0, first))[0]]
+        return [lax.while_loop(goes, lambda s: (s[0] + 1, part.advance(consts, s[1], [])[0]), (0, first))[0]]
 
-    count = int(Lazy(make=make, args=[*others, *it.args]).value())
+    count = int(Lazy(make=jax.jit(make), args=[*others, *part.args]).value())
     return count if count < _LONGEST else None

@@ -19,7 +19,7 @@ from jacobia._compat import eval_jaxpr, inner_consts, scan_split
 from jacobia._program.columns.apply import NotLinear, is_tangent, with_tangents
 from jacobia._program.columns.branches import cond, solve, typed
 from jacobia._program.columns.closure import as_tangent, closure
-from jacobia._program.columns.counters import Loop, counted, trips
+from jacobia._program.columns.counters import Loop, counted, known_results, of_scan, steadied, trips
 from jacobia._program.columns.merging import FEW, tight, union_along, unused
 from jacobia._program.columns.parts import as_slots
 from jacobia._program.columns.room import check_columns
@@ -28,7 +28,7 @@ from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, selec
 from jacobia._program.columns.steps import of_all_steps
 from jacobia._program.columns.tape import Fixed, Tape
 from jacobia._program.flow import around, flow
-from jacobia._program.known import Differs, Lazy, sliced, steady
+from jacobia._program.known import Differs, Lazy, sliced, stacked
 
 # The carry of a loop is held with all columns in all elements where that makes it at most so many times larger.
 _ROOM = 2
@@ -39,7 +39,7 @@ _ROOM = 2
 
 def scan(w: Any, eqn: Any, ins: Sequence) -> list:
     n, m = scan_split(eqn.params)
-    length, reverse, body = (eqn.params[k] for k in ("length", "reverse", "jaxpr"))
+    length, reverse = eqn.params["length"], eqn.params["reverse"]
     if length <= w.steps:
         return _step_by_step(w, eqn, ins, n, m)
 
@@ -47,10 +47,7 @@ def scan(w: Any, eqn: Any, ins: Sequence) -> list:
         end, ys = lax.scan(lambda c, x: step(c, x), start, xs, length=length, reverse=reverse)
         return [*end, *ys]
 
-    avals = [v.aval for v in eqn.outvars]
-    ins = _steady(w, ins)
-    loop = Loop(body, ins[:n], ins[n : n + m], ins[n + m :], avals, length, reverse)
-    return _around(w, loop, drive)
+    return _around(w, of_scan(w, eqn, ins), drive)
 
 
 def _step_by_step(w: Any, eqn: Any, ins: Sequence, n: int, m: int) -> list:
@@ -61,8 +58,7 @@ def _step_by_step(w: Any, eqn: Any, ins: Sequence, n: int, m: int) -> list:
     for k in order:
         outs = w.body(body, [*consts, *carry, *(_entry(w, x, k) for x in xs)])
         carry, steps[k] = outs[:m], outs[m:]
-    stacked = [_stacked(w, [s[i] for s in steps], v.aval) for i, v in enumerate(eqn.outvars[m:])]
-    return [*carry, *stacked]
+    return [*carry, *(_stacked(w, [s[i] for s in steps], v.aval) for i, v in enumerate(eqn.outvars[m:]))]
 
 
 def _entry(w: Any, x: Any, k: int) -> Any:
@@ -80,7 +76,8 @@ def _stacked(w: Any, steps: Sequence, aval: Any) -> Any:
         return w.value(w.tape.step(lambda: jnp.zeros(aval.shape, aval.dtype)), aval.shape)
     if not any(isinstance(e, (Slots, Parts)) for e in steps):
         stack = w.tape.step(lambda *v: jnp.stack([jnp.asarray(a) for a in v]), *map(w.name, steps))
-        return w.value(stack, aval.shape)
+        known = [e.known for e in steps]
+        return w.value(stack, aval.shape, stacked(known) if all(isinstance(k, Lazy) for k in known) else None)
     one = jax.ShapeDtypeStruct(aval.shape[1:], aval.dtype)
     ts = [as_tangent(w.tape, e, one, w.n) for e in steps]
     width = max(t.width for t in ts)
@@ -110,11 +107,6 @@ def _any_step(w: Any, x: Any) -> Any:
         return w.value(None, x.shape[1:])
     cols = union_along(x.cols, x.shape, [0], w.n)
     return Slots(cols.reshape(len(cols), *cols.shape[2:]), None, x.shape[1:], x.dtype)
-
-
-def _steady(w: Any, values: Sequence) -> list:
-    # Inside the steps of another loop: as any step of that has them.
-    return [v if is_tangent(v) else w.value(v.name, v.shape, steady(v.known)) for v in values]
 
 
 def _whole(w: Any, x: Any) -> Any:
@@ -219,17 +211,20 @@ def _around(w: Any, ins: Loop, drive: Callable, test: Any = None, tested: Sequen
             patterns = of_all_steps(w, loop, known, step)
     except Differs:
         patterns = of_all_steps(w, loop, known, None)
+    cols, each = [], []
     if patterns is None:
-        cols, each = [], []
         if any(moving):
             each = [_any_step(w, x) for x in loop.xs]
             others = [v for v in (*loop.consts, *each) if isinstance(v, Slots)]
             outs, total = step or loop.numbered(w, loop.body, [None] * len(known))
             cols = closure(w, outs, total, loop.start, others, loop.length)
             patterns = None if others else _filled(cols, loop, w.n)
-        if patterns is None:
-            return _looped(w, loop, drive, tested, cols, each)
-    return _on_all_columns(w, loop, drive, tested, patterns)
+    if patterns is None:
+        outs = _looped(w, loop, drive, tested, cols, each)
+    else:
+        outs = _on_all_columns(w, loop, drive, tested, patterns)
+    known = known_results(loop)
+    return [o if is_tangent(o) else w.value(o.name, o.shape, k) for o, k in zip(outs, known, strict=True)]
 
 
 def _on_all_columns(w: Any, loop: Loop, drive: Callable, tested: Sequence, patterns: Sequence) -> list:
@@ -365,7 +360,7 @@ def _looped(w: Any, loop: Loop, drive: Callable, tested: Sequence, cols: Sequenc
 def loop(w: Any, eqn: Any, ins: Sequence) -> list:
     """A `while`: as many steps as the point says."""
     c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    ins = _steady(w, ins)
+    ins = steadied(w, ins)
     tested, consts, carry = ins[:c], ins[c : c + b], ins[c + b :]
     test, body, avals = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"], [v.aval for v in eqn.outvars]
     if getattr(test, "jaxpr", test).outvars[0].aval.ndim:

@@ -39,7 +39,7 @@ class Shared:
         self._n, self._to = n, np.full(n + 1, -1, np.int32)
         self._to[used] = np.arange(len(used))
         widest = max((len(p) for p in told), default=0)
-        if widest <= _FEWER * len(used):
+        if 0 < widest <= _FEWER * len(used):
             self._to[used] = _shared([self._to[p] for p in told], len(used))
         self.count = max(1, int(self._to.max()) + 1)  # nothing runs on no column
         self._to[self._to < 0] = self.count
