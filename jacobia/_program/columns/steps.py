@@ -25,7 +25,7 @@ from jacobia._program.walk import needed
 # Elements of the largest array while steps are walked: at once, and of all steps together.
 _AT_ONCE, _IN_ALL = 1 << 20, 1 << 25
 # Of steps that carry something: how many there may be, and words of 64 columns that are held, and read.
-_STEPS, _HELD, _READ = 1 << 14, 1 << 25, 1 << 30
+_STEPS, _HELD, _READ = 1 << 14, 1 << 24, 1 << 30
 
 
 class Local:
@@ -74,8 +74,6 @@ def _walked_at_once(w: Any, loop: Loop, known: Sequence[Steps | None]) -> Iterat
     # Some steps after the others: their numbers, and all that they make of tangents; None: they are too many.
     jaxpr, own = loop.program
     part = needed(jaxpr, tuple(k for k, t in enumerate(loop.tangents) if t))
-    if any(eqn.effects for eqn in part.eqns):
-        return None
     axes = tuple(None if k is None else 0 for k in known)
 
     def traced(steps: int) -> Any:
@@ -117,6 +115,8 @@ def of_all_steps(
       known: what is known of every step.
       step: `one_step`, where all steps read the same elements.
     """
+    if loop.program[0].effects:
+        return None
     if step is None:
         walked = _walked_at_once(w, loop, known)
     else:
