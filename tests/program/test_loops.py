@@ -14,6 +14,7 @@ from sparse_cases import nonzero
 
 from jacobia import hessian, jacobian, sparsity_pattern
 from jacobia._program.columns import steps
+from jacobia._program.columns.room import NOTHING, TooWide
 from jacobia._program.known import Differs, Lazy, Steps, results, sliced, stacked
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -213,8 +214,8 @@ def walks(monkeypatch):
     """How many steps are walked at once, each time."""
     seen, own = [], steps._walked_at_once
 
-    def walked(w, loop, known):
-        for some, outs in own(w, loop, known) or ():
+    def walked(*args):
+        for some, outs in own(*args) or ():
             seen.append(len(some))
             yield some, outs
 
@@ -253,6 +254,20 @@ def test_some_steps_at_a_time(name, walks, monkeypatch, empty_cache):
     found = np.asarray(sparsity_pattern(f, x).todense()).astype(bool)
     np.testing.assert_array_equal(found, np.asarray(jax.jacfwd(f)(x)) != 0)
     assert min(walks) <= N // 2
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_where_there_is_no_room_for_all_steps_at_once(refusals, monkeypatch, walks, empty_cache):
+    own, left = steps._walked_at_once, [TooWide(NOTHING)] * refusals
+
+    def walked(*args):
+        if left:
+            raise left.pop()
+        return own(*args)
+
+    monkeypatch.setattr(steps, "_walked_at_once", walked)
+    assert sparsity_pattern(products(N), jnp.ones(N)).nnz == (2 * (N - 1) if refusals == 1 else N * N)
+    assert walks == ([N - 1] if refusals == 1 else [])
 
 
 @pytest.mark.parametrize("limit", ["_IN_ALL", "_STEPS", "_HELD", "_READ"])

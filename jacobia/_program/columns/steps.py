@@ -19,13 +19,14 @@ from jacobia._program.columns.closure import matrix_of
 from jacobia._program.columns.counters import Loop
 from jacobia._program.columns.merging import tight
 from jacobia._program.columns.parts import columns_of, entries, parts_of
+from jacobia._program.columns.room import TooWide
 from jacobia._program.known import Steps
 from jacobia._program.walk import needed
 
 # Elements of the largest array while steps are walked: at once, and of all steps together.
 _AT_ONCE, _IN_ALL = 1 << 20, 1 << 25
 # Of steps that carry something: how many there may be, and words of 64 columns that are held, and read.
-_STEPS, _HELD, _READ = 1 << 14, 1 << 24, 1 << 30
+_STEPS, _HELD, _READ = 1 << 14, 1 << 24, 1 << 29
 
 
 class Local:
@@ -46,6 +47,7 @@ class Local:
         self._starts, self._bounds = np.append(first, len(row)), np.searchsorted(step, np.arange(steps + 1))
         self._emptied = per_row[:, :carried] == 0
         self._steps = steps
+        self.reads = len(self._cols) / steps  # of a step
 
     def of(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Rows, where the columns of each begin, the columns of all, and elements of the carry that become zero."""
@@ -70,7 +72,9 @@ def _entries(outs: Sequence, sizes: Sequence[int], total: int) -> tuple[np.ndarr
     return row, col
 
 
-def _walked_at_once(w: Any, loop: Loop, known: Sequence[Steps | None]) -> Iterator[tuple[np.ndarray, list]] | None:
+def _walked_at_once(
+    w: Any, loop: Loop, known: Sequence[Steps | None], at_once: int
+) -> Iterator[tuple[np.ndarray, list]] | None:
     # Some steps after the others: their numbers, and all that they make of tangents; None: they are too many.
     jaxpr, own = loop.program
     part = needed(jaxpr, tuple(k for k, t in enumerate(loop.tangents) if t))
@@ -92,7 +96,7 @@ def _walked_at_once(w: Any, loop: Loop, known: Sequence[Steps | None]) -> Iterat
     largest = max((v.aval.size for eqn in program.eqns for v in eqn.outvars), default=0)
     if largest > _IN_ALL:
         return None
-    many = max(1, min(loop.length, loop.length * _AT_ONCE // max(1, largest)))
+    many = max(1, min(loop.length, loop.length * at_once // max(1, largest)))
     programs = {loop.length: program}
 
     def walked() -> Iterator[tuple[np.ndarray, list]]:
@@ -117,20 +121,29 @@ def of_all_steps(
     """
     if loop.program[0].effects:
         return None
+    for at_once in (_AT_ONCE, _AT_ONCE // 32):  # elements may have many columns
+        try:
+            found = _found(w, loop, known, step, at_once)
+        except TooWide:
+            continue
+        rest = iter(found or ())
+        return found and [
+            tight(next(rest).reshape(-1, *a.shape)) if t else None
+            for t, a in zip(loop.tangents, loop.avals, strict=True)
+        ]
+    return None
+
+
+def _found(w: Any, loop: Loop, known: Sequence, step: tuple | None, at_once: int) -> list | None:
+    # The columns of the results that are tangents, their elements in flat order.
     if step is None:
-        walked = _walked_at_once(w, loop, known)
+        walked = _walked_at_once(w, loop, known, at_once)
     else:
         walked = iter([(loop.order, [o for o, t in zip(step[0], loop.tangents, strict=True) if t])])
     if walked is None:
         return None
     it = _Sizes(loop)
-    found = _one_behind_the_other(w.n, loop, it, walked, step) if it.carried else _side_by_side(w.n, loop, it, walked)
-    if found is None:
-        return None
-    rest = iter(found)
-    return [
-        tight(next(rest).reshape(-1, *a.shape)) if t else None for t, a in zip(loop.tangents, loop.avals, strict=True)
-    ]
+    return _one_behind_the_other(w.n, loop, it, walked, step) if it.carried else _side_by_side(w.n, loop, it, walked)
 
 
 class _Sizes:
@@ -151,16 +164,15 @@ def _one_behind_the_other(n: int, loop: Loop, it: _Sizes, walked: Iterator, step
     words, length = n // 64 + 1, len(loop.order)
     if length > _STEPS or words * (it.total + length * it.given) > _HELD:
         return None
-    reached, ys, read = np.zeros((it.total, words), np.uint64), np.zeros((length, it.given, words), np.uint64), 0
+    reached, ys = np.zeros((it.total, words), np.uint64), np.zeros((length, it.given, words), np.uint64)
     _mark(reached, [v.full_cols() for v in it.fixed])
     for steps, outs in walked:
         local = Local(outs, it.sizes, it.carried, it.total, len(steps) if step is None else 1)
+        if local.reads * length * words > _READ:
+            return None
         for j, k in enumerate(steps):
             _mark(reached[it.held :], [v.full_cols()[:, k] for v in it.each])
             rows, starts, cols, emptied = local.of(j)
-            read += len(cols) * words
-            if read > _READ:
-                return None
             made = np.bitwise_or.reduceat(reached[cols], starts, axis=0) if len(rows) else reached[:0]
             kept = np.searchsorted(rows, it.carried)
             reached[emptied] = 0
