@@ -126,16 +126,22 @@ def of_all_steps(
             found = _found(w, loop, known, step, at_once)
         except TooWide:
             continue
-        rest = iter(found or ())
-        return found and [
-            tight(next(rest).reshape(-1, *a.shape)) if t else None
-            for t, a in zip(loop.tangents, loop.avals, strict=True)
-        ]
+        if found is None:
+            return None
+        rest, columns = iter(found), []
+        for t, a in zip(loop.tangents, loop.avals, strict=True):
+            columns.append(_columns(next(rest), w.n, a.shape) if t else None)
+        return columns
     return None
 
 
+def _columns(told: tuple[np.ndarray, np.ndarray], n: int, shape: tuple[int, ...]) -> np.ndarray:
+    found = columns_of(*told, math.prod(shape), n)[1]
+    return tight(found.reshape(len(found), *shape))
+
+
 def _found(w: Any, loop: Loop, known: Sequence, step: tuple | None, at_once: int) -> list | None:
-    # The columns of the results that are tangents, their elements in flat order.
+    # Element and column of all entries of the results that are tangents, in order.
     if step is None:
         walked = _walked_at_once(w, loop, known, at_once)
     else:
@@ -159,7 +165,7 @@ class _Sizes:
         self.given = sum(self.sizes) - self.carried
 
 
-def _one_behind_the_other(n: int, loop: Loop, it: _Sizes, walked: Iterator, step: Any) -> list[np.ndarray] | None:
+def _one_behind_the_other(n: int, loop: Loop, it: _Sizes, walked: Iterator, step: Any) -> list[tuple] | None:
     # Columns of an element are the bits of some words.
     words, length = n // 64 + 1, len(loop.order)
     if length > _STEPS or words * (it.total + length * it.given) > _HELD:
@@ -182,14 +188,14 @@ def _one_behind_the_other(n: int, loop: Loop, it: _Sizes, walked: Iterator, step
     for size in it.sizes:
         own = slice(start, start + size)
         if start < it.carried:
-            found.append(_columns(reached[own], n))
+            found.append(_unpacked(reached[own], n))
         else:
-            found.append(_columns(ys[:, start - it.carried : start + size - it.carried].reshape(-1, words), n))
+            found.append(_unpacked(ys[:, start - it.carried : start + size - it.carried].reshape(-1, words), n))
         start += size
     return found
 
 
-def _side_by_side(n: int, loop: Loop, it: _Sizes, walked: Iterator) -> list[np.ndarray]:
+def _side_by_side(n: int, loop: Loop, it: _Sizes, walked: Iterator) -> list[tuple]:
     # Steps that carry nothing to each other: one product, of what they read and the columns of that.
     import scipy.sparse as sp
 
@@ -216,7 +222,7 @@ def _side_by_side(n: int, loop: Loop, it: _Sizes, walked: Iterator) -> list[np.n
         own = (start <= element) & (element < start + size)
         row, col = (step * size + element - start)[own], made.col[own]
         order = np.lexsort((col, row))
-        found.append(columns_of(row[order], col[order], length * size, n)[1])
+        found.append((row[order], col[order]))
         start += size
     return found
 
@@ -232,7 +238,7 @@ def _mark(bits: np.ndarray, cols: Sequence[np.ndarray]) -> None:
         start += size
 
 
-def _columns(bits: np.ndarray, n: int) -> np.ndarray:
+def _unpacked(bits: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     # Some elements at a time: a byte for each bit.
     many = max(1, _AT_ONCE * 64 // (n + 1))
     rows, cols = [], []
@@ -242,4 +248,4 @@ def _columns(bits: np.ndarray, n: int) -> np.ndarray:
         rows.append(row + start)
         cols.append(col)
     row, col = (np.concatenate([*a, np.zeros(0, np.int64)]) for a in (rows, cols))
-    return columns_of(row, col, len(bits), n)[1]
+    return row, col
