@@ -686,7 +686,7 @@ CONTROL = {
         lambda x: lax.switch(jnp.floor(2 * x[0] + 1.5).astype(int), [jnp.sin, jnp.flip, lambda x: jnp.roll(x, 1)], x),
         count=80),
     "while, counted": Case(counted_while),
-    "while that shifts": Case(shifting_while, exact="how many steps a while loop makes is not worked out"),
+    "while that shifts": Case(shifting_while),
     "while of the input": Case(until_large),
     "branch by the input": Case(branch, count=24),
     "branch that is known": Case(known_branch),

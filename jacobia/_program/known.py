@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import bind
+from jacobia._program.wiring import wiring
 
 
 class Lazy:
@@ -42,6 +44,66 @@ class Lazy:
                 top._make, top._args = None, ()
         return self._value
 
+    def always(self, of: Callable = np.asarray) -> np.ndarray:
+        """A function of the value that leaves its axes as they are, where all steps of a loop agree on it.
+
+        Raises:
+          Differs: they do not.
+        """
+        return of(self.value())
+
+
+class Differs(Exception):
+    """A value that was asked for is another one at each step of a loop."""
+
+
+# Values of all steps are kept up to this many elements.
+_MANY = 1 << 22
+
+
+class Steps(Lazy):
+    """A value that is known at every step of a loop, stacked along the first axis."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, length: int, make: Callable, args: Sequence[Lazy], place: int = 0):
+        super().__init__(make=make, args=args, place=place)
+        self.length = length
+
+    def always(self, of: Callable = np.asarray) -> np.ndarray:
+        table = of(self.value())
+        if not (table == table[:1]).all():
+            raise Differs
+        return table[0]
+
+    def at(self, steps: np.ndarray) -> Lazy:
+        """The values of some steps."""
+        return Lazy(make=lambda x: [x[steps]], args=(self,))
+
+    def mapped(self, make: Callable, args: Sequence[Lazy], count: int) -> list[Lazy]:
+        """So many results of a function of known values, some of them known at every step."""
+        over = jax.vmap(make, tuple(0 if isinstance(a, Steps) else None for a in args), axis_size=self.length)
+
+        def own(*values: Any) -> list:
+            try:
+                return over(*values)
+            except NotImplementedError:  # an operation without a batching rule
+                raise Differs from None
+
+        once = _once(own)
+        return [Steps(self.length, once, args, k) for k in range(count)]
+
+
+def steps_of(length: int, make: Callable, args: Sequence[Lazy], count: int) -> list[Steps]:
+    """So many values of every step, all from one function."""
+    once = _once(make)
+    return [Steps(length, once, args, k) for k in range(count)]
+
+
+def steady(value: Any) -> Any:
+    """What is known of a value, for a loop inside the steps of another one: only what all those agree on."""
+    return Lazy(make=lambda: [value.always()]) if isinstance(value, Steps) else value
+
 
 def can_be_known(eqn: Any) -> bool:
     """Whether the results of an equation can be computed now where its operands are known.
@@ -52,21 +114,55 @@ def can_be_known(eqn: Any) -> bool:
     return not eqn.effects and (bool(eqn.invars) or name == "iota") and "callback" not in name
 
 
-def results(eqn: Any, args: Sequence[Lazy]) -> list[Lazy]:
-    """The results of one equation on known values."""
-    once: list = []
+def results(eqn: Any, args: Sequence[Lazy]) -> Sequence[Lazy | None]:
+    """The results of one equation on known values; None: nobody asks what they are at each step of a loop."""
+    count = len(eqn.outvars)
+    steps = next((a for a in args if isinstance(a, Steps)), None)
+    if steps is None:
+        return several(lambda *values: bind(eqn, *values), args, count)
+    if not all(_tells_steps_apart(eqn, v.aval, steps.length) for v in eqn.outvars):
+        return [None] * count
+    return steps.mapped(lambda *values: bind(eqn, *values), args, count)
 
-    def make(*values: Any) -> list:
-        if not once:
-            once.extend(bind(eqn, *values))
-        return once
 
-    return [Lazy(make=make, args=args, place=k) for k in range(len(eqn.outvars))]
+def _tells_steps_apart(eqn: Any, aval: Any, length: int) -> bool:
+    # Whole numbers are positions. Of other numbers only zeros matter, and arithmetic makes few of these.
+    whole = jnp.issubdtype(aval.dtype, jnp.integer) or aval.dtype == bool
+    return length * aval.size <= _MANY and (whole or not wiring(eqn).computes)
 
 
-def sliced(value: Lazy, place: int) -> Lazy:
-    """One entry along the first axis."""
-    return Lazy(make=lambda x: [x[place]], args=(value,))
+def _once(make: Callable) -> Callable:
+    # A function of several results that are asked for one by one.
+    found: list = []
+
+    def own(*values: Any) -> list:
+        if not found:
+            found.extend(make(*values))
+        return found
+
+    return own
+
+
+def several(make: Callable, args: Sequence[Lazy], count: int) -> list[Lazy]:
+    """So many values, all from one function of known ones."""
+    once = _once(make)
+    return [Lazy(make=once, args=args, place=k) for k in range(count)]
+
+
+def stacked(values: Sequence[Lazy]) -> Lazy:
+    """Values of one shape along a new first axis."""
+    steps = next((v for v in values if isinstance(v, Steps)), None)
+    make = lambda *own: [jnp.stack(list(map(jnp.asarray, own)))]  # noqa: E731
+    return Lazy(make=make, args=values) if steps is None else steps.mapped(make, values, 1)[0]
+
+
+def sliced(value: Lazy, place: Any) -> Lazy:
+    """What an index, of a single entry or of several, finds in a value."""
+    return _of(value, lambda x: [x[place]])
+
+
+def _of(value: Lazy, make: Callable) -> Lazy:
+    return value.mapped(make, [value], 1)[0] if isinstance(value, Steps) else Lazy(make=make, args=(value,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +198,9 @@ def joined_columns(eqn: Any, values: Sequence) -> Columns | None:
 
 
 def _lazy_column(value: Lazy | None, place: int) -> Lazy | None:
-    return None if value is None else Lazy(make=lambda x: [_column(x, place)], args=(value,))
+    if value is None or isinstance(value, Steps):
+        return value and sliced(value, (..., place))
+    return Lazy(make=lambda x: [_column(x, place)], args=(value,))
 
 
 def _column(value: Any, place: int) -> Any:
@@ -114,6 +212,10 @@ def _column(value: Any, place: int) -> Any:
 def known_columns(value: Lazy | Columns | None, count: int) -> list:
     """The columns of an index array: each a NumPy array, a `Few`, or None."""
     if isinstance(value, Columns):
-        return [None if c is None else c.made() for c in value.columns]
-    whole = None if value is None else value.made()
+        return [None if c is None else _told(c) for c in value.columns]
+    whole = None if value is None else _told(value)
     return [_column(whole, k) for k in range(count)]
+
+
+def _told(value: Lazy) -> Any:
+    return value.always() if isinstance(value, Steps) else value.made()

@@ -45,13 +45,13 @@ _LINES: Sequence[tuple[Wiring, str]] = (
         erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac integer_pow is_finite le le_to lgamma
         log log1p log2 logistic lt lt_to max min mulhi ne nextafter not one_minus_square or polygamma population_count
         pow random_gamma_grad regularized_incomplete_beta rem round rsqrt shift_left shift_right_arithmetic
-        shift_right_logical sign sin sinh sqrt square stop_gradient tan tanh threefry2x32 xor zeta
+        shift_right_logical sign sin sinh sqrt square tan tanh threefry2x32 xor zeta
         """,
     ),
     (Wiring("element", over_reals=True), "abs"),
     (Wiring("element", ALL), "neg complex reduce_precision"),
     (Wiring("element", ALL, over_reals=True), "conj real imag"),
-    (Wiring("element", ALL, computes=False), "convert_element_type copy copy_p"),
+    (Wiring("element", ALL, computes=False), "convert_element_type copy copy_p stop_gradient"),
     (Wiring("element", ALL, computes=False), "name sharding_constraint pvary"),
     (Wiring("element", BEHIND), "polynomial"),
     (Wiring("sum", ALL), "add add_any"),

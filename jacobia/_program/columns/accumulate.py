@@ -19,6 +19,7 @@ from jacobia._program import choices, zeros
 from jacobia._program.axis.samples import body_of
 from jacobia._program.columns.apply import NotLinear, is_tangent
 from jacobia._program.columns.assemble import assembled
+from jacobia._program.columns.counters import known_results, of_scan
 from jacobia._program.columns.loops import LOOPS
 from jacobia._program.columns.merging import unused
 from jacobia._program.columns.parts import parts_of
@@ -26,14 +27,25 @@ from jacobia._program.columns.room import Extent, TooWide, check_columns, number
 from jacobia._program.columns.rules import rule_of, unknown
 from jacobia._program.columns.slots import Parts, Slots, nothing, select, values
 from jacobia._program.columns.tape import Fixed, Tape
-from jacobia._program.known import Between, Columns, Few, Lazy, can_be_known, joined_columns, known_columns, results
+from jacobia._program.known import (
+    Between,
+    Columns,
+    Few,
+    Lazy,
+    Steps,
+    can_be_known,
+    joined_columns,
+    known_columns,
+    results,
+)
 from jacobia._program.walk import run
 
 
 class Value:
     """What does not depend on the tangents: its name on the tape, and the value itself where it is known.
 
-    Of one that is not known, `choice` is what an integer may be, and `mask` where there can be nonzeros.
+    Of one that is not known, `choice` is what an integer may be, and `mask` where there can be nonzeros. Of one that is
+    known to differ between the steps of a loop there is neither.
     """
 
     __slots__ = ("_choice", "_mask", "known", "name", "shape")
@@ -50,11 +62,13 @@ class Value:
 
     @property
     def choice(self) -> Lazy | None:
-        return self.known if isinstance(self.known, Lazy) else self._choice
+        return self.known if isinstance(self.known, Lazy) and not isinstance(self.known, Steps) else self._choice
 
     @property
     def mask(self) -> Lazy | None:
-        return zeros.of_known(self.known) if isinstance(self.known, Lazy) else self._mask
+        if isinstance(self.known, Lazy) and not isinstance(self.known, Steps):
+            return zeros.of_known(self.known)
+        return self._mask
 
     def renamed(self, name: Any) -> "Value":
         """The same under the name it has on another tape."""
@@ -92,18 +106,22 @@ class Walk:
         """The value, if it does not depend on the point."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
-        return value.known.value() if isinstance(value.known, Lazy) else None
+        return value.known.always() if isinstance(value.known, Lazy) else None
 
     def nonzero(self, value: Any) -> np.ndarray | None:
         """Where the value can be nonzero; None: everywhere."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
+        if isinstance(value.known, Steps):
+            return value.known.always(lambda v: v != 0)
         return None if value.mask is None else value.mask.made()
 
     def chosen(self, value: Any) -> Any:
         """The value, if it does not depend on the point, a few values of which each element has one, or None."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
+        if isinstance(value.known, Steps):
+            return value.known.always()
         made = None if value.choice is None else value.choice.made()
         return (
             made if made is None or isinstance(made, Few) else None if isinstance(made, Between) else np.asarray(made)
@@ -155,11 +173,13 @@ class Walk:
         choice, mask = known, known
         if can_be_known(eqn) and all(isinstance(v.known, Lazy) for v in ins):
             known = results(eqn, [v.known for v in ins])
+        elif eqn.primitive.name == "scan":
+            known = known_results(of_scan(self, eqn, ins))
         else:
             if eqn.primitive.name == "concatenate":
                 known = [joined_columns(eqn, [v.known or v.choice for v in ins])]
             choice = choices.results(eqn, [v.choice for v in ins])
-            values = [v.known if isinstance(v.known, Lazy) else None for v in ins]
+            values = [v.known if v.known is v.choice else None for v in ins]
             mask = zeros.results(eqn, [v.mask for v in ins], values)
         made = zip(names, eqn.outvars, known, choice, mask, strict=True)
         return [Value(name, v.aval.shape, k, c, m) for name, v, k, c, m in made]

@@ -24,49 +24,57 @@ def as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
     return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
 
 
+def one_step(w: Any, program: Any, consts: Sequence, carry: Sequence, each: Sequence) -> tuple[list, int]:
+    """The results of a step by what it reads, and how many elements that is.
+
+    The elements of all tangents are numbered: the carry first, then constants, then what is another one at each step.
+    """
+    sizes = [v.size for v in (*carry, *consts, *each) if isinstance(v, (Slots, Parts))]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    fresh = iter(numbered((size,), int(start)) for size, start in zip(sizes, offsets, strict=False))
+
+    def identity(v: Any) -> Any:
+        return Slots(next(fresh).reshape(1, *v.shape), None, v.shape, v.dtype) if isinstance(v, (Slots, Parts)) else v
+
+    carry, consts, each = (list(map(identity, group)) for group in (carry, consts, each))
+    total = int(offsets[-1])
+    return w.inside(Tape(), total).body(program, [*consts, *carry, *each]), total
+
+
 def closure(
-    w: Any, body: Any, consts: list, start: list, each: list, moving: list[bool], length: int | None
+    w: Any, outs: Sequence, total: int, start: Sequence, others: Sequence, length: int | None
 ) -> list[np.ndarray]:
-    """The columns that each carried tangent can have at any of the steps; nothing to look at for the others."""
+    """The columns that each carried tangent can have at any of the steps; nothing to look at for the others.
+
+    Args:
+      outs: of `one_step`, which reads `total` elements.
+      start: the carry before the first step.
+      others: the other tangents that a step reads.
+    """
     import scipy.sparse as sp
 
-    carried = [k for k, t in enumerate(moving) if t]
-    others = [v for v in (*consts, *each) if isinstance(v, (Slots, Parts))]
-    sizes = [start[k].size for k in carried] + [v.size for v in others]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-    total = int(offsets[-1])
-    # One step, with all that it reads as its inputs.
-    fresh = iter(numbered((size,), int(start)) for size, start in zip(sizes, offsets, strict=False))
-    tape = Tape()
-    inner = w.inside(tape, total)
-
-    def identity(v: Any) -> Slots:
-        return Slots(next(fresh).reshape(1, *v.shape), None, v.shape, v.dtype)
-
-    for_carry = [identity(v) if t else w.value(None, v.shape) for v, t in zip(start, moving, strict=True)]
-    for_consts = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in consts]
-    for_each = [identity(v) if isinstance(v, (Slots, Parts)) else v for v in each]
-    outs = inner.body(body, [*for_consts, *for_carry, *for_each])
+    carried = [k for k, v in enumerate(start) if isinstance(v, Slots)]
     rows = []
     for k in carried:
         o = outs[k]
-        rows.append(_matrix([o] if isinstance(o, (Slots, Parts)) else [nothing(start[k].shape, start[k].dtype)], total))
-    c = int(offsets[len(carried)])
+        rows.append(
+            matrix_of([o] if isinstance(o, (Slots, Parts)) else [nothing(start[k].shape, start[k].dtype)], total)
+        )
+    c = sum(start[k].size for k in carried)
     step = sp.vstack(rows, format="csr") if rows else sp.csr_array((0, total), dtype=bool)
     kept = np.ones(total - c, bool), np.arange(c, total), np.arange(total - c + 1)
     hold = sp.csr_array(kept, shape=(total - c, total))
     step = sp.vstack([step, hold], format="csr").astype(bool)
-    entering = _matrix([start[k] for k in carried] + others, w.n)
+    entering = matrix_of([*(start[k] for k in carried), *others], w.n)
     reached = powers(step, entering, length)
     cols = []
     at = 0
-    for k, t in enumerate(moving):
-        if not t:
+    for v in start:
+        if not isinstance(v, Slots):
             cols.append(np.zeros((0,), np.int32))
             continue
-        part = reached[at : at + start[k].size]
-        cols.append(tight(_columns(part, start[k].shape, w.n)))
-        at += start[k].size
+        cols.append(tight(_columns(reached[at : at + v.size], v.shape, w.n)))
+        at += v.size
     return cols
 
 
@@ -125,10 +133,10 @@ def _density(a: Any) -> float:
     return a.nnz / max(1, a.shape[0] * a.shape[1])
 
 
-def _matrix(ts: Sequence, n: int) -> Any:
+def matrix_of(ts: Sequence, n: int) -> Any:
+    """The pattern of some tangents, one behind the other, as a sparse matrix."""
     import scipy.sparse as sp
 
-    # The pattern of some tangents, as a sparse matrix.
     found = []
     for v in ts:
         terms = parts_of(v)

@@ -7,6 +7,7 @@ Shapes: N inputs, K slots, S the shape of a tangent.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,13 +19,16 @@ from jacobia._compat import eval_jaxpr, inner_consts, scan_split
 from jacobia._program.columns.apply import NotLinear, is_tangent, with_tangents
 from jacobia._program.columns.branches import cond, solve, typed
 from jacobia._program.columns.closure import as_tangent, closure
+from jacobia._program.columns.counters import Loop, counted, known_results, of_scan, steadied, trips
 from jacobia._program.columns.merging import FEW, tight, union_along, unused
 from jacobia._program.columns.parts import as_slots
 from jacobia._program.columns.room import check_columns
+from jacobia._program.columns.shared import Shared
 from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, select, values
+from jacobia._program.columns.steps import of_all_steps
 from jacobia._program.columns.tape import Fixed, Tape
 from jacobia._program.flow import around, flow
-from jacobia._program.known import Lazy, sliced
+from jacobia._program.known import Differs, Lazy, sliced, stacked
 
 # The carry of a loop is held with all columns in all elements where that makes it at most so many times larger.
 _ROOM = 2
@@ -35,16 +39,15 @@ _ROOM = 2
 
 def scan(w: Any, eqn: Any, ins: Sequence) -> list:
     n, m = scan_split(eqn.params)
-    length = eqn.params["length"]
+    length, reverse = eqn.params["length"], eqn.params["reverse"]
     if length <= w.steps:
         return _step_by_step(w, eqn, ins, n, m)
-    consts, carry, xs = list(ins[:n]), list(ins[n : n + m]), list(ins[n + m :])
 
     def drive(step: Callable, start: list, xs: list) -> list:
-        end, ys = lax.scan(lambda c, x: step(c, x), start, xs, length=length, reverse=eqn.params["reverse"])
+        end, ys = lax.scan(lambda c, x: step(c, x), start, xs, length=length, reverse=reverse)
         return [*end, *ys]
 
-    return _around(w, eqn, eqn.params["jaxpr"], consts, carry, xs, length, drive)
+    return _around(w, of_scan(w, eqn, ins), drive)
 
 
 def _step_by_step(w: Any, eqn: Any, ins: Sequence, n: int, m: int) -> list:
@@ -55,8 +58,7 @@ def _step_by_step(w: Any, eqn: Any, ins: Sequence, n: int, m: int) -> list:
     for k in order:
         outs = w.body(body, [*consts, *carry, *(_entry(w, x, k) for x in xs)])
         carry, steps[k] = outs[:m], outs[m:]
-    stacked = [_stacked(w, [s[i] for s in steps], v.aval) for i, v in enumerate(eqn.outvars[m:])]
-    return [*carry, *stacked]
+    return [*carry, *(_stacked(w, [s[i] for s in steps], v.aval) for i, v in enumerate(eqn.outvars[m:]))]
 
 
 def _entry(w: Any, x: Any, k: int) -> Any:
@@ -74,7 +76,8 @@ def _stacked(w: Any, steps: Sequence, aval: Any) -> Any:
         return w.value(w.tape.step(lambda: jnp.zeros(aval.shape, aval.dtype)), aval.shape)
     if not any(isinstance(e, (Slots, Parts)) for e in steps):
         stack = w.tape.step(lambda *v: jnp.stack([jnp.asarray(a) for a in v]), *map(w.name, steps))
-        return w.value(stack, aval.shape)
+        known = [e.known for e in steps]
+        return w.value(stack, aval.shape, stacked(known) if all(isinstance(k, Lazy) for k in known) else None)
     one = jax.ShapeDtypeStruct(aval.shape[1:], aval.dtype)
     ts = [as_tangent(w.tape, e, one, w.n) for e in steps]
     width = max(t.width for t in ts)
@@ -106,7 +109,9 @@ def _any_step(w: Any, x: Any) -> Any:
     return Slots(cols.reshape(len(cols), *cols.shape[2:]), None, x.shape[1:], x.dtype)
 
 
-def _whole(w: Any, x: Slots | Parts) -> Slots:
+def _whole(w: Any, x: Any) -> Any:
+    if not isinstance(x, (Slots, Parts)):
+        return x
     t = as_slots(w.tape, x, w.n)
     return t if t.size else nothing(t.shape, t.dtype)
 
@@ -163,88 +168,121 @@ class _Loop:
         return [(n, v) for (k, n), v in zip(self.inputs, given, strict=True) if k == kind]
 
 
-def _filled(cols: Sequence[np.ndarray], start: Sequence, moving: Sequence[bool], n: int) -> list[np.ndarray] | None:
-    # All columns of any element for each of them, where these are many and most elements have most of them.
-    carried = [(c, v.shape) for c, v, t in zip(cols, start, moving, strict=True) if t]
+def _filled(cols: Sequence[np.ndarray], loop: Loop, n: int) -> list[np.ndarray | None] | None:
+    # The patterns of the results, where there are many columns and most elements have most of them.
+    carried = [(c, v.shape) for c, v in zip(cols, loop.start, strict=True) if isinstance(v, Slots)]
     found = np.zeros(n + 1, bool)
     for c, _ in carried:
         found[c.reshape(-1)] = True
-    common = np.flatnonzero(found[:n]).astype(np.int32)
+    common = int(found[:n].sum())
     entries = sum(int((np.broadcast_to(c, (len(c), *shape)) < n).sum()) for c, shape in carried)
-    if len(common) <= FEW or len(common) * sum(math.prod(shape) for _, shape in carried) > _ROOM * entries:
+    large = common * sum(math.prod(shape) for _, shape in carried) > _ROOM * entries
+    if common <= FEW or large or len(loop.avals) > len(cols):
         return None
-    return [common.reshape(-1, *[1] * len(v.shape)) if t else c for c, v, t in zip(cols, start, moving, strict=True)]
+    return [c if isinstance(v, Slots) else None for c, v in zip(cols, loop.start, strict=True)]
 
 
-def _narrowed(w: Any, t: Slots, cols: np.ndarray) -> Slots:
-    # A tangent with the same columns in all its elements, of which each keeps its own.
-    if cols is t.cols or np.array_equal(cols, t.cols):
-        return t
-    wide = t.width
-    place = np.broadcast_to(np.searchsorted(t.cols.reshape(-1), cols).astype(np.int32), (len(cols), *t.shape))
-
-    def taken(v: Any, place: Any) -> Any:
-        return jnp.where(place < wide, jnp.take_along_axis(v, jnp.minimum(place, wide - 1), axis=0), 0)
-
-    return Slots(cols, w.tape.step(taken, values(w.tape, t, w.n), w.tape.array(place)), t.shape, t.dtype)
-
-
-def _pushed(
-    w: Any, tape: Tape, body: Any, read: list, cols: Sequence, moving: Sequence[bool], shapes: Sequence
-) -> list:
-    # A step on all slots at once: little is gained by following columns that nearly all elements have.
-    jaxpr, own = getattr(body, "jaxpr", body), inner_consts(body)
-    tangent = [isinstance(v, Slots) for v in read]
-
-    def step(slots: Sequence, given: Sequence) -> Sequence:
-        return eval_jaxpr(jaxpr, own, *with_tangents(given, tangent, slots))
-
-    def run(*given: Any) -> Sequence:
-        slots = [v for v, t in zip(given, tangent, strict=True) if t]
-        try:
-            outs = jax.vmap(lambda s: step(s, given))(slots)
-        except NotImplementedError:  # an operation without a batching rule
-            outs = lax.map(lambda s: step(s, given), slots)
-        return [o if t else o[0] for o, t in zip(outs, moving, strict=True)]
-
-    names = tape.steps_of(run, [v.vals if t else v.name for v, t in zip(read, tangent, strict=True)], len(shapes))
-    return [
-        Slots(c, name, a.shape, a.dtype) if t else w.value(name, a.shape)
-        for name, c, a, t in zip(names, cols, shapes, moving, strict=True)
-    ]
-
-
-def _around(
-    w: Any,
-    eqn: Any,
-    body: Any,
-    consts: list,
-    carry: list,
-    xs: list,
-    length: int | None,
-    drive: Callable,
-    test: Any = None,
-    tested: Sequence = (),
-) -> list:
-    """All steps of a loop, `length` of them (None: nobody knows how many).
+def _around(w: Any, ins: Loop, drive: Callable, test: Any = None, tested: Sequence = ()) -> list:
+    """All steps of a loop.
 
     Args:
+      ins: what goes in; of its carry, what is no tangent yet may become one.
       drive: runs the loop, from a step `(carry, xs) -> (carry, ys)`, the first carry, and the xs or what is tested.
       test: the program that says whether a `while` goes on.
       tested: what only this test reads.
     """
-    m, shapes = len(carry), [v.aval for v in eqn.outvars]
-    moving = around(body, list(map(is_tangent, (*consts, *carry, *xs))), len(consts), m)[len(consts) :][:m]
+    m, n = len(ins.start), len(ins.consts)
+    moving = around(ins.body, list(map(is_tangent, ins.inputs)), n, m)[n:][:m]
     if test is not None and any(flow(test, [*map(is_tangent, tested), *moving])):
         raise NotLinear("while")  # it goes on until something is solved
-    start = [as_tangent(w.tape, c, a, w.n) if t else c for c, t, a in zip(carry, moving, shapes, strict=False)]
-    given = [_whole(w, x) if isinstance(x, (Slots, Parts)) else x for x in xs]
-    each, apart, n, cols, filled = [], None, w.n, [], None
+    loop = replace(
+        ins,
+        consts=[_whole(w, v) for v in ins.consts],
+        start=[
+            as_tangent(w.tape, v, a, w.n) if t else v for v, t, a in zip(ins.start, moving, ins.avals, strict=False)
+        ],
+        xs=[_whole(w, v) for v in ins.xs],
+    )
+    step, patterns, known = None, None, counted(loop)
+    try:
+        if any(moving) or any(known):
+            step = loop.numbered(w, loop.body, known)
+        if step is not None and any(moving) and _gives_what_differs(loop):
+            patterns = of_all_steps(w, loop, known, step)
+    except Differs:
+        patterns = of_all_steps(w, loop, known, None)
+    cols, each = [], []
+    if patterns is None:
+        if any(moving):
+            each = [_any_step(w, x) for x in loop.xs]
+            others = [v for v in (*loop.consts, *each) if isinstance(v, Slots)]
+            outs, total = step or loop.numbered(w, loop.body, [None] * len(known))
+            cols = closure(w, outs, total, loop.start, others, loop.length)
+            patterns = None if others else _filled(cols, loop, w.n)
+    if patterns is None:
+        outs = _looped(w, loop, drive, tested, cols, each)
+    else:
+        outs = _on_all_columns(w, loop, drive, tested, patterns)
+    known = known_results(loop)
+    return [o if is_tangent(o) else w.value(o.name, o.shape, k) for o, k in zip(outs, known, strict=True)]
+
+
+def _on_all_columns(w: Any, loop: Loop, drive: Callable, tested: Sequence, patterns: Sequence) -> list:
+    # The loop as it is, for all columns at once, or for those that are left where some share one.
+    shared, (n, m), tangent = Shared(patterns, w.n), (len(loop.consts), len(loop.start)), loop.tangents
+    linear, names = [isinstance(v, Slots) for v in loop.inputs], []
+    for k, v in enumerate(loop.inputs):
+        name = shared.entering(w.tape, v) if linear[k] else w.name(v)
+        names.append(w.tape.step(lambda a: jnp.moveaxis(a, 1, 0), name) if linear[k] and k >= n + m else name)
+    jaxpr, own = loop.program
+
+    def all_columns(given: Sequence) -> list:
+        def one(tangents: Sequence) -> Sequence:
+            return eval_jaxpr(jaxpr, own, *with_tangents(given, linear, tangents))
+
+        tangents = [v for v, t in zip(given, linear, strict=True) if t]
+        try:
+            outs = jax.vmap(one)(tangents)
+        except NotImplementedError:  # an operation without a batching rule
+            outs = lax.map(one, tangents)
+        return [o if t else o[0] for o, t in zip(outs, tangent, strict=True)]
+
+    def run(*args: Any) -> Sequence:
+        given, others = list(args[: len(names)]), list(args[len(names) :])
+
+        def step(carry: Sequence, xs: Sequence) -> tuple[list, list]:
+            outs = all_columns([*given[:n], *carry, *xs])
+            return outs[:m], outs[m:]
+
+        return drive(step, list(map(jnp.asarray, given[n : n + m])), others if tested else given[n + m :])
+
+    results = w.tape.steps_of(run, [*names, *map(w.name, tested)], len(tangent))
+    made: list = []
+    for k, (name, a) in enumerate(zip(results, loop.avals, strict=True)):
+        if not tangent[k]:
+            made.append(w.value(name, a.shape))
+            continue
+        name = name if k < m else w.tape.step(lambda v: jnp.moveaxis(v, 0, 1), name)
+        made.append(shared.leaving(w.tape, name, patterns[k], a))
+    return made
+
+
+def _gives_what_differs(loop: Loop) -> bool:
+    # Whether the steps read tangents of their own, and each gives some: what is carried grows from step to step.
+    return any(isinstance(v, Slots) and v.cols.shape[1] > 1 for v in loop.xs) and any(loop.tangents[len(loop.start) :])
+
+
+def _looped(w: Any, loop: Loop, drive: Callable, tested: Sequence, cols: Sequence, each: list) -> list:
+    """The values in a real loop, whose step is walked once more.
+
+    Args:
+      cols: the columns that the carry can have at any step.
+      each: what a step reads of the xs, whichever step it is. Of both, nothing where nothing is carried.
+    """
+    body, consts, start, given, shapes = loop.body, loop.consts, loop.start, loop.xs, loop.avals
+    m, moving = len(start), [isinstance(v, Slots) for v in start]
+    apart, n = None, w.n
     if any(moving):
-        each = [_any_step(w, x) for x in given]
-        cols = closure(w, body, consts, start, each, moving, length)
-        if len(shapes) == m and not any(isinstance(v, (Slots, Parts)) for v in (*consts, *each)):
-            filled = _filled(cols, start, moving, w.n)
         given = [
             aligned(w.tape, x, e.cols[:, None], w.n) if isinstance(x, Slots) else x
             for x, e in zip(given, each, strict=True)
@@ -255,22 +293,20 @@ def _around(
         for x in given:
             t = isinstance(x, Slots)
             each.append(Slots(next(own), None, x.shape[1:], x.dtype) if t else w.value(None, x.shape[1:]))
-    held = cols if filled is None else filled
     tape = Tape()
     it = _Loop()
     for v in consts:
         name = tape.new()
-        if isinstance(v, (Slots, Parts)):
-            t = as_slots(w.tape, v, w.n)
-            own = t.cols if apart is None else apart.of_all(t.cols)
-            it.add("const", Slots(own, name, t.shape, t.dtype), name, values(w.tape, t, w.n))
+        if isinstance(v, Slots):
+            own = v.cols if apart is None else apart.of_all(v.cols)
+            it.add("const", Slots(own, name, v.shape, v.dtype), name, values(w.tape, v, w.n))
         else:
             it.add("const", w.value(name, v.shape, v.known), name, w.name(v))
     for k, v in enumerate(start):
         name = tape.new()
         if moving[k]:
-            own = Slots(held[k], name, v.shape, v.dtype)
-            it.add("carry", own, name, values(w.tape, aligned(w.tape, v, held[k], w.n), w.n))
+            own = Slots(cols[k], name, v.shape, v.dtype)
+            it.add("carry", own, name, values(w.tape, aligned(w.tape, v, cols[k], w.n), w.n))
         else:
             it.add("carry", w.value(name, v.shape), name, w.name(v))
     for v, some in zip(given, each, strict=True):
@@ -280,14 +316,11 @@ def _around(
             it.add("x", Slots(some.cols, name, some.shape, some.dtype), name, moved)
         else:
             it.add("x", w.value(name, v.shape[1:]), name, w.name(v))
-    if filled is not None:
-        outs = _pushed(w, tape, body, it.read, held, moving, shapes)
-    else:
-        outs = w.inside(tape, n).body(body, it.read)
+    outs = w.inside(tape, n).body(body, it.read)
     for v in tested:
         it.add("tested", None, tape.new(), w.name(v))
     outs = [
-        aligned(tape, as_tangent(tape, o, a, n), held[k], n) if k < m and moving[k]
+        aligned(tape, as_tangent(tape, o, a, n), cols[k], n) if k < m and moving[k]
         else as_slots(tape, o, n) if isinstance(o, (Slots, Parts)) else o
         for k, (o, a) in enumerate(zip(outs, shapes, strict=True))
     ]  # fmt: skip
@@ -315,7 +348,7 @@ def _around(
         if not isinstance(o, Slots):
             made.append(w.value(name, a.shape))
         elif k < m:
-            made.append(_narrowed(w, Slots(held[k], name, a.shape, a.dtype), cols[k]))
+            made.append(Slots(cols[k], name, a.shape, a.dtype))
         else:
             moved = w.tape.step(lambda v: jnp.moveaxis(v, 0, 1), name)
             own = o.cols[:, None] if apart is None else apart.of_steps(o.cols)
@@ -324,49 +357,52 @@ def _around(
     return made
 
 
-def _known_steps(w: Any, eqn: Any, tested: list, consts: list, carry: list) -> list | None:
-    # Where it is known that the loop ends, and soon, it is its steps.
-    for _ in range(w.steps + 1):
-        (again,) = w.body(eqn.params["cond_jaxpr"], [*tested, *carry])
-        known = None if isinstance(again, (Slots, Parts)) else w.known(again)
-        if known is None or known.ndim:
-            return None
-        if not known:
-            return carry
-        carry = w.body(eqn.params["body_jaxpr"], [*consts, *carry])
-    return None
-
-
 def loop(w: Any, eqn: Any, ins: Sequence) -> list:
     """A `while`: as many steps as the point says."""
     c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    tested, consts, carry = list(ins[:c]), list(ins[c : c + b]), list(ins[c + b :])
-    test = eqn.params["cond_jaxpr"]
-    found = _known_steps(w, eqn, tested, consts, carry)
-    if found is not None:
-        return found
+    ins = steadied(w, ins)
+    tested, consts, carry = ins[:c], ins[c : c + b], ins[c + b :]
+    test, body, avals = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"], [v.aval for v in eqn.outvars]
+    if getattr(test, "jaxpr", test).outvars[0].aval.ndim:
+        (test, body), consts = _together(test, body, eqn.invars, c), [*tested, *consts]
+    it = Loop(body, consts, carry, [], avals, trips(Loop(body, consts, carry, [], avals, None), test, tested))
+    if it.length is not None and it.length <= w.steps:
+        for _ in range(it.length):
+            carry = w.body(body, [*consts, *carry])
+        return carry
     jaxpr, own = getattr(test, "jaxpr", test), inner_consts(test)
 
     def drive(step: Callable, start: list, tested: list) -> list:
         def on(carried: list) -> Any:
             # A test of a linear program looks at no tangent: any array of the right shape will do in its place.
-            like = [v if v.shape == a.aval.shape else jnp.zeros(a.aval.shape, a.aval.dtype)
-                    for v, a in zip(carried, jaxpr.invars[c:], strict=True)]  # fmt: skip
+            pairs = zip(carried, avals, strict=True)
+            like = [v if v.shape == a.shape else jnp.zeros(a.shape, a.dtype) for v, a in pairs]
             return eval_jaxpr(jaxpr, own, *tested, *like)[0]
 
-        def advance(carried: list) -> list:
-            goes, moved = on(carried), step(carried, [])[0]
-            return moved if not goes.ndim else [kept(goes, *p) for p in zip(moved, carried, avals, strict=True)]
+        return lax.while_loop(on, lambda carried: step(carried, [])[0], start)
 
-        def kept(goes: Any, new: Any, old: Any, aval: Any) -> Any:
-            # Samples in front of all that is carried, each with a test of its own; slots are in front of them.
-            goes = goes.reshape(goes.shape + (1,) * (len(aval.shape) - goes.ndim))
-            return jnp.where(goes, new, old)
+    return _around(w, it, drive, test, tested)
 
-        return lax.while_loop(lambda carried: jnp.any(on(carried)), advance, start)
 
-    avals = [v.aval for v in eqn.outvars]
-    return _around(w, eqn, eqn.params["body_jaxpr"], consts, carry, [], None, drive, test, tested)
+def _together(test: Any, body: Any, inputs: Sequence, c: int) -> tuple[Any, Any]:
+    # Samples with a test each: the loop goes on while any of them does, and changes those that do. The body reads what
+    # the test reads, in front of its own constants.
+    (run_test, run_body), avals = map(_function, (test, body)), [v.aval for v in inputs]
+    m = len(getattr(body, "outvars", ()) or body.jaxpr.outvars)
+
+    def step(*given: Any) -> list:
+        carry = given[len(given) - m :]
+        (goes,) = run_test(*given[:c], *carry)
+        pairs = zip(run_body(*given[c:]), carry, strict=True)
+        return [jnp.where(goes.reshape(goes.shape + (1,) * (old.ndim - goes.ndim)), new, old) for new, old in pairs]
+
+    goes_on = jax.make_jaxpr(lambda *given: [jnp.any(run_test(*given)[0])])(*avals[:c], *avals[len(avals) - m :])
+    return goes_on, jax.make_jaxpr(step)(*avals)
+
+
+def _function(program: Any) -> Callable:
+    jaxpr, own = getattr(program, "jaxpr", program), inner_consts(program)
+    return lambda *given: eval_jaxpr(jaxpr, own, *given)
 
 
 LOOPS = {"cond": cond, "custom_linear_solve": solve, "scan": scan, "while": loop}

@@ -175,6 +175,11 @@ def _part(w: Any, update: Any, way: _Way) -> Any:
     return Slots(t.cols, _of_way(w, values(w.tape, t, w.n), way), t.shape, t.dtype) if t.width else t
 
 
+def _once(rows: np.ndarray) -> bool:
+    # Whether no number is there twice; -1 is one of them.
+    return bool(np.bincount(rows + 1, minlength=1).max() <= 1)
+
+
 def _even(w: Any, t: Parts) -> Slots | Parts:
     # Parts that fill the whole evenly, each element once, are better held as slots.
     (slots, rows), *others = t.terms
@@ -184,7 +189,7 @@ def _even(w: Any, t: Parts) -> Slots | Parts:
         return Slots(cols, name, t.shape, t.dtype)
     count = sum(s.width * s.size for s, _ in t.terms)
     widest = sum(s.width for s, _ in t.terms)
-    once = all(len(r) == len(np.unique(r)) for _, r in t.terms)
+    once = all(_once(r) for _, r in t.terms)
     return as_slots(w.tape, t, w.n) if once and widest <= 8 and widest * t.size <= UNEVEN * count else t
 
 
