@@ -85,8 +85,10 @@ def _nonzeros(origin: Linearized, request: Request) -> Iterator[Plan]:
         pattern, size = pattern_of(origin, request.block), math.prod(origin.blue.counts[request.block])
         if origin.remembers and store_of(origin, request.block).whole() is not None:
             yield nonzeros_of_all(origin, request, pattern, "")
-        elif not origin.lead and size <= min(_SMALL, _HARDLY_SPARSE * pattern.nnz):
-            yield nonzeros_of_all(origin, request, pattern, "it is small, and has few zeros")
+        elif not origin.lead and 0 < size <= min(_SMALL, _HARDLY_SPARSE * pattern.nnz):
+            yield nonzeros_of_all(
+                origin, request, pattern, "it is small and hardly sparse, so that lines compile sooner"
+            )
         yield from accumulated(origin, request)
 
 

@@ -189,6 +189,7 @@ def _walk_of(origin: Linearized, local: bool) -> WalkedProgram:
 
 def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool) -> WalkedProgram:
     every = _every(origin.blue)
+    origin.check_alive()
 
     def work() -> WalkedProgram:
         has = origin.directions(every)

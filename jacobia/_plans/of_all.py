@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from jacobia._compat import Tracer
 from jacobia._plans.lines import lines
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline, Plan, known
@@ -33,7 +32,7 @@ class OfAll(Plan):
     def run(self) -> list[Answer]:
         answers, (m, n) = self.part.run(), self.origin.blue.counts[self.request.block]
         full = answers[0].array if answers else store_of(self.origin, self.request.block).whole()
-        at_hand = not isinstance(full, Tracer) and on_host(full)
+        at_hand = self.origin.remembers and on_host(full)
         full = np.asarray(full) if at_hand else full
         whole = answers[0]._replace(array=full).cube(self.origin)[0] if answers else full
         found = self.read(whole.reshape(*self.origin.lead, m, n))

@@ -1,7 +1,8 @@
-"""What has been computed of a call in one trace: a second read there is the first one's, and is differentiated once.
+"""What has been computed of a call in its trace: a second read is the first one's, and is differentiated once.
 
-For calls whose arrays are traced themselves, which last no longer than the trace. Knows answers and traces. Chooses
-nothing, and runs nothing.
+For calls whose arrays are traced themselves, and what is computed in their own trace, which both last no longer than
+that; what an inner trace computes (a step of a loop, a branch) is not kept. Inner traces may use it all the same.
+Knows answers and traces. Chooses nothing, and runs nothing.
 """
 
 import math
@@ -22,9 +23,7 @@ _MOST = 16
 
 def answer_in_trace(origin: Linearized, request: Request) -> Answer | None:
     """What an answer of the current trace has of all that is asked for."""
-    if origin.in_trace is None or origin.in_trace[0] != trace_state():
-        return None
-    for made, answer in reversed(origin.in_trace[1]):
+    for made, answer in reversed(origin.in_trace):
         found = _part(origin, made, answer, request)
         if found is not None:
             return found
@@ -33,7 +32,7 @@ def answer_in_trace(origin: Linearized, request: Request) -> Answer | None:
 
 def whole_in_trace(origin: Linearized, index: int) -> jax.Array | None:
     """All of a block, `lead + y.shape + x.shape`, where the current trace has computed it."""
-    answer = None if origin.in_trace is None else answer_in_trace(origin, Request(index))
+    answer = answer_in_trace(origin, Request(index)) if origin.in_trace else None
     if answer is None:
         return None
     block = origin.blue.blocks[index]
@@ -42,11 +41,8 @@ def whole_in_trace(origin: Linearized, index: int) -> jax.Array | None:
 
 def note_in_trace(origin: Linearized, request: Request, answer: Answer) -> None:
     """Let later reads of the same trace have an answer."""
-    if not origin.traced:
-        return
-    state = trace_state()
-    before = origin.in_trace[1] if origin.in_trace is not None and origin.in_trace[0] == state else ()
-    origin.in_trace = state, (*before[-_MOST + 1 :], (request, answer))
+    if origin.traced and origin.made_in == trace_state():
+        origin.in_trace = (*origin.in_trace[-_MOST + 1 :], (request, answer))
 
 
 def _part(origin: Linearized, made: Request, answer: Answer, asked: Request) -> Answer | None:

@@ -220,7 +220,8 @@ class LiveBlock:
         with origin.lock:
             store = store_of(origin, self._index)
             if not alive(getattr(store, kind)):
-                origin.check_alive()
+                if store.whole() is None:
+                    origin.check_alive()
                 fulfil(origin, request)
             return getattr(store, kind), store.pattern
 

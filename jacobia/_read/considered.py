@@ -5,6 +5,7 @@ From a key to an `Explanation`; nothing is computed. Knows plans. Knows no way i
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from jacobia._plans.choose import there_is_room
 from jacobia._plans.mirror import store_of
@@ -26,7 +27,7 @@ def explain(view: LiveBlock, key: object) -> Explanation:
     """What `J[key]` would do now; what `J.nonzeros()` and `J.diagonal()` would, by their names."""
     origin, layout, lines = view._origin, view._layout, not isinstance(key, str)
 
-    def memory() -> int:
+    def memory(plan: Plan) -> int:
         if not origin.compiles:
             got, instead = "run by Python (jit=False)", "Leave out jit=False."
             if origin.blue.jit:
@@ -36,7 +37,7 @@ def explain(view: LiveBlock, key: object) -> Explanation:
             )
         with origin.lock:
             every = not lines or is_all(key, len(layout.shape))
-            return peak(there_is_room(view._plans(key))[0][0], layout, None if every else view._asked(key))
+            return peak(plan, layout, None if every else view._asked(key))
 
     def made() -> Explanation:
         (first, *others), refused = there_is_room(view._plans(key))
@@ -47,7 +48,9 @@ def explain(view: LiveBlock, key: object) -> Explanation:
         if refused:
             notes = (*notes, f"memory: there is no room for it, so that reading raises: {refused}")
         density = _density(origin, view._index)
-        return Explanation(repr(view), shape, nbytes, density, first.outline, tuple(beside), by, notes, memory)
+        return Explanation(
+            repr(view), shape, nbytes, density, first.outline, tuple(beside), by, notes, partial(memory, first)
+        )
 
     return by_what_exists(origin, [layout.block], made)
 

@@ -44,8 +44,9 @@ class Linearized:
     source: Any = None  # how to make this call again, for pickle
     guard: Any = None  # the key among the leaves of the tree that the view has come from
     traced: bool = False  # whether any array is a tracer
+    made_in: Any = None  # the trace that a traced point belongs to: what is computed in an inner one is not kept
     reads = 0
-    in_trace: tuple | None = None  # of a traced point: which trace, and what has been computed in it
+    in_trace: tuple = ()  # of a traced point: what has been computed in its trace
     _kept: Any = None
     _kept_in: Any = None
     _value: Any = None
@@ -66,6 +67,7 @@ class Linearized:
         self.stacks, self.guard = stacks, guard
         self.batch = tuple(s.size for s in stacks)
         self.traced = any(isinstance(a, Tracer) for a in (*leaves, *consts))
+        self.made_in = trace_state() if self.traced else None
         return self
 
     @property
@@ -344,13 +346,18 @@ class Linearized:
         return self._kept
 
     def _linear_program(self) -> Callable:
-        # Residuals belong to the trace they were made in: another one makes its own.
+        return self._linearized_here()[2]
+
+    def _linearized_here(self) -> tuple[list, list, Callable]:
+        # Residuals belong to the trace they were made in: another one makes its own, and none is kept beyond its end.
         state = trace_state()
-        if self._kept_in is None or self._kept_in[0] != state:
-            self.check_alive()
-            y, aux, lin = linearize(self.point)
-            self._kept_in = (state, lin, y, aux)
-        return self._kept_in[1]
+        if self._kept_in is not None and self._kept_in[0] == state:
+            return self._kept_in[1]
+        self.check_alive()
+        made = linearize(self.point)
+        if state == self.made_in or not tracing():
+            self._kept_in = state, made
+        return made
 
     # f(x) and aux
 
@@ -363,8 +370,7 @@ class Linearized:
             if not self.compiles:
                 if self.batch or self.blue.jit:
                     return self._batched(value)(self.consts, self.leaves)
-                self._linear_program()
-                return self._kept_in[2], self._kept_in[3]
+                return self._linearized_here()[:2]
             self._value = self._compiled_value()
             return self._value
 

@@ -66,7 +66,7 @@ CASES = {
             lambda v, x: v[0],
         ),
         [DENSE[:3].sum(0) + 6 * DENSE[0], DENSE[0]],
-        3,
+        4,  # what a step computes is not kept beyond the step
     ),
     "in a map, and behind": (
         reading(lambda v, x: jax.vmap(lambda k: v[k] + v[0])(jnp.arange(3)), lambda v, x: v[0]),
@@ -91,9 +91,22 @@ def test_gradients_of_what_a_trace_has_computed():
     np.testing.assert_allclose(twice(X), once(X), rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_of_a_trace_is_left():
+LEFT = {
+    "rows": lambda v: v[1] + v[2] + v[1:3].sum(0),
+    "in a loop": lambda v: lax.fori_loop(0, 2, lambda i, s: s + v[1] + v[i] + v[2], jnp.zeros(6)) + v[1],
+    "in a branch": lambda v: lax.cond(v.value[0] > 0, lambda: v[2] + v[1], lambda: v[0] * 2) + v[1],
+    "in a map": lambda v: v[1] + jax.vmap(lambda k: v[k] + v[0])(jnp.arange(2)).sum(0),
+    "inside, once more": lambda v: v[1] + jax.jit(lambda: v[1] + v[2])() + v[2],
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_nothing_of_a_trace_is_left(name):
     with jax.checking_leaks():
-        jax.jit(lambda x: (view := J(x))[1] + view[2] + view[1:3].sum(0))(X)
+        jax.jit(lambda x: LEFT[name](J(x)))(X)
+
+
+def test_a_view_that_is_read_inside_and_outside():
     view = J(X)  # a view that was made outside, and is read inside
     inside = jax.jit(lambda k: view[k] + view[k])
     np.testing.assert_allclose(inside(2), 2 * DENSE[2], rtol=1e-5)

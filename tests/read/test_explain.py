@@ -346,3 +346,19 @@ def test_what_is_neither_a_key_nor_a_reading():
             ask("rows")
     with pytest.raises(ValueError, match="diagonal"):
         jacobian(lambda x: jnp.outer(x, x[:2]))(LONG).explain("diagonal")
+
+
+def test_what_was_told_stays():
+    J = jacobian(stencil)(LONG)
+    told = {name: J.explain(name) for name in (..., "nonzeros", "diagonal")}
+    before = {name: t.memory for name, t in told.items()}
+    J.nonzeros(), J.diagonal(), J[...]
+    assert {name: t.memory for name, t in told.items()} == before and min(before.values()) > 0
+
+
+def test_nonzeros_of_a_matrix_that_is_known_need_no_point():
+    x = jnp.array(LONG)
+    J = jacobian(stencil)(x)
+    full, pattern = J[...], J.pattern
+    x.delete()
+    np.testing.assert_array_equal(J.nonzeros()[0], np.asarray(full)[pattern.rows, pattern.cols])
