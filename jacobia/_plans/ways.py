@@ -28,7 +28,7 @@ CLOSE = 4
 # for are those that are read again.
 _WORTH_MORE = 0.5
 
-# All that is missing, by one pass, may cost so many times what one line costs that was asked for.
+# All of a block, by one pass, may cost so many times what the lines cost that were asked for.
 _WORTH_ALL = 2
 
 
@@ -43,6 +43,7 @@ def choose(
     missing_columns: int,
     ways: Ways,
     relative_cost: Callable[[], float | None] = lambda: None,
+    one: bool = False,
 ) -> Choice:
     """Choose between pullbacks for the missing rows and pushforwards for the missing columns.
 
@@ -53,6 +54,8 @@ def choose(
       ways: which of the two are possible at all.
       relative_cost: what all these rows cost, in units of what all these columns cost; None: too little to be looked
         at. Asked only where the numbers of passes do not decide.
+      one: whether one line the other way than asked for is all of the block, so that whoever reads on, or reads another
+        one in a trace, has it.
     """
     if missing_rows == 0 or missing_columns == 0:
         return Choice("none", "everything asked for is known")
@@ -60,12 +63,11 @@ def choose(
         return Choice("rows", "only pullbacks are possible or allowed")
     if not ways.rows:
         return Choice("columns", "only pushforwards are possible or allowed")
-    if asked in ("rows", "columns") and (missing_columns if asked == "rows" else missing_rows) == 1:
-        # One line the other way is all that is left: whoever reads on, or reads another one in a trace, has it.
+    if one and asked in ("rows", "columns"):
         other, cost = ("rows", relative_cost()) if asked == "columns" else ("columns", relative_cost())
         cost = 1 / cost if cost and other == "columns" else cost
         if cost is None or cost <= _WORTH_ALL:
-            return Choice(other, f"{'a pullback' if other == 'rows' else 'a pushforward'} gives all that is missing")
+            return Choice(other, f"{'a pullback' if other == 'rows' else 'a pushforward'} gives all of it")
     if asked in ("rows", "columns") and (missing_rows if asked == "rows" else missing_columns) <= _FEW:
         return Choice(asked, f"{asked} are asked for")
     weigh = _close(missing_rows, missing_columns) or (asked == "block" and missing_rows == missing_columns)
@@ -127,7 +129,8 @@ def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: i
         choice = choose(asked, rows, columns, possible(origin, block))
         same = choice.way == "columns" and asked != "columns" and rows == columns
         return choice._replace(way="rows") if same else choice
-    return choose(asked, rows, columns, possible(origin, block), lambda: blue.relative_cost(block, rows, columns))
+    one = asked in ("rows", "columns") and 1 == math.prod(block.column_shape if asked == "rows" else block.row_shape)
+    return choose(asked, rows, columns, possible(origin, block), lambda: blue.relative_cost(block, rows, columns), one)
 
 
 def choose_ways(origin: Linearized, missing: Sequence[Request], asked: Sequence[Request]) -> list[str]:

@@ -30,12 +30,12 @@ def never():
         ("rows", 4, 0, ROWS, "none"),
         # Some rows stay rows, unless columns would take a fourth of very many passes.
         ("rows", 5, 4, BOTH, "rows"),
-        ("rows", 64, 2, BOTH, "rows"),
+        ("rows", 64, 1, BOTH, "rows"),
         ("rows", 65, 260, BOTH, "rows"),
         ("rows", 68, 17, BOTH, "columns"),
         ("rows", 68, 17, ROWS, "rows"),
         ("columns", 4, 5, BOTH, "columns"),
-        ("columns", 2, 64, BOTH, "columns"),
+        ("columns", 1, 64, BOTH, "columns"),
         ("columns", 17, 68, BOTH, "rows"),
         ("columns", 17, 68, COLUMNS, "columns"),
         ("block", 2, 3, BOTH, "rows"),
@@ -60,13 +60,6 @@ def test_the_way(asked, rows, columns, ways, way):
         ("all", 400, 101, None, "columns"),
         # What was not asked for must take less than half.
         ("rows", 100, 60, 1.9, "rows"),
-        # All that is missing by one pass, which may cost twice what was asked for.
-        ("columns", 1, 1, None, "rows"),
-        ("columns", 1, 5, 1.9, "rows"),
-        ("columns", 1, 5, 2.1, "columns"),
-        ("rows", 5, 1, None, "columns"),
-        ("rows", 1, 1, 0.51, "columns"),
-        ("rows", 1, 1, 0.49, "rows"),
         ("rows", 100, 60, 2.1, "columns"),
         ("rows", 65, 17, None, "rows"),
         ("rows", 100, 200, 2.1, "columns"),
@@ -78,6 +71,22 @@ def test_the_way(asked, rows, columns, ways, way):
 def test_costs_decide_where_there_are_about_as_many_passes_both_ways(asked, rows, columns, cost, way):
     assert choose(asked, rows, columns, BOTH, lambda: cost).way == way
     assert choose(asked, rows, columns, ROWS, never).way == "rows"
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "columns", "cost", "way"),
+    [
+        ("columns", 1, 1, None, "rows"),
+        ("columns", 1, 5, 1.9, "rows"),
+        ("columns", 1, 5, 2.1, "columns"),
+        ("rows", 5, 1, None, "columns"),
+        ("rows", 1, 1, 0.51, "columns"),
+        ("rows", 1, 1, 0.49, "rows"),
+    ],
+)
+def test_one_line_that_is_all_of_it_may_cost_twice_as_much(asked, rows, columns, cost, way):
+    assert choose(asked, rows, columns, BOTH, lambda: cost, one=True).way == way
+    assert choose(asked, rows, columns, BOTH, lambda: cost).way == asked
 
 
 def test_every_choice_says_why_and_takes_a_way_that_is_possible():
