@@ -22,7 +22,7 @@ from jacobia._plans.confirm import confirm, lacks_entry
 from jacobia._plans.lines import passes_work
 from jacobia._plans.mirror import own_image
 from jacobia._plans.nonzeros import nonzeros_of
-from jacobia._plans.of_all import of_all
+from jacobia._plans.of_all import entries, of_all
 from jacobia._plans.plan import Outline, Plan
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.ways import possible
@@ -150,7 +150,7 @@ def by_colors(origin: Linearized, request: Request) -> Iterator[Plan]:
     index, blue, ways = request.block, origin.blue, _ways(origin, request.block)
     own = coloring_of(origin, index)
     given = own.coloring
-    counts = {side: count for side, count in _counts(given).items() if count}
+    counts = _seeds(given)
     for side in counts:
         if not getattr(ways, _way(blue, side)):
             raise _refused(origin, index, side)
@@ -165,9 +165,10 @@ def by_colors(origin: Linearized, request: Request) -> Iterator[Plan]:
     yield Colors(origin, request, outline, own, counts)
 
 
-def _counts(given: Coloring) -> dict[str, int]:
-    # How many colors there are of rows and of columns.
-    return {"rows": given.num_row_colors, "columns": given.num_colors - given.num_row_colors}
+def _seeds(given: Coloring) -> dict[str, int]:
+    # How many colors there are of rows and of columns, where there are any.
+    counts = {"rows": given.num_row_colors, "columns": given.num_colors - given.num_row_colors}
+    return {side: count for side, count in counts.items() if count}
 
 
 def _read_off(origin: Linearized, index: int, given: Coloring, full: Any) -> Answer:
@@ -178,7 +179,7 @@ def _read_off(origin: Linearized, index: int, given: Coloring, full: Any) -> Ans
         rest[..., pattern.rows, pattern.cols] = 0
         for *_, i, j in np.argwhere(rest != 0)[:1]:
             raise ValueError(lacks_entry(origin, i, j, f"row {i} has it"))
-    return Answer(index, "nonzeros", pattern, full[..., pattern.rows, pattern.cols])
+    return entries(index, pattern, full)
 
 
 @dataclass(frozen=True, eq=False)

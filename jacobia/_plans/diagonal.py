@@ -6,7 +6,7 @@ Knows sweeps, and lines that are known. Knows nothing of keys.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,19 +80,17 @@ def diagonals(origin: Linearized, request: Request) -> Iterator[Plan]:
         return
     n = _count(origin, index)
     missing = np.arange(n) if store is None else _missing(store, n)
-    part = None if missing.size == n == max(blue.counts[index]) else missing
+    second = False
     if not missing.size:
-        outline, sweep = Outline("none", 0, 0, "all of it is known"), None
+        outline = Outline("none", 0, 0, "all of it is known")
     elif blue.primal is None or blue.mode == "rev" or blue.mirrors[index] != index or not origin.has_second(block):
         cost = lambda: blue.relative_cost(block, missing.size, missing.size)  # noqa: E731
         choice = choose("all", missing.size, missing.size, possible(origin, block), cost)
         way = "rows" if blue.symmetric else choice.way
         outline = Outline(way, missing.size, 0, "of each pass one entry is kept")
-        sweep = lambda: sized(origin, way, block.outs, block.ins, part, diagonal=True)  # noqa: E731
     else:
-        outline = Outline("columns", missing.size, 0, "forward over forward: nothing is transposed")
-        sweep = lambda: _second(origin, index, part)  # noqa: E731
-    yield Diagonal(origin, request, outline, missing, part, sweep)
+        outline, second = Outline("columns", missing.size, 0, "forward over forward: nothing is transposed"), True
+    yield Diagonal(origin, request, outline, missing, second)
 
 
 def _missing(store: Store, n: int) -> np.ndarray:
@@ -126,16 +124,23 @@ class Diagonal(Plan):
     """Entries of lines that are known, and of each pass through f one entry."""
 
     missing: np.ndarray  # numbers of the entries that are computed
-    part: np.ndarray | None  # the same; None: of a square block all
-    make: Callable[[], Sweep] | None  # None: all of it is known
+    second: bool  # by second directional derivatives
+
+    @property
+    def _numbers(self) -> np.ndarray | None:
+        # The same; None: of a square block all.
+        m, n = self.origin.blue.counts[self.request.block]
+        return None if self.missing.size == m == n else self.missing
 
     @cached_property
     def _sweep(self) -> Sweep:
-        assert self.make is not None
-        return self.make()
+        origin, block = self.origin, self.origin.blue.blocks[self.request.block]
+        if self.second:
+            return _second(origin, self.request.block, self._numbers)
+        return sized(origin, self.outline.way, block.outs, block.ins, self._numbers, diagonal=True)
 
     def check(self) -> None:
-        assert self.make is None or self._sweep
+        assert not self.missing.size or self._sweep
 
     def taken(self) -> Taken:
         return super().taken() if self.missing.size else Taken(0, 0)
@@ -144,7 +149,8 @@ class Diagonal(Plan):
         index, count = self.request.block, self.missing.size
         if not count:
             return [Answer(index, "diagonal", None, self._put_together(None))]
-        ids = None if self.part is None else padded(self.part, self._sweep)
+        numbers = self._numbers
+        ids = None if numbers is None else padded(numbers, self._sweep)
         ((out,),) = self.origin.run((self._sweep,), [ids])
         out = out if ids is None else out[..., :count]
         run = count if self._sweep.width is None else self._sweep.width
@@ -172,17 +178,17 @@ class Diagonal(Plan):
     @property
     def _pass(self) -> str:
         blue = self.origin.blue
-        if self._sweep.way == "second":
+        if self.second:
             return "pushforwards"
         return self.origin.by(self.outline.way, blue.blocks[self.request.block])
 
     def by(self) -> str:
-        if self.make is not None and self._sweep.way == "second":
+        if self.second:
             return "second directional derivatives"
         return "Hessian-vector products" if self.origin.blue.symmetric else self._pass
 
     def work(self) -> Work | None:
-        if self.make is None or self._sweep.way == "second":
+        if self.second or not self.missing.size:
             return None
         each = passes_work(self.origin, self.outline.way, self.origin.blue.blocks[self.request.block])
         return each and each[0].times(self.outline.passes).plus(each[1])

@@ -4,8 +4,8 @@ Knows plans of lines, and stores. Knows no kernel.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,9 +42,6 @@ class OfAll(Plan):
     def kernels(self) -> Sequence[Plan]:
         return self.part.kernels()
 
-    def again(self) -> Self:
-        return replace(self, part=self.part.again())
-
     def work(self) -> Work | None:
         return self.part.work()
 
@@ -55,10 +52,12 @@ class OfAll(Plan):
 def nonzeros_of_all(origin: Linearized, request: Request, pattern: Pattern, why: str) -> OfAll:
     """The entries of a pattern, read off all of a block."""
 
-    def read(full: Any) -> Answer:
-        return Answer(request.block, "nonzeros", pattern, full[..., pattern.rows, pattern.cols])
+    return of_all(origin, request, why, lambda full: entries(request.block, pattern, full))
 
-    return of_all(origin, request, why, read)
+
+def entries(index: int, pattern: Pattern, full: Any) -> Answer:
+    """The answer that these are."""
+    return Answer(index, "nonzeros", pattern, full[..., pattern.rows, pattern.cols])
 
 
 def of_all(origin: Linearized, request: Request, why: str, read: Callable[[Any], Answer]) -> OfAll:

@@ -5,17 +5,15 @@ that; what an inner trace computes (a step of a loop, a branch) is not kept. Inn
 Knows answers and traces. Chooses nothing, and runs nothing.
 """
 
-import math
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, trace_state
 from jacobia._plans.request import Answer, Request
+from jacobia._plans.ways import key_of
 from jacobia._run.point import Linearized
-from jacobia._store.gather import along
+from jacobia._store.gather import along, places
 
 # So many answers of a call are looked through.
 _MOST = 16
@@ -50,25 +48,15 @@ def _part(origin: Linearized, made: Request, answer: Answer, asked: Request) -> 
         return None
     if made.kind != "lines":
         return answer
-    if not (answer.samples is None or _same(asked.samples, answer.samples)):
+    if answer.samples is not None and key_of(asked.samples) != key_of(answer.samples):
         return None
-    numbers = asked.lines("columns" if answer.turned else answer.way)
-    if answer.numbers is None or _same(numbers, answer.numbers):
+    way = "columns" if answer.turned else answer.way
+    numbers = asked.lines(way)
+    if answer.numbers is None or key_of(numbers) == key_of(answer.numbers):
         return answer
     if numbers is None or isinstance(numbers, Tracer) or isinstance(answer.numbers, Tracer):
         return None
     if not np.isin(numbers, answer.numbers).all():
         return None
-    m, n = origin.blue.counts[answer.block]
-    by_rows = answer.way == "rows"
-    samples = math.prod(origin.lead) if answer.samples is None else len(answer.samples)
-    lines = answer.array.reshape((samples, -1, n) if by_rows else (samples, m, -1))
-    places = np.searchsorted(answer.numbers, numbers)
-    return answer._replace(numbers=numbers, array=along(jnp, lines, places, 1 if by_rows else 2))
-
-
-def _same(a: Any, b: Any) -> bool:
-    # Numbers that are traced may be any, and are the same only as the same object.
-    if a is None or b is None or isinstance(a, Tracer) or isinstance(b, Tracer):
-        return a is b
-    return np.array_equal(a, b)
+    lines = along(jnp, answer.cube(origin)[0], places(numbers, answer.numbers), 1 if way == "rows" else 2)
+    return Answer(asked.block, way, numbers, lines, samples=answer.samples)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.lax import GatherScatterMode
 
 from jacobia._compat import bind
-from jacobia._program.known import Lazy
+from jacobia._program.known import Lazy, several
 from jacobia._program.moves import MOVES
 from jacobia._program.positions import Places, dynamic_places, gather_places, scatter_places
 from jacobia._program.wiring import ALL, EACH, linear_in, wiring
@@ -33,19 +33,16 @@ def results(eqn: Any, masks: Sequence[Lazy | None], known: Sequence[Lazy | None]
     masks = [m if k in zero else None for k, m in enumerate(masks)]
     if rule is None or (None in masks if _of_all(eqn) else all(m is None for m in masks)):
         return [None] * len(eqn.outvars)
-    once: list = []
 
     def make(*given: Any) -> list:
-        if not once:
-            own, values = given[: len(masks)], given[len(masks) :]
-            empty = all(m is None for m in own) or not all(v.aval.size for v in (*eqn.invars, *eqn.outvars))
-            made = [None] * len(eqn.outvars) if empty else rule(eqn, own, values)
-            once.extend(None if m is None or m.all() else m for m in made)
-        return once
+        own, values = given[: len(masks)], given[len(masks) :]
+        empty = all(m is None for m in own) or not all(v.aval.size for v in (*eqn.invars, *eqn.outvars))
+        made = [None] * len(eqn.outvars) if empty else rule(eqn, own, values)
+        return [None if m is None or m.all() else m for m in made]
 
     values = [None if k in zero else v for k, v in enumerate(known)]
     args = [_UNKNOWN if v is None else v for v in (*masks, *values)]
-    return [Lazy(make=make, args=args, place=k) for k in range(len(eqn.outvars))]
+    return [*several(make, args, len(eqn.outvars))]
 
 
 def _of_all(eqn: Any) -> bool:

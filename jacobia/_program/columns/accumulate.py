@@ -28,7 +28,6 @@ from jacobia._program.columns.rules import rule_of, unknown
 from jacobia._program.columns.slots import Parts, Slots, nothing, select, values
 from jacobia._program.columns.tape import Fixed, Tape
 from jacobia._program.known import (
-    Between,
     Columns,
     Few,
     Lazy,
@@ -112,20 +111,18 @@ class Walk:
         """Where the value can be nonzero; None: everywhere."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
-        if isinstance(value.known, Steps):
-            return value.known.always(lambda v: v != 0)
+        if isinstance(value.known, Lazy):
+            return value.known.always(lambda v: np.asarray(v != 0))
         return None if value.mask is None else value.mask.made()
 
     def chosen(self, value: Any) -> Any:
         """The value, if it does not depend on the point, a few values of which each element has one, or None."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
-        if isinstance(value.known, Steps):
+        if isinstance(value.known, Lazy):
             return value.known.always()
         made = None if value.choice is None else value.choice.made()
-        return (
-            made if made is None or isinstance(made, Few) else None if isinstance(made, Between) else np.asarray(made)
-        )
+        return made if isinstance(made, Few) else None
 
     def columns(self, value: Any) -> list:
         """An index array by its last axis: each column known, or a few values of which it has one, or None."""

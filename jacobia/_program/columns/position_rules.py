@@ -156,8 +156,7 @@ def _meet(rows: Sequence[np.ndarray]) -> bool:
     # Whether two elements may be written to one place; each of them by one of several rows.
     places = np.sort(np.stack(rows), axis=0)
     again = np.concatenate([np.zeros_like(places[:1], bool), places[1:] == places[:-1]])
-    own = places[~again & (places >= 0)]
-    return len(np.unique(own)) < len(own)
+    return not _once(places[~again & (places >= 0)])
 
 
 def _left(w: Any, eqn: Any, ins: Sequence, at: int) -> Slots:
