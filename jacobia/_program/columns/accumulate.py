@@ -20,6 +20,7 @@ from jacobia._program.axis.samples import body_of
 from jacobia._program.columns.apply import NotLinear, is_tangent
 from jacobia._program.columns.assemble import assembled
 from jacobia._program.columns.counters import known_results, of_scan
+from jacobia._program.columns.fence import apart
 from jacobia._program.columns.loops import LOOPS
 from jacobia._program.columns.merging import unused
 from jacobia._program.columns.parts import parts_of
@@ -306,14 +307,20 @@ class Walked:
                     terms.append((own, np.where(rows < 0, -1, rows + offset)))
             offset += self.outs[k]
             check_columns(1, (offset,))
-        rows, cols, name = assembled(tape, terms, offset, n)
-        used = tape.used([name])
+        made = assembled(tape, terms, offset, n)
+        used = tape.used([made.data])
 
         def values_at(inputs: Sequence, arrays: Sequence) -> Any:
             given = dict(zip(self._inputs, inputs, strict=True)) | dict(zip(used, arrays, strict=True))
-            return tape.run(given, [name])[0]
 
-        return Entries(rows, cols, [tape.arrays[k] for k in used], values_at, tape.largest([name]))
+            def ahead(values: list) -> list:
+                return tape.run(dict(zip(given, values, strict=True)), made.ahead)
+
+            written = apart(ahead, list(given.values()), made.size) if made.ahead else []
+            return tape.run(given | dict(zip(made.ahead, written, strict=True)), [made.data])[0]
+
+        arrays = [tape.arrays[k] for k in used]
+        return Entries(made.rows, made.cols, arrays, values_at, tape.largest([made.data]))
 
 
 def _renumbered(tape: Tape, slots: Slots, to: np.ndarray, n: int, before: int) -> Slots:

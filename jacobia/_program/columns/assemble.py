@@ -5,38 +5,53 @@ Shapes: K slots, M rows, N columns, nnz entries.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._program.columns.interleave import arranged, by_rows, in_order, orders
 from jacobia._program.columns.parts import entries
 from jacobia._program.columns.room import check_columns
-from jacobia._program.columns.slots import Slots, select, values
-from jacobia._program.columns.tape import APART, Planes, Tape, slots_first, slots_last
+from jacobia._program.columns.slots import Slots, values
+from jacobia._program.columns.tape import Tape
 
 Term = tuple[Slots, np.ndarray]
 
 
-def assembled(tape: Tape, terms: Sequence[Term], m: int, n: int) -> tuple[np.ndarray, np.ndarray, int]:
+class Assembled(NamedTuple):
+    """All entries in order, and the names of their values.
+
+    `ahead` are the values that are written before entries are chosen among them, and how many numbers these are.
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    data: int
+    ahead: list[int]
+    size: int
+
+
+def assembled(tape: Tape, terms: Sequence[Term], m: int, n: int) -> Assembled:
     """Rows, columns and the name of the values of all entries.
 
     Args:
       terms: tangents, and for each of their elements its row; -1: none.
     """
     if not terms or not _are_in_order(terms):
-        return _sorted(tape, terms, m, n)
+        return Assembled(*_sorted(tape, terms, m, n), [], 0)
     parts = []
     for slots, rows in terms:
         part = _by_row(tape, slots, rows, n)
         if part is None:
-            return _sorted(tape, terms, m, n)
+            return Assembled(*_sorted(tape, terms, m, n), [], 0)
         parts.append(part)
-    check_columns(1, (sum(len(p[0]) for p in parts),))
-    rows, cols = (np.concatenate([p[k] for p in parts]) if len(parts) > 1 else parts[0][k] for k in (0, 1))
-    names = [p[2] for p in parts]
-    data = names[0] if len(names) == 1 else tape.step(lambda *v: jnp.concatenate(v), *names)
-    return rows, cols, data
+    check_columns(1, (sum(len(p.rows) for p in parts),))
+    if len(parts) == 1:
+        return parts[0]
+    data = tape.step(lambda *v: jnp.concatenate(v), *(p.data for p in parts))
+    rows, cols = np.concatenate([p.rows for p in parts]), np.concatenate([p.cols for p in parts])
+    return Assembled(rows, cols, data, [k for p in parts for k in p.ahead], sum(p.size for p in parts))
 
 
 def _are_in_order(terms: Sequence[Term]) -> bool:
@@ -51,87 +66,68 @@ def _are_in_order(terms: Sequence[Term]) -> bool:
     return True
 
 
-def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> Assembled | None:
     if not slots.size:
-        return rows[:0], rows[:0], tape.step(lambda: jnp.zeros(0, slots.dtype))
-    middle = slots.full_cols().reshape(slots.width, slots.size)[:, slots.size // 2]
-    slots = select(tape, slots, np.argsort(middle, kind="stable"), n)
-    cols = np.array(slots.full_cols().reshape(slots.width, slots.size).T, order="C")
-    source = None
+        return Assembled(rows[:0], rows[:0], tape.step(lambda: jnp.zeros(0, slots.dtype)), [], 0)
+    every = slots.full_cols().reshape(slots.width, slots.size)
+    stretches = orders(every)
+    cols = arranged(every, stretches)
     alike = slots.constant_along(range(len(slots.shape)))  # one row says it of all
-    bad = _unordered(cols[:1] if alike else cols)
+    bad = np.flatnonzero(~in_order(cols[:1] if alike else cols))
     bad = np.arange(len(cols)) if alike and bad.size else bad
+    order = None
     if bad.size:
         order = np.argsort(cols[bad], axis=1, kind="stable")
         cols[bad] = own = np.take_along_axis(cols[bad], order, axis=1)
         if ((own[:, 1:] == own[:, :-1]) & (own[:, 1:] < n)).any():
             return None  # a column twice: to be added up
-        source = np.arange(cols.size, dtype=np.int32).reshape(cols.shape)
-        source[bad] = bad[:, None] * slots.width + order
+        order = (bad[:, None] * slots.width + order).astype(np.uint32)
     keep = cols < n
-    every = keep.all()
-    if not every:
-        source = (np.arange(cols.size, dtype=np.int32).reshape(cols.shape) if source is None else source)[keep]
-    row = np.repeat(rows.astype(np.int32), slots.width) if every else np.repeat(rows.astype(np.int32), keep.sum(axis=1))
+    whole = keep.all()
+    row = np.repeat(rows.astype(np.int32), slots.width if whole else keep.sum(axis=1))
     vals = values(tape, slots, n)
-
-    if source is None:
-        name = tape.step(lambda v: _flat(v).reshape(-1), vals, apart=True)
+    ahead = tape.step(lambda v: by_rows(v, stretches), vals, apart=True)
+    tape.extents[ahead] = slots.extent
+    if whole and (order is None or order.size < cols.size // _FEW):
+        name = _reordered(tape, ahead, bad, order)
     else:
-        name = _picked(tape, vals, source.reshape(-1), slots.width, slots.size)
-    return row, (cols.reshape(-1) if every else cols[keep]), name
+        source = np.arange(cols.size, dtype=np.int32).reshape(cols.shape)
+        if order is not None:
+            source[bad] = order
+        name = _picked(tape, ahead, source[keep])
+    return Assembled(row, cols.reshape(-1) if whole else cols[keep], name, [ahead], cols.size)
 
 
-def _unordered(cols: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(~(cols[:, 1:] > cols[:, :-1]).all(axis=1))
-
-
-def _flat(v: Any) -> Any:
-    # (M, K): the values of a row side by side.
-    if isinstance(v, Planes):
-        return jnp.stack([p.reshape(-1) for p in v], axis=-1)
-    v = slots_last(v)
-    return v.reshape(-1, v.shape[-1])
-
-
+# Rows of other order are written over where there are not many: of all entries less than one in so many.
+_FEW = 4
 # Runs of entries up to this number are copied one by one.
 _RUNS = 16
 
 
-def _picked(tape: Tape, vals: int, source: np.ndarray, width: int, m: int) -> int:
+def _reordered(tape: Tape, ahead: int, rows: np.ndarray, order: np.ndarray | None) -> int:
+    """All entries, where in some rows they stand in another order."""
+    if order is None:
+        return tape.step(lambda v: v.reshape(-1), ahead)
+
+    def written(v: Any, rows: Any, order: Any) -> Any:
+        options = {"mode": "promise_in_bounds", "indices_are_sorted": True, "unique_indices": True}
+        return v.at[rows].set(v.reshape(-1).at[order].get(mode="promise_in_bounds"), **options).reshape(-1)
+
+    return tape.step(written, ahead, tape.array(rows.astype(np.uint32)), tape.array(order))
+
+
+def _picked(tape: Tape, ahead: int, source: np.ndarray) -> int:
     """Entries by their places among the values of all rows, (M, K) in flat order."""
     breaks = np.flatnonzero(np.diff(source) != 1) + 1
-    # Of 3 to `APART` slots a loop over the joined rows is slower than gathering, and may compute a slot once a run.
-    if len(breaks) < _RUNS and not 2 < width <= APART:
+    if len(breaks) < _RUNS:
         runs = [(int(r[0]), int(r[-1]) + 1) for r in np.split(source, breaks)]
-
-        def copied(v: Any) -> Any:
-            flat = _flat(v)
-            return jnp.concatenate([part for a, b in runs for part in _pieces(flat, a, b)])
-
-        return tape.step(copied, vals, apart=True)
-
-    # Slot and row share the bits of one number, so that a fused loop reads off the slot to compute, and need not find
-    # it from a place among all values. Unsigned: no number counts from the end. M << bits < 2 K M, which fits.
-    bits = (width - 1).bit_length()
-    rows, slots = np.divmod(source, np.int32(width))
-    places = rows.astype(np.uint32) << bits | slots.astype(np.uint32)
-
-    def gathered(v: Any, at: Any) -> Any:
-        by_slot = slots_first(v).reshape(width, m)
-        return by_slot.at[at & ((1 << bits) - 1), at >> bits].get(mode="promise_in_bounds")
-
-    return tape.step(gathered, vals, tape.array(places), apart=True)
-
-
-def _pieces(flat: Any, start: int, stop: int) -> list:
-    # A run as whole rows, which are not copied twice, and what is left at its ends.
-    width = flat.shape[1]
-    first, last = -(-start // width), stop // width
-    if first >= last:
-        return [flat[start // width : -(-stop // width)].reshape(-1)[start % width : start % width + stop - start]]
-    ends = flat[first - 1, start % width :] if start % width else None, flat[last, : stop % width]
-    return [p for p in (ends[0], flat[first:last].reshape(-1), ends[1] if stop % width else None) if p is not None]
+        return tape.step(lambda v: jnp.concatenate([v.reshape(-1)[a:b] for a, b in runs]), ahead)
+    options = {
+        "mode": "promise_in_bounds",
+        "unique_indices": True,
+        "indices_are_sorted": not (np.diff(source) < 0).any(),
+    }
+    return tape.step(lambda v, at: v.reshape(-1).at[at].get(**options), ahead, tape.array(source.astype(np.uint32)))
 
 
 def _sorted(tape: Tape, terms: Sequence[Term], m: int, n: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -4,7 +4,7 @@ The walk decides everything that shapes can tell. What is left, the arithmetic, 
 as there are points. Knows nothing of columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Last(NamedTuple):
 
 
 # So many slots are kept apart.
-APART = 8
+APART = 32
 
 
 def each(fn: Callable, values: Any) -> Any:
@@ -109,15 +109,15 @@ class Tape:
                 together[name] = slots_first(found)
             return together[name]
 
-        for fn, names, outs, apart in self._needed(wanted):
+        for fn, names, outs, apart in self._needed(wanted, given):
             env.update(zip(outs, fn(*(value(n, apart) for n in names)), strict=True))
         return [value(n, False) for n in wanted]
 
-    def _needed(self, wanted: Sequence[int]) -> list:
+    def _needed(self, wanted: Sequence[int], given: Container[int] = ()) -> list:
         # What nothing is made of is not run: residuals of parts that turned out to be zero.
         needed, kept = set(wanted), []
         for step in reversed(self.steps):
-            if not needed.isdisjoint(step[2]):
+            if any(n in needed and n not in given for n in step[2]):
                 needed.update(n for n in step[1] if not isinstance(n, Fixed))
                 kept.append(step)
         return kept[::-1]

@@ -1,0 +1,112 @@
+"""Values that are written before entries are chosen among them: the same numbers with the fence and without."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jacobia
+from jacobia._program.columns import fence
+from jacobia._program.columns.interleave import arranged, by_rows, orders
+from jacobia._program.columns.tape import Planes
+
+
+@pytest.fixture
+def always(monkeypatch):
+    monkeypatch.setattr(fence, "_LARGE", 0)
+
+
+def grid(x, c):
+    u = x.reshape(4, 5)
+    padded = jnp.pad(u, 1)
+    return (padded[:-2, 1:-1] + padded[1:-1, 2:] + c * u**3).ravel()
+
+
+def two_species(x, c):
+    u, v = x.reshape(2, 3, 4)
+    around = [jnp.roll(a, 1, 0) + jnp.roll(a, -1, 1) for a in (u, v)]
+    return jnp.stack([around[0] * u + c * v, around[1] - u * v]).ravel()
+
+
+def dense_row(x, c):
+    return jnp.concatenate([jnp.sum(x**2)[None], c * x[1:] ** 2 * x[:-1]])
+
+
+CASES = [(grid, 20), (two_species, 24), (dense_row, 9)]
+
+
+def fresh(f, c):
+    # A program of its own: the constant is part of it.
+    return lambda x: f(x, c)
+
+
+@pytest.mark.parametrize(("f", "n"), CASES, ids=[f.__name__ for f, _ in CASES])
+def test_the_fence_changes_no_number(always, f, n):
+    f = fresh(f, 1.25)
+    x = jnp.linspace(0.5, 2, n)
+    text = jax.jit(lambda x: jacobia.jacobian(f)(x).nonzeros()[0]).lower(x).as_text()
+    assert "stablehlo.case" in text  # the fence is there
+    expected = np.asarray(jax.jacfwd(f)(x))
+    data, rows, cols = jacobia.jacobian(f)(x).nonzeros()
+    np.testing.assert_allclose(data, expected[rows, cols], rtol=1e-5)
+    assert expected[np.abs(expected) > 0].size == np.count_nonzero(data)
+    many = jnp.stack([x, 2 * x, -x])
+    mapped = jax.jit(jax.vmap(lambda x: jacobia.jacobian(f)(x).nonzeros()[0]))(many)
+    np.testing.assert_allclose(mapped, jax.vmap(jax.jacfwd(f))(many)[:, rows, cols], rtol=1e-5)
+    ours = jax.grad(lambda x: jnp.sum(jacobia.jacobian(f)(x).nonzeros()[0] ** 2))(x)
+    np.testing.assert_allclose(ours, jax.grad(lambda x: jnp.sum(jax.jacfwd(f)(x) ** 2))(x), rtol=1e-4)
+
+
+@pytest.mark.parametrize("first", [jnp.nan, jnp.inf, -3e18])
+def test_no_value_of_the_input_opens_the_other_branch(always, first):
+    f = fresh(grid, 2.5)
+    x = jnp.ones(20)
+    data, _, cols = jacobia.jacobian(f)(x.at[0].set(first)).nonzeros()
+    expected, own = jacobia.jacobian(f)(x).nonzeros()[0], cols == 0
+    np.testing.assert_array_equal(data[~own], expected[~own])
+    np.testing.assert_allclose(data[0], 7.5 * x.dtype.type(first) ** 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.complex64])
+def test_inputs_of_other_types(always, dtype):
+    f = fresh(grid, 3)
+    x = jnp.linspace(0.5, 2, 20).astype(dtype)
+    data, rows, cols = jacobia.jacobian(f, holomorphic=dtype == jnp.complex64)(x).nonzeros()
+    expected = jax.jacfwd(f, holomorphic=dtype == jnp.complex64)(x)
+    np.testing.assert_allclose(np.asarray(data), np.asarray(expected)[rows, cols], rtol=1e-2)
+
+
+def test_no_fence_where_few_numbers_are_written():
+    f = fresh(grid, 4.5)
+    text = jax.jit(lambda x: jacobia.jacobian(f)(x).nonzeros()[0]).lower(jnp.ones(20)).as_text()
+    assert "stablehlo.case" not in text
+
+
+def test_nothing_to_tell_from():
+    assert fence.apart(lambda given: [len(given)], [], 1 << 20) == [0]
+    assert fence.apart(lambda given: [len(given)], [jnp.zeros(0)], 1 << 20) == [1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_most_rows_are_in_order_as_they_are_arranged(seed):
+    rng = np.random.default_rng(seed)
+    m, width = int(rng.integers(1, 200)), int(rng.integers(1, 6))
+    ends = np.sort(rng.integers(0, m, rng.integers(0, 4)))
+    cols = np.sort(rng.integers(0, 1000, (width, m)), axis=0).astype(np.int32)
+    for part in np.split(np.arange(m), ends):
+        cols[:, part] = cols[:, part][rng.permutation(width)]
+    stretches = orders(cols)
+    made = arranged(cols, stretches)
+    np.testing.assert_array_equal(np.sort(made, axis=1), np.sort(cols.T, axis=1))
+    planes = by_rows(Planes(map(jnp.asarray, cols)), stretches)
+    np.testing.assert_array_equal(planes, made)
+    np.testing.assert_array_equal(by_rows(jnp.asarray(cols), stretches), made)
+
+
+def test_two_species_are_two_stretches():
+    place = np.arange(50)
+    own, other = np.stack([place, place + 1]), np.stack([place + 100])
+    cols = np.concatenate([np.concatenate([own, other]), np.concatenate([own + 100, other - 100])], axis=1)
+    stretches = orders(cols)
+    assert [(start, order.tolist()) for start, order in stretches] == [(0, [0, 1, 2]), (50, [2, 0, 1])]
+    assert (np.diff(arranged(cols, stretches), axis=1) > 0).all()
