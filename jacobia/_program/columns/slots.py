@@ -14,6 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jacobia._program.columns.merging import FEW, distinct, masks, merge, repeats, sample, sources, stacked, union
 from jacobia._program.columns.room import Extent, check_columns
@@ -179,10 +180,7 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
         found = np.minimum(np.searchsorted(new[order], old[used]), wide - 1)
         there = new[order[found]] == old[used]  # of a loop's results more may be asked than it has
         used, places = used[there], order[found[there]].astype(np.int32)
-        name = tape.step(
-            lambda v, to, source: jnp.zeros((wide, *v.shape[1:]), v.dtype).at[to].add(v[source]),
-            vals, tape.array(places), tape.array(used.astype(np.int32)),
-        )  # fmt: skip
+        name = _placed(tape, vals, places, used.astype(np.int32), wide)
     elif (where := masks(t.cols, cols, n)) is not None:
 
         def chosen(v: Any) -> Any:
@@ -209,3 +207,19 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
             vals, tape.array(source),
         )  # fmt: skip
     return Slots(cols, name, t.shape, t.dtype)
+
+
+def _placed(tape: Tape, vals: int, places: np.ndarray, used: np.ndarray, wide: int) -> int:
+    # Slots `used` at `places` among as many as are wanted; those that meet are added up.
+    if len(used) and (np.diff(places) == 1).all() and (np.diff(used) == 1).all():
+        start, first, count = int(places[0]), int(used[0]), len(used)
+
+        def padded(v: Any) -> Any:
+            sides = [(start, wide - start - count, 0)] + [(0, 0, 0)] * (v.ndim - 1)
+            return lax.pad(v[first : first + count], jnp.zeros((), v.dtype), sides)
+
+        return tape.step(padded, vals)
+    return tape.step(
+        lambda v, to, source: jnp.zeros((wide, *v.shape[1:]), v.dtype).at[to].add(v[source]),
+        vals, tape.array(places), tape.array(used),
+    )  # fmt: skip
