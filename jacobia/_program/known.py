@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._compat import bind
+from jacobia._compat import Tracer, bind
+from jacobia._program.numbers import evaluated
 from jacobia._program.wiring import wiring
 
 
@@ -78,20 +79,24 @@ class Steps(Lazy):
 
     def at(self, steps: np.ndarray) -> Lazy:
         """The values of some steps."""
-        return Lazy(make=lambda x: [x[steps]], args=(self,))
+        return Lazy(make=lambda x: [_numpy(x)[steps]], args=(self,))
 
     def mapped(self, make: Callable, args: Sequence[Lazy], count: int) -> list[Lazy]:
         """So many results of a function of known values, some of them known at every step."""
-        over = jax.vmap(make, tuple(0 if isinstance(a, Steps) else None for a in args), axis_size=self.length)
+        over = self.over(make, [isinstance(a, Steps) for a in args])
+        return list(steps_of(self.length, over, args, count))
+
+    def over(self, make: Callable, stepped: Sequence[bool]) -> Callable:
+        """A function of values at one step as one of values at every step."""
+        mapped = jax.vmap(make, tuple(0 if s else None for s in stepped), axis_size=self.length)
 
         def own(*values: Any) -> list:
             try:
-                return over(*values)
+                return mapped(*values)
             except NotImplementedError:  # an operation without a batching rule
                 raise Differs from None
 
-        once = _once(own)
-        return [Steps(self.length, once, args, k) for k in range(count)]
+        return own
 
 
 def steps_of(length: int, make: Callable, args: Sequence[Lazy], count: int) -> list[Steps]:
@@ -119,10 +124,12 @@ def results(eqn: Any, args: Sequence[Lazy]) -> Sequence[Lazy | None]:
     count = len(eqn.outvars)
     steps = next((a for a in args if isinstance(a, Steps)), None)
     if steps is None:
-        return several(lambda *values: bind(eqn, *values), args, count)
+        return several(lambda *values: evaluated(eqn, values) or bind(eqn, *values), args, count)
     if not all(_tells_steps_apart(eqn, v.aval, steps.length) for v in eqn.outvars):
         return [None] * count
-    return steps.mapped(lambda *values: bind(eqn, *values), args, count)
+    stepped = [isinstance(a, Steps) for a in args]
+    over = steps.over(lambda *values: bind(eqn, *values), stepped)
+    return steps_of(steps.length, lambda *values: evaluated(eqn, values, stepped) or over(*values), args, count)
 
 
 def _tells_steps_apart(eqn: Any, aval: Any, length: int) -> bool:
@@ -156,9 +163,14 @@ def stacked(values: Sequence[Lazy]) -> Lazy:
     return Lazy(make=make, args=values) if steps is None else steps.mapped(make, values, 1)[0]
 
 
+def _numpy(value: Any) -> Any:
+    # Indexed without being compiled. Keys of random numbers are no arrays of NumPy, and tracers none yet.
+    return value if isinstance(value, Tracer) or not isinstance(value.dtype, np.dtype) else np.asarray(value)
+
+
 def sliced(value: Lazy, place: Any) -> Lazy:
     """What an index, of a single entry or of several, finds in a value."""
-    return _of(value, lambda x: [x[place]])
+    return _of(value, lambda x: [_numpy(x)[place]])
 
 
 def _of(value: Lazy, make: Callable) -> Lazy:

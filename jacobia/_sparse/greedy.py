@@ -10,6 +10,7 @@ import numpy as np
 
 _SEED = 0  # of the order that is random: the same colors every time
 _LARGE = 200_000  # entries from which on one order is tried in Python
+_SMALL = 10_000  # entries up to which Python takes less time than the import of compiled code
 
 
 def columns(
@@ -30,9 +31,7 @@ def columns(
     from scipy.sparse import coo_array
 
     matrix = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=shape).tocsc()
-    group = _compiled()
-    if group is None:
-        return _independent_sets(matrix.tocoo(), shape)
+    group = _first_fit if len(rows) <= _SMALL else _compiled() or _first_fit
     neighbors = np.bincount(cols, weights=np.bincount(rows, minlength=shape[0])[rows], minlength=shape[1])
     return _best((group(matrix, order) for order in _orders(neighbors, near)), fewest)
 
@@ -65,27 +64,19 @@ def _compiled() -> Callable | None:
     return group_columns
 
 
-def _independent_sets(matrix: Any, shape: tuple[int, int]) -> np.ndarray:
-    # Without compiled code: columns that come first, in a random order, in all of their rows get the color together.
-    matrix = matrix.tocsr().tocoo()  # sorted by row, for reduceat
-    rank = np.random.default_rng(_SEED).permutation(shape[1])
-    colors = np.full(shape[1], -1, np.int32)
-    rows, cols, color = matrix.row, matrix.col, 0
-    while rows.size:
-        r, c = rows, cols
-        while r.size:
-            starts = np.flatnonzero(np.concatenate([[True], r[1:] != r[:-1]]))
-            first = np.repeat(np.minimum.reduceat(rank[c], starts), np.diff(starts, append=len(r)))
-            loses = np.zeros(shape[1], bool)
-            loses[c[rank[c] != first]] = True
-            wins = ~loses[c]
-            colors[c[wins]] = color
-            busy, out = np.zeros(shape[0], bool), np.zeros(shape[1], bool)
-            busy[r[wins]] = True
-            out[c[busy[r]]] = True
-            r, c = r[~out[c]], c[~out[c]]
-        rest = colors[cols] < 0
-        rows, cols, color = rows[rest], cols[rest], color + 1
+def _first_fit(matrix: Any, order: np.ndarray) -> np.ndarray:
+    # The same in Python: the colors that a row has are the bits of a number.
+    rows, bounds = matrix.indices.tolist(), matrix.indptr.tolist()
+    taken, colors = [0] * matrix.shape[0], np.empty(matrix.shape[1], np.int32)
+    for column in order.tolist():
+        own = rows[bounds[column] : bounds[column + 1]]
+        busy = 0
+        for row in own:
+            busy |= taken[row]
+        free = ~busy & (busy + 1)  # the lowest bit that is not set
+        for row in own:
+            taken[row] |= free
+        colors[column] = free.bit_length() - 1
     return colors
 
 

@@ -15,8 +15,11 @@ from jacobia._program.wiring import ALL, BEHIND, EACH, wiring
 
 PACKAGE = Path(_wiring.__file__).parents[1]
 NAMES = {name for _, names in _wiring._LINES for name in names.split()} | set(MOVES)
-# Not tables: words for people, and names that are Python's or those of ways to wire an operation.
-WORDS = {"_program/along.py", "_program/columns/rules.py", "_call/arguments.py", "_transform.py", "_view/array.py"}
+# Not tables: words for people, and names that are Python's, NumPy's or those of ways to wire an operation.
+WORDS = {
+    "_program/along.py", "_program/columns/rules.py", "_program/numbers.py", "_call/arguments.py", "_transform.py",
+    "_view/array.py",
+}  # fmt: skip
 
 
 def tables(tree):

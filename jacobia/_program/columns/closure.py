@@ -17,6 +17,8 @@ from jacobia._program.columns.tape import Tape
 
 # From this density on a product of dense matrices is faster than one of sparse ones.
 _FULL = 0.15
+# So few elements are squared without looking for cycles.
+_SMALL = 32
 
 
 def as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
@@ -86,19 +88,27 @@ def powers(step: Any, entering: Any, length: int | None) -> Any:
       entering: `scipy.sparse`, the columns of each element before the first step.
     """
     import scipy.sparse as sp
-    from scipy.sparse.csgraph import connected_components
 
     step, entering = sp.csr_array(step, dtype=bool), sp.csr_array(entering, dtype=bool)
     total = step.shape[0]
     if length is not None and length < total - 1:
         return _squared(step, entering, length)
-    # No way from one element to another is longer: any number of steps. Elements on a common cycle end up the same.
+    # No way from one element to another is longer: any number of steps.
+    if total <= _SMALL:
+        return _squared(step, entering, _all_bits(total))
+    from scipy.sparse.csgraph import connected_components
+
+    # Elements on a common cycle end up the same.
     count, member = connected_components(step, connection="strong")
     ones = np.ones(total, bool), (member, np.arange(total))
     groups = sp.csr_array(ones, shape=(count, total))
     between = _product(_product(groups, step), groups.T.tocsr())
-    # All bits are set: every power is tried at once, and the first one that adds nothing is the last.
-    return _squared(between, _product(groups, entering), 2 ** (count - 1).bit_length() - 1)[member]
+    return _squared(between, _product(groups, entering), _all_bits(count))[member]
+
+
+def _all_bits(count: int) -> int:
+    # Every power is tried at once, and the first one that adds nothing is the last.
+    return 2 ** (count - 1).bit_length() - 1
 
 
 def _squared(step: Any, reached: Any, length: int) -> Any:
