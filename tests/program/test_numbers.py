@@ -9,58 +9,58 @@ from jax import lax
 from jacobia._compat import bind
 from jacobia._program.numbers import evaluated
 
-I = np.array([[3, -7, 0], [5, 2, -1]], np.int32)
+A = np.array([[3, -7, 0], [5, 2, -1]], np.int32)
 J = np.array([[2, 3, -5], [-1, 7, 4]], np.int32)
 U = np.array([[3, 7, 250], [5, 2, 1]], np.uint8)
 F = np.array([[0.1, -2.5, 0], [np.inf, 1e-20, 3]], np.float32)
 G = np.array([[1.5, 2.5, -0.0], [1, 1e-12, np.nan]], np.float32)
-B, C = I > 0, J > 0
+B, C = A > 0, J > 0
 
 # A function of arrays that is one equation, and the arrays.
 CASES = {
-    "add": (lambda a, b: a + b, I, J),
+    "add": (lambda a, b: a + b, A, J),
     "add, wrapped around": (lambda a, b: a + b, U, U),
     "add, real": (lambda a, b: a + b, F, G),
-    "sub": (lambda a, b: a - b, I, J),
+    "sub": (lambda a, b: a - b, A, J),
     "mul": (lambda a, b: a * b, F, G),
-    "mul by a scalar": (lambda a: lax.mul_p.bind(a, jnp.int32(3)), I),
-    "div": (lax.div, I, J),
+    "mul by a scalar": (lambda a: lax.mul_p.bind(a, jnp.int32(3)), A),
+    "div": (lax.div, A, J),
     "div, unsigned": (lax.div, U, np.maximum(U, 2)),
-    "rem": (lax.rem, I, J),
-    "max": (lax.max, I, J),
+    "rem": (lax.rem, A, J),
+    "max": (lax.max, A, J),
     "min of truths": (lax.min, B, C),
     "neg": (lax.neg, F),
     "abs": (lax.abs, F),
-    "sign": (lax.sign, I),
+    "sign": (lax.sign, A),
     "not": (lax.bitwise_not, B),
-    "not, bits": (lax.bitwise_not, I),
+    "not, bits": (lax.bitwise_not, A),
     "and": (lax.bitwise_and, B, C),
-    "or": (lax.bitwise_or, I, J),
+    "or": (lax.bitwise_or, A, J),
     "xor": (lax.bitwise_xor, B, C),
-    "clamp": (lambda a: lax.clamp(np.int32(-1), a, np.int32(3)), I),
+    "clamp": (lambda a: lax.clamp(np.int32(-1), a, np.int32(3)), A),
     "lt": (lax.lt, F, G),
-    "le": (lax.le, I, J),
+    "le": (lax.le, A, J),
     "gt": (lax.gt, F, G),
     "ge": (lax.ge, U, U),
     "eq": (lax.eq, F, G),
     "ne": (lax.ne, F, F),
-    "to real": (lambda a: lax.convert_element_type(a, np.float32), I),
+    "to real": (lambda a: lax.convert_element_type(a, np.float32), A),
     "to truth": (lambda a: lax.convert_element_type(a, bool), F),
     "to narrower": (lambda a: lax.convert_element_type(a, np.int8), np.array([300, -7], np.int32)),
     "to complex": (lambda a: lax.convert_element_type(a, np.complex64), F),
     "select": (lax.select_n, B, F, G),
-    "select by number": (lambda w, a, b, c: lax.select_n(w, a, b, c), np.abs(I) % 3, I, J, I + J),
+    "select by number": (lambda w, a, b, c: lax.select_n(w, a, b, c), np.abs(A) % 3, A, J, A + J),
     "select by scalar": (lax.select_n, np.bool_(True), F, G),
-    "broadcast": (lambda a: lax.broadcast_in_dim(a, (4, 2, 3), (1, 2)), I),
-    "reshape": (lambda a: lax.reshape(a, (3, 2)), I),
-    "squeeze": (lambda a: lax.squeeze(a, (1,)), I[:, :1]),
+    "broadcast": (lambda a: lax.broadcast_in_dim(a, (4, 2, 3), (1, 2)), A),
+    "reshape": (lambda a: lax.reshape(a, (3, 2)), A),
+    "squeeze": (lambda a: lax.squeeze(a, (1,)), A[:, :1]),
     "transpose": (lambda a: lax.transpose(a, (1, 0)), F),
-    "rev": (lambda a: lax.rev(a, (1,)), I),
+    "rev": (lambda a: lax.rev(a, (1,)), A),
     "slice": (lambda a: lax.slice(a, (0, 1), (2, 3), (1, 2)), F),
-    "concatenate": (lambda a, b: lax.concatenate([a, b], 1), I, J),
-    "sum": (lambda a: lax.reduce_sum_p.bind(a, axes=(0,), out_sharding=None), I),
-    "largest": (lambda a: jnp.max(a, 1), I),
-    "least": (lambda a: jnp.min(a, 0), I),
+    "concatenate": (lambda a, b: lax.concatenate([a, b], 1), A, J),
+    "sum": (lambda a: lax.reduce_sum_p.bind(a, axes=(0,), out_sharding=None), A),
+    "largest": (lambda a: jnp.max(a, 1), A),
+    "least": (lambda a: jnp.min(a, 0), A),
 }
 
 
@@ -124,14 +124,14 @@ def test_numbers_that_may_be_taken_for_zero_are_left_to_jax():
 
 @pytest.mark.parametrize(
     ("f", "x"),
-    [(jnp.sin, F), (lambda a: lax.div(a, np.zeros_like(I)), I), (lambda a: a * a, F.astype(np.complex64)),
+    [(jnp.sin, F), (lambda a: lax.div(a, np.zeros_like(A)), A), (lambda a: a * a, F.astype(np.complex64)),
      (lambda a: lax.convert_element_type(a, np.int32), F), (lambda a: a + a, F.astype(jnp.bfloat16)),
-     (lambda a: lax.pad(a, np.int32(7), [(1, 0, 0), (0, 0, 0)]), I)],
+     (lambda a: lax.pad(a, np.int32(7), [(1, 0, 0), (0, 0, 0)]), A)],
     ids=["sin", "division by zero", "complex", "to whole", "bfloat16", "pad"],
 )  # fmt: skip
 def test_other_equations_are_left_to_jax(f, x):
     eqn = equation(f, [x])
     values = [v.val if hasattr(v, "val") else x for v in eqn.invars]
     if eqn.primitive.name == "div":
-        values[1] = np.zeros_like(I)
+        values[1] = np.zeros_like(A)
     assert evaluated(eqn, values) is None
