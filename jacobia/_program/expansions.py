@@ -2,7 +2,8 @@
 knows what they do.
 
 An operation on a BCOO array (`jax.experimental.sparse`) reads and writes at its indices. An operation with rules of
-its own (from JAX 0.12 on) says what it does by running plain operations. Knows no derivatives and no samples.
+its own (from JAX 0.12 on) says what it does by running plain operations, and so does one of another library that is
+implemented by them. Knows no derivatives and no samples.
 Shapes: a BCOO array has data (*batch, nse, *dense) and indices (*batch, nse, sparse axes).
 """
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jacobia._compat import expansion
+from jacobia._program.walk import holds
+from jacobia._program.wiring import UNKNOWN, wiring
 
 
 def written_out(eqn: Any) -> Any:
@@ -23,9 +26,24 @@ def written_out(eqn: Any) -> Any:
     if run is not None:
         return jax.make_jaxpr(run)(*avals)
     if not name.startswith(("bcoo_", "bcsr_")):
-        return None
+        return _of_other_library(eqn, avals)
     out = None if eqn.primitive.multiple_results else eqn.outvars[0].aval.dtype
     return _traced(eqn.primitive, tuple(eqn.params.items()), avals, out)
+
+
+def _of_other_library(eqn: Any, avals: tuple) -> Any:
+    # An operation that is none of JAX's is implemented by a function of arrays, which may be one of plain operations.
+    made = getattr(eqn.primitive, "impl", None)
+    module = getattr(getattr(made, "func", made), "__module__", None) or "jax"
+    if wiring(eqn) is not UNKNOWN or eqn.effects or module.partition(".")[0] in ("jax", "jaxlib"):
+        return None
+    try:
+        body = jax.make_jaxpr(lambda *args: made(*args, **eqn.params))(*avals)  # pyright: ignore
+    except Exception:  # it is run by Python, and not traced; what it does is not known then
+        return None
+    told = [(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+    plain = not body.effects and not holds(body.jaxpr, eqn.primitive.name)
+    return body if plain and [(v.aval.shape, v.aval.dtype) for v in body.jaxpr.outvars] == told else None
 
 
 @lru_cache(maxsize=256)

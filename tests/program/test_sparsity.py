@@ -209,10 +209,10 @@ def test_errors_come_first(call):
 # An operation that nobody knows
 
 
-def reversal():
-    """A linear operation of its own: the last axis from behind."""
+def reversal(impl=lambda x: np.flip(np.array(x), -1)):
+    """A linear operation of its own: the last axis from behind. Python runs it: nobody sees what it does."""
     primitive = jax.extend.core.Primitive("reversal_of_a_kind")
-    primitive.def_impl(lambda x: jnp.flip(x, -1))
+    primitive.def_impl(impl)
     primitive.def_abstract_eval(lambda x: x)
     ad.deflinear2(primitive, lambda ct, _: [primitive.bind(ct)])
     batching.primitive_batchers[primitive] = lambda xs, axes: (primitive.bind(jnp.moveaxis(xs[0], axes[0], 0)), 0)
@@ -256,6 +256,41 @@ def test_values_through_an_unknown_operation():
     f, x = with_unknown(reversal()), np.linspace(0.3, 1, 5)
     J = jacobian(f)(x)
     assert_values(scattered(J.nonzeros(), J.shape), np.asarray(jax.jacfwd(f)(x)), 1e-12)
+
+
+def test_an_operation_that_plain_ones_implement_is_read_through():
+    f, x = with_unknown(reversal(lambda x: jnp.flip(x, -1))), np.linspace(0.3, 1, 5)
+    true = np.asarray(jax.jacfwd(f)(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(filled(sparsity_pattern(f, x)), true != 0)
+        J = jacobian(f)(x)
+        assert_values(scattered(J.nonzeros(), J.shape), true, 1e-12)
+
+
+@pytest.mark.parametrize("impl", [
+    pytest.param(lambda x: jnp.flip(x, -1)[..., None], id="another shape"),
+    pytest.param(lambda x: jnp.flip(x, -1).astype(jnp.float16), id="another type"),
+    pytest.param(lambda x: jax.pure_callback(lambda x: np.flip(x, -1), x, x), id="a callback"),
+])  # fmt: skip
+def test_an_implementation_that_does_not_tell_what_it_does(impl):
+    with pytest.warns(Warning, match="no rule says"):
+        pattern = filled(sparsity_pattern(with_unknown(reversal(impl)), np.ones(5)))
+    np.testing.assert_array_equal(pattern, UNKNOWN)
+
+
+def test_a_pullback_by_an_operation_of_another_library_is_linear_where_it_shows():
+    reverse = reversal(lambda x: jnp.flip(x, -1))
+
+    @jax.custom_vjp
+    def f(x):
+        return jnp.flip(x) ** 2
+
+    f.defvjp(lambda x: (f(x), x), lambda x, ct: (2 * x * reverse(ct),))
+    x = np.linspace(0.3, 1, 4)
+    J = jacobian(f)(x)
+    assert_values(scattered(J.nonzeros(), J.shape), np.diag(2 * x)[::-1], 1e-12)
+    assert J.pattern.nnz == 4
 
 
 def test_known_operations_warn_of_nothing():

@@ -14,8 +14,9 @@ import numpy as np
 
 from jacobia._compat import Tracer, inner_consts
 from jacobia._program import control
+from jacobia._program.expansions import written_out
 from jacobia._program.walk import run, subprograms
-from jacobia._program.wiring import EACH, linear_in, wiring
+from jacobia._program.wiring import EACH, UNKNOWN, linear_in, wiring
 
 
 class Kind(enum.Enum):
@@ -62,6 +63,9 @@ def _rule(eqn: Any, values: list) -> list[Kind]:
     wired = wiring(eqn)
     if wired.how == "pass":
         return kinds
+    body = written_out(eqn) if wired is UNKNOWN else None
+    if body is not None:
+        return _body(body, kinds)
     if wired.linear is EACH:
         return [_product(kinds[:2], kinds[2:])]
     if name == "bcoo_dot_general":
