@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
-from jacobia._call.arguments import Call, copied_where, is_predicate, static_arguments, take_apart
+from jacobia._call.arguments import Call, copied, copied_where, is_predicate, static_arguments, take_apart
 from jacobia._call.options import Options, checked_sparsity, options
 from jacobia._call.state import Wrapping, carries_state
+from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._plans.colors import is_traced
 from jacobia._run.kernels import compiled
@@ -342,21 +344,38 @@ class _Transform(Wrapping):
     def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
         # Arrays that were seen before take the short way: everything else is checked, converted, traced.
         if self._plain:
-            one = len(args) == 1 and not kwargs and type(args[0]) in _ARRAYS
+            one = len(args) == 1 and not kwargs and type(args[0]) in _LEAVES
+            if one and type(args[0]) is np.ndarray:
+                x = args[0]
+                known = self._entries.get((settings_token(), x.shape, x.dtype))
+                if known is not None and not tracing():
+                    x = np.array(x)
+                    origin = Linearized(known.blue, known.consts, [x], of_numpy=True)
+                    origin.source = (self, (x,), kwargs)
+                    return origin, known
+            leaves: list[Any]
             leaves, treedef = ([args[0]], None) if one else tree_flatten((args, kwargs))
-            for a in leaves:
-                if type(a) not in _ARRAYS:
+            others = [k for k, a in enumerate(leaves) if type(a) not in _ARRAYS]
+            for k in others:
+                a = leaves[k]
+                if type(a) is not np.ndarray or a.dtype.kind not in "fiuc":
                     break
+                leaves[k] = copied(a)
             else:
                 known = self._entries.get((treedef, settings_token(), *[a.aval for a in leaves]))
-                if known is not None:
+                if known is not None and all(type(leaves[k]) in _ARRAYS for k in others):
                     origin = Linearized(known.blue, known.consts, leaves)
+                    if others:
+                        if one and leaves[0].size <= _SMALL and jax.default_backend() == "cpu":
+                            self._entries.put((settings_token(), args[0].shape, args[0].dtype), known)
+                        args, kwargs = ((leaves[0],), {}) if one else tree_unflatten(treedef, leaves)
                     origin.source = (self, args, kwargs)
                     return origin, known
         options = self._options
         call = take_apart(options.name, args, kwargs, *self._static)
         known = self._entry(call)
         _ARRAYS.update(type(a) for a in call.leaves if not isinstance(a, Tracer))
+        _LEAVES.update(_ARRAYS)
         origin = Linearized.anywhere(known.blue, known.consts, call.leaves)
         origin.source = None if origin.traced else (self, *call.rebuild(call.leaves))
         return origin, known
@@ -388,5 +407,9 @@ for _name in "matmul rmatmul add radd sub rsub mul rmul truediv rtruediv pow neg
 
 # Types of arrays that are computed and not traced, as they are met: asking for them is faster than isinstance.
 _ARRAYS: set[type] = set()
+_LEAVES: set[type] = {np.ndarray}  # with arrays of NumPy, which are copied
+
+# A kernel on a CPU takes a NumPy array of so few entries sooner than an array of JAX is made of it.
+_SMALL = 1 << 12
 
 _ONE_ARRAY = tree_structure(((0,), {}))

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import weakref
 
 # Two devices, of which all but the tests of several devices use the first. Kernels that are run once need not be fast.
 _FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
@@ -20,6 +21,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 import jacobia  # noqa: E402
+from jacobia._call import trace as _trace  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 
@@ -39,6 +41,12 @@ def empty_cache():
     jacobia.cache_clear()
     yield
     jacobia.cache_clear()
+
+
+@pytest.fixture
+def new_programs(monkeypatch):
+    """Nothing is known of any program: what was decided elsewhere about an f that computes the same is not met."""
+    monkeypatch.setattr(_trace, "_programs", weakref.WeakValueDictionary())
 
 
 class CompileCounter:

@@ -17,6 +17,7 @@ from jacobia._plans.mirror import reflected, store_of
 from jacobia._plans.nonzeros import accumulated
 from jacobia._plans.of_all import nonzeros_of_all
 from jacobia._plans.pairs import pairs
+from jacobia._plans.picked import picked
 from jacobia._plans.plan import Plan, known
 from jacobia._plans.recall import nonzeros_known, recall
 from jacobia._plans.request import Answer, Request
@@ -86,9 +87,8 @@ def _nonzeros(origin: Linearized, request: Request) -> Iterator[Plan]:
         if origin.remembers and store_of(origin, request.block).whole() is not None:
             yield nonzeros_of_all(origin, request, pattern, "")
         elif not origin.lead and 0 < size <= min(_SMALL, _HARDLY_SPARSE * pattern.nnz):
-            yield nonzeros_of_all(
-                origin, request, pattern, "it is small and hardly sparse, so that lines compile sooner"
-            )
+            small = picked if origin.compiles else nonzeros_of_all
+            yield small(origin, request, pattern, "it is small and hardly sparse, so that lines compile sooner")
         yield from accumulated(origin, request)
 
 

@@ -29,6 +29,7 @@ from jacobia._plans.ways import possible
 from jacobia._program.readings.cost import Work
 from jacobia._run import limits as _limits
 from jacobia._run.blueprint import Block, Blueprint
+from jacobia._run.devices import empty
 from jacobia._run.directions import Ways
 from jacobia._run.kernels import Kind
 from jacobia._run.point import Linearized
@@ -213,7 +214,7 @@ class Colors(Plan):
         if self.seeds and 0 not in self._shape:
             data = self._run()
         else:
-            data = origin.empty(self._shape, self._block.dtype)
+            data = empty(origin.leaves, self._shape, self._block.dtype)
         if origin.remembers:
             ways = list(dict.fromkeys(_way(origin.blue, side) for side in self.seeds))
             if not ways:  # nothing was run

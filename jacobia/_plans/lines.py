@@ -72,17 +72,18 @@ class Lines(PlanOfLines):
         return replace(self, outline=Outline(way, instead, passes, f"there is no room for {other}"), ways=(way,))
 
     @cached_property
-    def _setting(self) -> "_Setting":
+    def setting(self) -> "Setting":
+        """What the kernel runs."""
         return _setting(self.origin, self.missing, self.ways)
 
     def check(self) -> None:
-        assert self._setting
+        assert self.setting
 
     def run(self) -> list[Answer]:
         origin = self.origin
         for request, way in zip(self.missing, self.ways, strict=True):
             check_width(origin, origin.blue.blocks[request.block], request, way)
-        setting = self._setting
+        setting = self.setting
         images = self._images(setting) if origin.compiles else {}
         sweeps = fitting(origin, setting.sweeps, setting.ids, tuple(images.values()))
         out = origin.run(sweeps, setting.ids, tuple(images.values()))
@@ -100,16 +101,25 @@ class Lines(PlanOfLines):
     def _answer(
         self, request: Request, way: str, todo: "_Todo", place: "_Place", sweeps: Sequence[Sweep], out: Sequence
     ) -> Answer:
-        blue, (target, lines) = self.origin.blue, todo
+        target, lines = todo
         numbers = target.lines(lines)
         turned = lines != way if numbers is not None else target.block != request.block
-        count = most_of(blue.blocks[request.block], way) if numbers is None else len(numbers)
-        run = sweeps[place.sweep].width or count
-        by = self.origin.by(lines, blue.blocks[target.block])
-        made = Count(request.block, way, by, count, count, run)
+        made = self._count(request, way, todo, sweeps[place.sweep])
         return Answer(target.block, lines, numbers, out[place.sweep][place.answer], turned, None, (made,))
 
-    def _images(self, setting: "_Setting") -> dict[int, Image]:
+    def count(self, setting: "Setting", sweeps: Sequence[Sweep]) -> tuple[Count, ...]:
+        """What one run adds to the counters."""
+        each = zip(self.missing, self.ways, setting.todo, setting.places, strict=True)
+        return tuple(self._count(request, way, todo, sweeps[place.sweep]) for request, way, todo, place in each)
+
+    def _count(self, request: Request, way: str, todo: "_Todo", sweep: Sweep) -> Count:
+        blue, (target, lines) = self.origin.blue, todo
+        numbers = target.lines(lines)
+        count = most_of(blue.blocks[request.block], way) if numbers is None else len(numbers)
+        by = self.origin.by(lines, blue.blocks[target.block])
+        return Count(request.block, way, by, count, count, sweep.width or count)
+
+    def _images(self, setting: "Setting") -> dict[int, Image]:
         # Whole blocks that are wanted and are transposes of what is computed, by their numbers.
         blue = self.origin.blue
         if not blue.symmetric:
@@ -131,7 +141,7 @@ class Lines(PlanOfLines):
         one = sweep.single and origin.blue.memory_limit is None  # nothing to divide, however long it is
         width = None if every else sweep.width
         count = most_of(origin.blue.blocks[request.block], way) if width is None else width
-        need = 2 * _nbytes(origin, request.block) if every else 0 if one else count * origin.blue.per_seed
+        need = 2 * nbytes_of(origin, request.block) if every else 0 if one else count * origin.blue.per_seed
         if not worth_remembering(origin, need):
             return
         name = recipe_name(origin, request.block, "all" if request.asks == "all" else way, width)
@@ -141,10 +151,10 @@ class Lines(PlanOfLines):
         origin.blue.found.put("recipe", name, recipe)
 
     def _remember_all(
-        self, answers: Sequence[Answer], sweeps: tuple[Sweep, ...], setting: "_Setting", images: dict[int, Image]
+        self, answers: Sequence[Answer], sweeps: tuple[Sweep, ...], setting: "Setting", images: dict[int, Image]
     ) -> None:
         origin = self.origin
-        if not worth_remembering(origin, 2 * sum(_nbytes(origin, r.block) for r in self.missing)):
+        if not worth_remembering(origin, 2 * sum(nbytes_of(origin, r.block) for r in self.missing)):
             return
         parts = tuple((a.block, *place, a.counts) for a, place in zip(answers, setting.places, strict=True))
         recipe = Together(*origin.fused(sweeps, tuple(images.values())), tuple(setting.ids), parts, tuple(images))
@@ -179,7 +189,8 @@ def most_of(block: Block, way: str) -> int:
     return math.prod(block.row_shape if way == "rows" else block.column_shape)
 
 
-def _nbytes(origin: Linearized, index: int) -> int:
+def nbytes_of(origin: Linearized, index: int) -> int:
+    """Bytes of all of a block."""
     block = origin.blue.blocks[index]
     return block.dtype.itemsize * math.prod(origin.lead + block.row_shape + block.column_shape)
 
@@ -194,7 +205,7 @@ class _Place(NamedTuple):
     answer: int  # among the leaves that the sweep reads
 
 
-class _Setting(NamedTuple):
+class Setting(NamedTuple):
     # What a kernel runs, and for each block where its answer stands.
     todo: list[_Todo]
     sweeps: tuple[Sweep, ...]
@@ -202,7 +213,7 @@ class _Setting(NamedTuple):
     places: list[_Place]
 
 
-def _setting(origin: Linearized, missing: Sequence[Request], ways: Sequence[str]) -> _Setting:
+def _setting(origin: Linearized, missing: Sequence[Request], ways: Sequence[str]) -> Setting:
     # Blocks that need the same lines of the same leaves share their seeds.
     todo = [_laid_out(origin, request, way) for request, way in zip(missing, ways, strict=True)]
     blocks = [origin.blue.blocks[t.request.block] for t in todo]
@@ -225,7 +236,7 @@ def _setting(origin: Linearized, missing: Sequence[Request], ways: Sequence[str]
         for k in members:
             own = blocks[k].ins if way == "rows" else blocks[k].outs
             places[k] = _Place(len(sweeps) - 1, 0 if origin.blue.ravel else read.index(own[0]))
-    return _Setting(todo, tuple(sweeps), ids, [places[k] for k in range(len(blocks))])
+    return Setting(todo, tuple(sweeps), ids, [places[k] for k in range(len(blocks))])
 
 
 def _laid_out(origin: Linearized, request: Request, way: str) -> _Todo:

@@ -18,6 +18,7 @@ from jacobia._call.linearize import Point
 from jacobia._compat import Tracer, eval_context
 from jacobia._plans.mirror import own_image
 from jacobia._plans.plan import Outline, Plan
+from jacobia._plans.recipes import Again
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.walking import Memory, Programs, narrowest
 from jacobia._program.columns.accumulate import Entries, Walked
@@ -54,6 +55,11 @@ class Nonzeros:
         made = self._entries.arrays if self._source is None else [*self._entries.arrays, self._source]
         with eval_context():
             return [jax.device_put(a) for a in made]
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest intermediate."""
+        return self._entries.largest.nbytes
 
     def check(self) -> None:
         """Before entries are computed.
@@ -251,8 +257,9 @@ class Accumulated(Plan):
 
     def run(self) -> list[Answer]:
         index, found = self.request.block, self.nonzeros
-        data = self.origin.run_with(("nonzeros", Identity(found)), self._body, found.arrays)
-        return [Answer(index, "nonzeros", found.pattern, data, counts=(Count(index, "rows", "pullbacks", 0, 0, 0),))]
+        counts = (Count(index, "rows", "pullbacks", 0, 0, 0),)
+        again = Again(("nonzeros", Identity(found)), self._body, found.arrays, found.pattern, counts)
+        return [again.run(self.origin, index, found.largest)]
 
     @property
     def _body(self) -> Callable:

@@ -15,6 +15,7 @@ from jacobia._plans.plan import Outline, Plan, known
 from jacobia._plans.request import Answer, Request
 from jacobia._plans.take import on_host
 from jacobia._program.readings.cost import Work
+from jacobia._run.devices import placed
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
 
@@ -36,7 +37,7 @@ class OfAll(Plan):
         full = np.asarray(full) if at_hand else full
         whole = answers[0]._replace(array=full).cube(self.origin)[0] if answers else full
         found = self.read(whole.reshape(*self.origin.lead, m, n))
-        array = self.origin.placed(np.ascontiguousarray(found.array)) if at_hand else found.array
+        array = placed(self.origin.leaves, np.ascontiguousarray(found.array)) if at_hand else found.array
         return [found._replace(array=array, counts=answers[0].counts if answers else ())]
 
     def kernels(self) -> Sequence[Plan]:

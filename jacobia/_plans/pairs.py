@@ -17,6 +17,7 @@ from jacobia._plans.request import Answer, Request
 from jacobia._plans.take import entries_of
 from jacobia._plans.ways import possible
 from jacobia._program.readings.cost import Work
+from jacobia._run.devices import placed
 from jacobia._run.point import Linearized
 from jacobia._sparse.cover import Cross, cross
 from jacobia._store.keys import Asked
@@ -66,7 +67,7 @@ class Pairs(PlanOfLines):
 
     def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
         ids = what.ids["rows"], what.ids["columns"]
-        return self.origin.placed(entries_of(self.origin, self.request.block, *ids))
+        return placed(self.origin.leaves, entries_of(self.origin, self.request.block, *ids))
 
     def elements(self, what: Asked, order: Sequence[str], natural: bool, held: int) -> int:
         return 2 * math.prod(what.choice.shape)

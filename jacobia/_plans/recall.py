@@ -10,6 +10,7 @@ import numpy as np
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline, PlanOfLines
 from jacobia._plans.request import Answer, Request
+from jacobia._run.devices import placed
 from jacobia._run.kernels import Taken
 from jacobia._run.limits import check_result
 from jacobia._run.point import Linearized
@@ -38,16 +39,20 @@ class Recall(PlanOfLines):
         m, n = pattern.shape
         if rows is None and columns is None:
             full = _dense_rows(pattern, data, np.arange(m)).reshape(block.row_shape + block.column_shape)
-            return [Answer(index, "rows", None, origin.placed(full))]
+            return [Answer(index, "rows", None, placed(origin.leaves, full))]
         if rows is not None:
             rows = store.rows.missing(rows)
             lines = _dense_rows(pattern, data, rows).reshape(-1, *block.column_shape)
-            return [Answer(index, "rows", rows, origin.placed(lines))] if rows.size else []
+            return [Answer(index, "rows", rows, placed(origin.leaves, lines))] if rows.size else []
         columns = store.columns.missing(columns)
         as_rows = store.mirror is not None  # over there
         lines = _dense_rows(pattern.T, data[pattern.by_column], columns, last=not as_rows)
         shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
-        return [Answer(index, "columns", columns, origin.placed(lines.reshape(shape)), as_rows)] if columns.size else []
+        return (
+            [Answer(index, "columns", columns, placed(origin.leaves, lines.reshape(shape)), as_rows)]
+            if columns.size
+            else []
+        )
 
     def taken(self) -> Taken:
         return Taken(0, self._nbytes)

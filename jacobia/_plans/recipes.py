@@ -1,11 +1,17 @@
-"""How lines were computed the last time, so that nothing has to be weighed again. Knows kernels by their names."""
+"""How lines and nonzeros were computed the last time, so that nothing has to be weighed again.
 
-from collections.abc import Callable
+Knows kernels by their names.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jacobia._compat import jit_disabled
+from jacobia._plans.request import Answer, Count, Request
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
+from jacobia._sparse.pattern import Pattern
 
 
 @dataclass
@@ -44,3 +50,37 @@ class Together(NamedTuple):
 def worth_remembering(origin: Linearized, need: int) -> bool:
     """Whether a way is remembered: only what is small."""
     return origin.compiles and origin.limit(need) is None
+
+
+class Again(NamedTuple):
+    """A kernel that gives all nonzeros of a block, so that nothing has to be weighed again at the next point."""
+
+    name: tuple
+    body: Callable
+    arrays: Sequence
+    pattern: Pattern
+    counts: tuple[Count, ...]
+
+    def run(self, origin: Linearized, index: int, need: int) -> Answer:
+        """The nonzeros; remembered as the way to them, where `need` bytes are no reason to look at memory."""
+        answer = self.at(origin, index)
+        if worth_remembering(origin, need):
+            origin.blue.found.put("again", (index, origin.stacks), self)
+        return answer
+
+    def at(self, origin: Linearized, index: int) -> Answer:
+        """The nonzeros."""
+        data = origin.run_with(self.name, self.body, self.arrays)
+        return Answer(index, "nonzeros", self.pattern, data, counts=self.counts)
+
+
+def once_more(origin: Linearized, request: Request) -> Answer | None:
+    """Nonzeros as they were computed before at another point; None: they were not, or something is known here.
+
+    Asked outside of traces.
+    """
+    index = request.block
+    if request.kind != "nonzeros" or index in origin.stores or jit_disabled():
+        return None
+    again = origin.blue.found.get("again", (index, origin.stacks))
+    return None if again is None else again.at(origin, index)

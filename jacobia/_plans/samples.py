@@ -19,6 +19,7 @@ from jacobia._plans.recipes import Recipe, recipe_name, worth_remembering
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.sizes import padded, padded_to, sized
 from jacobia._plans.ways import choose_way, count_of
+from jacobia._run.devices import placed
 from jacobia._run.limits import padded_width, worth_apart
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
@@ -150,7 +151,7 @@ class Samples(PlanOfLines):
     def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
         cube, choice = self._known(), what.choice
         held = {"batch": self.request.samples, "rows": None, "columns": None} | {self.way: self.numbers}
-        return self.origin.placed(gather(np, cube, what.among(held), order, choice.outer, choice.shape))
+        return placed(self.origin.leaves, gather(np, cube, what.among(held), order, choice.outer, choice.shape))
 
     def elements(self, what: Asked, order: Sequence[str], natural: bool, held: int) -> int:
         block = self.origin.blue.blocks[self.request.block]

@@ -96,7 +96,7 @@ class _Prepared(NamedTuple):
         lines = out[0][recipe.place]
         if take is not None and isinstance(lines, Tracer):  # another thread has begun a trace
             return take.of(lines, self.places)
-        _remember(origin, self, lines)
+        origin.note_later(_remember, self, lines)
         if take is None:
             return lines
         if self.kernel is not None:

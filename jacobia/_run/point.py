@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jacobia._call.linearize import Point, linearize, value
 from jacobia._call.trace import tracing
-from jacobia._compat import Tracer, jit_disabled, trace_state, varying
+from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
 from jacobia._program.axis.cut import Cut
 from jacobia._run.blueprint import Block, Blueprint
+from jacobia._run.devices import device_of
 from jacobia._run.directions import Directions, has_second
 from jacobia._run.kernels import Kind, ReadError, call, keep, residual_bytes
 from jacobia._run.limits import byte_limit, worth_apart
@@ -50,13 +50,41 @@ class Linearized:
     _kept: Any = None
     _kept_in: Any = None
     _value: Any = None
+    _leaves: Any = None  # arrays of JAX, where they have been made of those of NumPy
+    _later: Any = None  # what is to be remembered before somebody looks at a store
 
-    def __init__(self, blue: Blueprint, consts: Sequence, leaves: Sequence):
+    def __init__(self, blue: Blueprint, consts: Sequence, leaves: Sequence, of_numpy: bool = False):
+        """`of_numpy`: the leaves are arrays of NumPy that nobody else has; a kernel takes them as they are."""
         self.blue = blue
         self.consts = consts
-        self.leaves = leaves
+        self._given = leaves
+        if not of_numpy:
+            self._leaves = leaves
         self.lock = threading.RLock()
-        self.stores: dict = {}
+        self._stores: dict = {}
+
+    @property
+    def leaves(self) -> Sequence:
+        """The point."""
+        if self._leaves is None:
+            with eval_context():  # also where it is first asked for in a trace
+                self._leaves = [jax.device_put(a) for a in self._given]
+        return self._leaves
+
+    @property
+    def stores(self) -> dict:
+        """What is remembered, by the numbers of blocks."""
+        if self._later is not None:
+            with self.lock:
+                note, self._later = self._later, None
+                if note is not None:
+                    note[0](self, *note[1:])
+        return self._stores
+
+    def note_later(self, remember: Callable, *args: Any) -> None:
+        """Remember something once somebody looks: `remember(self, *args)`. Most views are read once."""
+        assert self._later is None, "something else has not been remembered yet"
+        self._later = remember, *args
 
     @staticmethod
     def anywhere(
@@ -91,12 +119,8 @@ class Linearized:
 
     @property
     def device(self) -> Any:
-        for a in self.leaves:
-            if isinstance(a, jax.Array) and not isinstance(a, Tracer):
-                return next(iter(a.sharding.device_set))  # an array that has been deleted has no `devices()`
-            if isinstance(a, jax.ShapeDtypeStruct):  # to compile ahead of time for
-                return jax.devices()[0] if a.sharding is None else next(iter(a.sharding.device_set))
-        return None
+        """Of the point; None: it is traced."""
+        return device_of(self.leaves)
 
     def by(self, way: str, block: Block) -> str:
         """What gives rows or columns of a block here: pullbacks or pushforwards."""
@@ -134,20 +158,6 @@ class Linearized:
         fresh.source, fresh.const_leaves = self.source, self.const_leaves
         return fresh
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """A result without entries, where results live."""
-        for a in self.leaves:
-            if isinstance(a, jax.Array) and not isinstance(a, Tracer) and a.committed:
-                return jnp.zeros(shape, dtype, device=next(iter(a.sharding.device_set)))
-        return jnp.zeros(shape, dtype)
-
-    def placed(self, array: Any) -> jax.Array:
-        """A NumPy array where results live; compiles nothing."""
-        for a in self.leaves:
-            if isinstance(a, jax.Array) and a.committed and len(a.sharding.device_set) == 1:
-                return jax.device_put(array, next(iter(a.sharding.device_set)))
-        return jax.device_put(array)
-
     def limit(self, need: int) -> int | None:
         return byte_limit(self.blue.memory_limit, need, lambda: None if self.traced else self.device)
 
@@ -157,12 +167,13 @@ class Linearized:
         A kernel that does not look at the array, and residuals that are kept, would go on; an error would come by
         chance.
         """
-        for k, a in enumerate((*self.leaves, *self.consts)):
+        leaves = self._given if self._leaves is None else self._leaves
+        for k, a in enumerate((*leaves, *self.consts)):
             if self.traced and isinstance(a, Tracer):
                 continue
             is_deleted = getattr(a, "is_deleted", None)  # None: an array of NumPy, or a shape alone
             if is_deleted is not None and is_deleted():
-                what = f"input leaf {k}" if k < len(self.leaves) else "an array that f closes over"
+                what = f"input leaf {k}" if k < len(leaves) else "an array that f closes over"
                 raise ReadError(
                     f"J[...]: expected the point at which the view was made, but {what} has been deleted or donated. "
                     "Keep the arrays of a view alive for as long as you read new rows from it."
@@ -224,7 +235,8 @@ class Linearized:
         self.check_alive()
         self.reads += 1
         program, positions = self.blue.program, self.blue.positions
-        return call(program, positions, kind, body, self.consts, self.leaves, ids, places)
+        leaves = self._given if self._leaves is None else self._leaves
+        return call(program, positions, kind, body, self.consts, leaves, ids, places)
 
     # Few samples of a batch: the same at a point cut down to them
 
@@ -426,7 +438,7 @@ class Linearized:
             return body(self.consts, self.leaves, arrays)
         kind = (*name, self.stacks)
         args = self.blue.program, self.blue.positions, self.blue.found.find("kind", kind, lambda: Kind(*kind)), body
-        return call(*args, self.consts, self.leaves, arrays)
+        return call(*args, self.consts, self._given if self._leaves is None else self._leaves, arrays)
 
 
 def _with_taken(out: list, take: Any, places: tuple) -> list:

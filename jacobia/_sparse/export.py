@@ -4,6 +4,7 @@ Knows arrays and patterns. Knows nothing of views.
 Shapes: nnz entries; samples in front.
 """
 
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -58,8 +59,6 @@ def to_bcsr(data: jax.Array, pattern: Pattern) -> Any:
 
 def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
     """A `scipy.sparse` array. SciPy has no floats narrower than 32 bits: those come out as float32."""
-    from scipy.sparse import csr_array
-
     if format not in FORMATS:
         raise ValueError(
             f"J.to_scipy(format={format!r}): expected one of {', '.join(FORMATS)}, got {format!r}. "
@@ -70,9 +69,29 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
             f"J.to_scipy(): expected one matrix, got {data.shape[:-1]} of them. "
             "SciPy has no batches: take J.nonzeros() and build one for each sample."
         )
-    starts = pattern.indptr.astype(np.int32)
-    narrow = jnp.issubdtype(data.dtype, jnp.floating) and data.dtype.itemsize < 4
+    narrow = data.dtype.itemsize < 4 and jnp.issubdtype(data.dtype, jnp.floating)
     values = np.asarray(data).astype(np.float32) if narrow else np.asarray(data)
-    # A copy of the columns: SciPy sorts and merges in place.
-    made = csr_array((values, np.array(pattern.cols), starts), shape=pattern.shape)
-    return made.asformat(format)
+    if format not in ("csr", "csc") or isinstance(pattern.rows, Tracer):
+        return _compressed("csr", values, pattern).asformat(format)
+    return _compressed(format, values, pattern)
+
+
+@lru_cache(maxsize=32)
+def _empty(format: str, pattern: Pattern) -> Any:
+    # With ones for values: what SciPy checks is checked once for a pattern.
+    from scipy.sparse import csc_array, csr_array
+
+    ones = np.ones(pattern.nnz, bool)
+    if format == "csr":
+        return csr_array((ones, pattern.cols, pattern.indptr.astype(np.int32)), shape=pattern.shape)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(pattern.cols, minlength=pattern.shape[1]))]).astype(np.int32)
+    return csc_array((ones, np.asarray(pattern.rows)[pattern.by_column], starts), shape=pattern.shape)
+
+
+def _compressed(format: str, values: np.ndarray, pattern: Pattern) -> Any:
+    empty = _empty(format, pattern)
+    made = copy(empty)
+    # Copies: SciPy sorts and merges in place, and users write into what they get.
+    made.indices, made.indptr = empty.indices.copy(), empty.indptr.copy()
+    made.data = np.array(values) if format == "csr" else values[pattern.by_column]
+    return made

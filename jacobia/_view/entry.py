@@ -4,6 +4,7 @@ From a call taken apart to an `Entry`, once for each abstract input. Runs no der
 Knows programs and options. Knows no point.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from jacobia._call.arguments import Call, check_inexact, differentiated
 from jacobia._call.linearize import Point, gradient, linearize, read_dependence, read_mixing
 from jacobia._call.options import Options
 from jacobia._call.trace import Program, Traced, trace
+from jacobia._compat import Tracer
 from jacobia._errors import BatchMixingError, IndependenceError
+from jacobia._found import Found
 from jacobia._program.walk import has_rules
 from jacobia._read.layout import Layout, layout_of
 from jacobia._run.blueprint import Block, Blueprint, Primal
@@ -23,6 +26,9 @@ from jacobia._run.directions import Directions, directions, learn, said_by_jax
 from jacobia._run.seeds import Spaces
 from jacobia._space import Batch, Space
 from jacobia._sparse.coloring import Coloring
+
+# So many functions with the same program are a loop in which f is made anew.
+_TRACED = 100
 
 
 class Entry(NamedTuple):
@@ -55,6 +61,40 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
         if not _may_mix(options, aval.dtype, "fwd"):
             check_inexact(name, path, aval.dtype, options.holomorphic, "output")
     outs = Space(tuple(a.shape for a in traced.out_avals), tuple(a.dtype for a in traced.out_avals), traced.out_paths)
+    made = lambda: _settled(options, traced, call, jit, outs, ins, positions, in_tree, kept)  # noqa: E731
+    if traced.program.opaque or traced.consts or not jit or any(isinstance(a, Tracer) for a in call.leaves):
+        return made()
+    # Another function object with the same program, and no arrays that could be others, is the same function.
+    avals = tuple(jax.typeof(a) for a in call.leaves)
+    same = options, positions, outs, ins, in_tree, kept, avals, traced.out_tree, traced.aux_tree
+    found = traced.program.found
+    known = found.get("entry", same)
+    if known is None:
+        known = made()
+        if not any(isinstance(c, Tracer) for c in known.consts):
+            found.put("entry", same, known)
+    else:
+        _count_again(name, found)
+    return known
+
+
+def _count_again(name: str, found: Found) -> None:
+    times = found.put("traced again", None, found.get("traced again", None, 0) + 1)
+    if times == _TRACED:
+        warnings.warn(
+            f"{name}(f): expected few functions with one program, got {times}, each of which was traced anew, as f was "
+            "made anew or carries state. A trace takes as long as some hundred calls of a small kernel: make f once, "
+            "outside of the loop, and pass what changes as an argument.",
+            stacklevel=6,
+        )
+
+
+def _settled(
+    options: Options, traced: Traced, call: Call, jit: bool, outs: Space, ins: Space, positions: tuple[int, ...],
+    in_tree: Any, kept: tuple[bool, ...],
+) -> Entry:  # fmt: skip
+    # What does not depend on which function object it is.
+    name = options.name
     batch = None
     if options.batch_axis is not None:
         batch, outs, ins = _one_sample(options, outs, ins)

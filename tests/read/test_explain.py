@@ -136,7 +136,7 @@ def test_notes():
         slow.memory  # noqa: B018
 
 
-def test_nonzeros_are_among_the_plans(monkeypatch):
+def test_nonzeros_are_among_the_plans(monkeypatch, new_programs):
     monkeypatch.setattr(_whole, "_WORTH_LOOKING", -1.0)
     monkeypatch.setattr(_whole, "_BETTER", float("inf"))
     told = jacobian(lambda x: x**2)(X).explain()

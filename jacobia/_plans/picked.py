@@ -1,0 +1,58 @@
+"""The nonzeros of a small block, picked out of its lines by the kernel that computes these.
+
+Knows plans of lines and patterns. Knows no walk.
+Shapes: M by N a block, nnz entries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jacobia._plans.fitting import fitting
+from jacobia._plans.lines import Lines, lines, nbytes_of
+from jacobia._plans.plan import Plan
+from jacobia._plans.recipes import Again
+from jacobia._plans.request import Answer, Request
+from jacobia._program.fingerprint import Identity
+from jacobia._program.readings.cost import Work
+from jacobia._run.point import Linearized
+from jacobia._sparse.pattern import Pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Picked(Plan):
+    """Entries of a pattern, out of all lines, which are not remembered."""
+
+    part: Lines
+    pattern: Pattern
+
+    def run(self) -> list[Answer]:
+        origin, pattern, setting = self.origin, self.pattern, self.part.setting
+        sweeps = fitting(origin, setting.sweeps, setting.ids, ())
+        (target, _), (sweep, place) = setting.todo[0], setting.places[0]
+        turned, shape = target.block != self.request.block, origin.blue.counts[target.block]
+        run, ids = origin.fused(sweeps)[1], tuple(setting.ids)
+
+        def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> Any:
+            whole = run(consts, leaves, ids, ())[sweep][place].reshape(shape)
+            return (whole.T if turned else whole)[pattern.rows, pattern.cols]
+
+        name = "picked", sweeps, sweep, place, turned, Identity(pattern)
+        again = Again(name, body, (), pattern, self.part.count(setting, sweeps))
+        return [again.run(origin, self.request.block, 2 * nbytes_of(origin, self.request.block))]
+
+    def kernels(self) -> Sequence[Plan]:
+        return self.part.kernels()
+
+    def work(self) -> Work | None:
+        return self.part.work()
+
+    def by(self) -> str:
+        return self.part.by()
+
+
+def picked(origin: Linearized, request: Request, pattern: Pattern, why: str) -> Picked:
+    """By the lines that are cheaper."""
+    every = Request(request.block)
+    part = next(lines(origin, every, every))
+    return Picked(origin, request, part.outline._replace(why=why), part, pattern)
