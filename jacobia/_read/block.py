@@ -57,10 +57,13 @@ class LiveBlock:
 
     def _item(self, key: Any) -> jax.Array:
         origin, index, name = self._origin, self._index, None
-        if index not in origin.stores and origin.compiles:
+        store = origin.stores.get(index)
+        if (store is None or store.full is None) and origin.compiles:
             name = token(key)
             found = None if name is None else self._layout.reads.again(origin, index, name)
             if found is not None:
+                if store is not None:
+                    self._shrink()
                 return found
         if key is Ellipsis or is_all(key, len(self._layout.shape)):
             return self._whole()
@@ -91,9 +94,10 @@ class LiveBlock:
 
     def _read(self, what: Asked, name: Any) -> jax.Array:
         origin, index, layout, choice = self._origin, self._index, self._layout, what.choice
-        if name is not None:  # of a block of which nothing is known
+        if name is not None:
             out = layout.reads.alike(origin, index, name, what)
             if out is not None:
+                self._shrink()
                 return out
         if 0 in choice.shape:
             return empty(origin.leaves, choice.shape, layout.block.dtype)

@@ -122,7 +122,7 @@ class Reads:
         """The result of a key that was read before at other points, remembered; None: it was not, or not enough.
 
         Args:
-          key: its token. Nothing may be known of the block.
+          key: its token.
         """
         found = self._of.get((index, key, origin.stacks))
         if found is None or found[0] is not origin.blue:
@@ -132,7 +132,7 @@ class Reads:
             read = _placed(read)
             self._of[index, key, origin.stacks] = origin.blue, read
         with origin.lock:
-            return None if index in origin.stores else read.run(origin)
+            return read.run(origin) if _lacks(origin, index, read) else None
 
     def alike(self, origin: Linearized, index: int, key: Any, asked: Asked) -> jax.Array | None:
         """The same, of a key of which only the numbers are others."""
@@ -142,7 +142,7 @@ class Reads:
         read = _filled(found[1], asked, math.prod(origin.lead))
         self._keep(self._of, (index, key, origin.stacks), origin, read)
         with origin.lock:
-            return None if index in origin.stores else read.run(origin)
+            return read.run(origin) if _lacks(origin, index, read) else None
 
     def keep(self, origin: Linearized, key: Any, asked: Asked, read: _Prepared) -> None:
         """Find a read from now on, by the token of its key and by its kind."""
@@ -153,6 +153,17 @@ class Reads:
         if len(reads) >= _KEYS:
             reads.clear()
         reads[name] = origin.blue, read
+
+
+def _lacks(origin: Linearized, index: int, read: _Prepared) -> bool:
+    # Whether nothing is known that would spare the kernel a line, as far as that is seen at once.
+    store = origin.stores.get(index)
+    if store is None:
+        return True
+    if store.whole() is not None or store.nonzeros is not None or store.mirror is not None or store.patches:
+        return False
+    lines, others = (store.rows, store.columns) if read.recipe.way == "rows" else (store.columns, store.rows)
+    return read.samples is None and not others.pieces and lines.lacks(read.numbers)
 
 
 def _form(asked: Asked) -> tuple:

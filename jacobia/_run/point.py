@@ -46,6 +46,7 @@ class Linearized:
     traced: bool = False  # whether any array is a tracer
     made_in: Any = None  # the trace that a traced point belongs to: what is computed in an inner one is not kept
     reads = 0
+    expects_more = True  # whether the first read may do more than it needs, for those that follow
     in_trace: tuple = ()  # of a traced point: what has been computed in its trace
     _kept: Any = None
     _kept_in: Any = None
@@ -155,7 +156,7 @@ class Linearized:
     def again(self) -> "Linearized":
         """The same point with nothing remembered."""
         fresh = Linearized.anywhere(self.blue, self.consts, self.leaves, self.stacks, self.guard)
-        fresh.source, fresh.const_leaves = self.source, self.const_leaves
+        fresh.source, fresh.const_leaves, fresh.expects_more = self.source, self.const_leaves, False
         return fresh
 
     def limit(self, need: int) -> int | None:
@@ -212,6 +213,9 @@ class Linearized:
     ) -> list:
         blue = self.blue
         if self._keeps(sweeps, self.reads):
+            # The next view is taken to be read as this one is: more than once, until one is not.
+            if blue.found.get("read again") != (self.reads > 1):
+                blue.found.put("read again", None, self.reads > 1)
             kept = self._kept_residuals()
             spaces, tree = blue.spaces, kept.tree
             kind = self._kind("kept", sweeps, (), take)
@@ -322,11 +326,11 @@ class Linearized:
     # The linear program, kept from the second read on (or from the first, where Python runs f)
 
     def keeps_for(self, sweeps: tuple[Sweep, ...]) -> bool:
-        """Whether the read to come has its residuals kept."""
+        """Whether the read to come has its residuals kept: the second one, or the first where more will follow."""
         return self._keeps(sweeps, self.reads + 1)
 
     def _keeps(self, sweeps: tuple[Sweep, ...], reads: int) -> bool:
-        if self._kept is None and reads < 2:
+        if self._kept is None and reads < 2 and not (self.expects_more and self.blue.found.get("read again")):
             return False
         if self.batch or any(s.width is None or s.width > 64 or not self._pushes(s) for s in sweeps):
             return False
