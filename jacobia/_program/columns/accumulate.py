@@ -78,8 +78,9 @@ class Value:
 class Walk:
     """The interpreter of linear programs on structured intermediates."""
 
-    # Loops up to this length are walked step by step: exact, also where the step looks at its number.
-    steps = 16
+    # Loops up to this length are walked step by step, which is what runs fastest: each step has the columns that it
+    # needs. Where tangents are small, and the time to compile is what counts, up to the second length.
+    steps, few_steps, small = 16, 4, 1 << 12
 
     def __init__(self, tape: Tape, n: int):
         self.tape, self.n = tape, n
@@ -93,6 +94,11 @@ class Walk:
         walk = type(self)(tape, self.n if n is None else n)
         walk.dense = self.dense
         return walk
+
+    def unrolls(self, length: int, values: Sequence) -> bool:
+        """Whether a loop over these values is walked step by step."""
+        size = sum(v.size for v in values if is_tangent(v))
+        return length <= (self.few_steps if size <= self.small else self.steps)
 
     def value(self, name: Any, shape: tuple[int, ...], known: Lazy | None = None) -> Value:
         return Value(name, shape, known)

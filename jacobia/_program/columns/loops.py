@@ -40,7 +40,7 @@ _ROOM = 2
 def scan(w: Any, eqn: Any, ins: Sequence) -> list:
     n, m = scan_split(eqn.params)
     length, reverse = eqn.params["length"], eqn.params["reverse"]
-    if length <= w.steps:
+    if w.unrolls(length, ins):
         return _step_by_step(w, eqn, ins, n, m)
 
     def drive(step: Callable, start: list, xs: list) -> list:
@@ -366,7 +366,7 @@ def loop(w: Any, eqn: Any, ins: Sequence) -> list:
     if getattr(test, "jaxpr", test).outvars[0].aval.ndim:
         (test, body), consts = _together(test, body, eqn.invars, c), [*tested, *consts]
     it = Loop(body, consts, carry, [], avals, trips(Loop(body, consts, carry, [], avals, None), test, tested))
-    if it.length is not None and it.length <= w.steps:
+    if it.length is not None and w.unrolls(it.length, carry):
         for _ in range(it.length):
             carry = w.body(body, [*consts, *carry])
         return carry
