@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobia
-from benchmarks import keys, memory, plans, ranking, second_order, sparse, timing
+from benchmarks import keys, memory, plans, ranking, second_order, solvers, sparse, timing
 from benchmarks.peers import BASE, by_hand
 from benchmarks.results import (
     MIB,
@@ -406,6 +406,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     **second_order.BARS,
     **sparse.BARS,
     **plans.BARS,
+    **solvers.BARS,
 }
 
 

@@ -56,7 +56,7 @@ def slower(bar: str, times: timing.Times, ours: str, other: str, limit: float | 
     return Result(bar, timing.ratio(times[ours], times[other]), unit, limit, note=note)
 
 
-def faster(bar: str, times: timing.Times, ours: str, other: str, limit: float) -> Result:
+def faster(bar: str, times: timing.Times, ours: str, other: str, limit: float | None = None) -> Result:
     """How many times our time the other takes."""
     note = f"{median(times[other])} / {median(times[ours])}"
     return Result(bar, timing.ratio(times[other], times[ours]), "× faster", limit, at_least=True, note=note)

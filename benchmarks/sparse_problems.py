@@ -210,6 +210,61 @@ def _rosenbrock(c: float) -> Callable:
     return lambda x: jnp.sum(c * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
 
+def _seven_point(c: float) -> Callable:
+    def f(x):
+        k = round(x.size ** (1 / 3))
+        u = x.reshape(k, k, k)
+        p, inner = jnp.pad(u, 1), slice(1, -1)
+        around = p[2:, inner, inner] + p[:-2, inner, inner] + p[inner, 2:, inner] + p[inner, :-2, inner]
+        return (around + p[inner, inner, 2:] + p[inner, inner, :-2] - 6 * u + c * u**3).ravel()
+
+    return f
+
+
+def _nine_point(c: float) -> Callable:
+    def f(x):
+        k = _side(x.size)
+        u = x.reshape(k, k)
+        p = jnp.pad(u, 1)
+        around = sum((1 + i + 2 * j) * p[i : i + k, j : j + k] for i in range(3) for j in range(3))
+        return (around + c * u**3).ravel()
+
+    return f
+
+
+def _upwind(c: float) -> Callable:
+    def f(x):  # one-sided at the boundary
+        slope = jnp.concatenate([x[1:2] - x[:1], x[1:] - x[:-1]])
+        return -c * x * slope
+
+    return f
+
+
+def _upwind_entries(n: int) -> tuple[np.ndarray, np.ndarray]:
+    i = np.arange(n)
+    return np.concatenate([i, i]), np.concatenate([i, np.where(i == 0, 1, i - 1)])
+
+
+def _cube(n: int) -> tuple[int, int, int]:
+    k = round(n ** (1 / 3))
+    return k, k, k
+
+
+def _seven_colors(n: int) -> np.ndarray:
+    i, j, k = np.indices(_cube(n))
+    return ((i + 2 * j + 3 * k) % 7).ravel()
+
+
+def _nine_colors(n: int) -> np.ndarray:
+    i, j = np.indices((_side(n), _side(n)))
+    return (3 * (i % 3) + j % 3).ravel()
+
+
+def _box(n: int) -> tuple[np.ndarray, np.ndarray]:
+    k = _side(n)
+    return stencil((k, k), np.indices((3, 3)).reshape(2, -1).T - 1)
+
+
 PROBLEMS = {
     "tridiagonal": Problem(
         "tridiagonal", _tridiagonal, SIZES, lambda n: band(n, 1), lambda n: np.arange(n) % 3
@@ -222,6 +277,15 @@ PROBLEMS = {
     "rosenbrock": Problem(
         "chained Rosenbrock", _rosenbrock, SIZES, lambda n: band(n, 1), lambda n: np.arange(n) % 3, hessian=True
     ),
+    "seven-point": Problem(
+        "7-point in space", _seven_point, (46**3, 100**3), lambda n: stencil(_cube(n), cross(3)),
+        _seven_colors,
+    ),
+    "nine-point": Problem(
+        "9-point on a grid", _nine_point, (316**2, 1000**2), _box,
+        _nine_colors,
+    ),
+    "upwind": Problem("upwind, one-sided", _upwind, SIZES, _upwind_entries, lambda n: np.arange(n) % 2),
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 from jacobia._call.arguments import Call, copied, copied_where, is_predicate, static_arguments, take_apart
 from jacobia._call.options import Options, checked_sparsity, options
 from jacobia._call.state import Wrapping, carries_state
-from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._plans.colors import is_traced
 from jacobia._run.kernels import compiled
@@ -348,7 +347,7 @@ class _Transform(Wrapping):
             if one and type(args[0]) is np.ndarray:
                 x = args[0]
                 known = self._entries.get((settings_token(), x.shape, x.dtype))
-                if known is not None and not tracing():
+                if known is not None:
                     x = np.array(x)
                     origin = Linearized(known.blue, known.consts, [x], of_numpy=True)
                     origin.source = (self, (x,), kwargs)

@@ -168,7 +168,7 @@ class Linearized:
         A kernel that does not look at the array, and residuals that are kept, would go on; an error would come by
         chance.
         """
-        leaves = self._given if self._leaves is None else self._leaves
+        leaves = self._given if self._leaves is None else self._leaves  # nobody can delete an array of NumPy
         for k, a in enumerate((*leaves, *self.consts)):
             if self.traced and isinstance(a, Tracer):
                 continue
