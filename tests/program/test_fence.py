@@ -76,6 +76,14 @@ def test_inputs_of_other_types(always, dtype):
     np.testing.assert_allclose(np.asarray(data), np.asarray(expected)[rows, cols], rtol=1e-2)
 
 
+def test_a_key_of_random_numbers_among_the_arrays(always):
+    key = jax.random.key(3)
+    f = lambda x: grid(x, 5.5) + jax.random.normal(key, (20,)) * x  # noqa: E731
+    x = jnp.linspace(0.5, 2, 20)
+    data, rows, cols = jacobia.jacobian(f)(x).nonzeros()
+    np.testing.assert_allclose(data, np.asarray(jax.jacfwd(f)(x))[rows, cols], rtol=1e-5)
+
+
 def test_no_fence_where_few_numbers_are_written():
     f = fresh(grid, 4.5)
     text = jax.jit(lambda x: jacobia.jacobian(f)(x).nonzeros()[0]).lower(jnp.ones(20)).as_text()

@@ -25,7 +25,7 @@ def apart(fn: Callable[[list], list], given: Sequence[Any], count: int) -> list:
       count: how many numbers it gives.
     """
     given = list(given)
-    anchor = next((v for v in given if math.prod(jnp.shape(v))), None)
+    anchor = next((v for v in given if math.prod(jnp.shape(v)) and _is_number(v)), None)
     if count < _LARGE or anchor is None or any(map(_on_mesh, given)):
         return fn(given)
     once = jax.jit(fn)  # traced once for both branches
@@ -41,6 +41,10 @@ def _always(anchor: Any) -> Any:
     # True, by a number that the compiler does not know.
     bit = lax.convert_element_type(jnp.real(anchor).reshape(-1)[0], jnp.int32) & 1
     return bit < 2
+
+
+def _is_number(value: Any) -> bool:
+    return jnp.issubdtype(jax.typeof(value).dtype, jnp.number)  # a key of random numbers is none
 
 
 def _on_mesh(value: Any) -> bool:
