@@ -258,7 +258,9 @@ class Accumulated(Plan):
     def run(self) -> list[Answer]:
         index, found = self.request.block, self.nonzeros
         counts = (Count(index, "rows", "pullbacks", 0, 0, 0),)
-        again = Again(("nonzeros", Identity(found)), self._body, found.arrays, found.pattern, counts)
+        again = Again(
+            ("nonzeros", Identity(found)), self._body, found.arrays, found.pattern, counts, self.origin.consts
+        )
         return [again.run(self.origin, index, found.largest)]
 
     @property

@@ -38,7 +38,7 @@ class Picked(Plan):
             return (whole.T if turned else whole)[pattern.rows, pattern.cols]
 
         name = "picked", sweeps, sweep, place, turned, Identity(pattern)
-        again = Again(name, body, (), pattern, self.part.count(setting, sweeps))
+        again = Again(name, body, (), pattern, self.part.count(setting, sweeps), origin.consts)
         return [again.run(origin, self.request.block, 2 * nbytes_of(origin, self.request.block))]
 
     def kernels(self) -> Sequence[Plan]:

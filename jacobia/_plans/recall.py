@@ -48,11 +48,9 @@ class Recall(PlanOfLines):
         as_rows = store.mirror is not None  # over there
         lines = _dense_rows(pattern.T, data[pattern.by_column], columns, last=not as_rows)
         shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
-        return (
-            [Answer(index, "columns", columns, placed(origin.leaves, lines.reshape(shape)), as_rows)]
-            if columns.size
-            else []
-        )
+        if not columns.size:
+            return []
+        return [Answer(index, "columns", columns, placed(origin.leaves, lines.reshape(shape)), as_rows)]
 
     def taken(self) -> Taken:
         return Taken(0, self._nbytes)

@@ -60,6 +60,7 @@ class Again(NamedTuple):
     arrays: Sequence
     pattern: Pattern
     counts: tuple[Count, ...]
+    consts: Sequence  # that f closes over: the pattern may be that of these alone
 
     def run(self, origin: Linearized, index: int, need: int) -> Answer:
         """The nonzeros; remembered as the way to them, where `need` bytes are no reason to look at memory."""
@@ -83,4 +84,6 @@ def once_more(origin: Linearized, request: Request) -> Answer | None:
     if request.kind != "nonzeros" or index in origin.stores or jit_disabled():
         return None
     again = origin.blue.found.get("again", (index, origin.stacks))
-    return None if again is None else again.at(origin, index)
+    if again is None or any(a is not b for a, b in zip(origin.consts, again.consts, strict=True)):
+        return None
+    return again.at(origin, index)
