@@ -18,7 +18,7 @@ _SHARE = 0.5
 _WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
 
 # What of a working set stays in the cache next to a core.
-_CACHE = 1 << 23
+_CACHE = 1 << 21
 
 # A quarter of the samples or fewer are worth a kernel of their own.
 _APART = 4
