@@ -343,8 +343,9 @@ class _Transform(Wrapping):
     def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
         # Arrays that were seen before take the short way: everything else is checked, converted, traced.
         if self._plain:
-            one = len(args) == 1 and not kwargs and type(args[0]) in _LEAVES
-            if one and type(args[0]) is np.ndarray:
+            kind = type(args[0]) if len(args) == 1 and not kwargs else None
+            one = kind is np.ndarray or kind in _ARRAYS
+            if kind is np.ndarray:
                 x = args[0]
                 known = self._entries.get((settings_token(), x.shape, x.dtype))
                 if known is not None:
@@ -374,7 +375,6 @@ class _Transform(Wrapping):
         call = take_apart(options.name, args, kwargs, *self._static)
         known = self._entry(call)
         _ARRAYS.update(type(a) for a in call.leaves if not isinstance(a, Tracer))
-        _LEAVES.update(_ARRAYS)
         origin = Linearized.anywhere(known.blue, known.consts, call.leaves)
         origin.source = None if origin.traced else (self, *call.rebuild(call.leaves))
         return origin, known
@@ -406,7 +406,6 @@ for _name in "matmul rmatmul add radd sub rsub mul rmul truediv rtruediv pow neg
 
 # Types of arrays that are computed and not traced, as they are met: asking for them is faster than isinstance.
 _ARRAYS: set[type] = set()
-_LEAVES: set[type] = {np.ndarray}  # with arrays of NumPy, which are copied
 
 # A kernel on a CPU takes a NumPy array of so few entries sooner than an array of JAX is made of it.
 _SMALL = 1 << 12

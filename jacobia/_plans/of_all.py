@@ -3,7 +3,7 @@
 Knows plans of lines, and stores. Knows no kernel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +11,21 @@ import numpy as np
 
 from jacobia._plans.lines import lines
 from jacobia._plans.mirror import store_of
-from jacobia._plans.plan import Outline, Plan, known
+from jacobia._plans.plan import Outline, Plan, PlanOfPart, known
 from jacobia._plans.request import Answer, Request
 from jacobia._plans.take import on_host
-from jacobia._program.readings.cost import Work
 from jacobia._run.devices import placed
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
 
 
 @dataclass(frozen=True, eq=False)
-class OfAll(Plan):
+class OfAll(PlanOfPart):
     """What `read` makes of all of a block, `(*lead, M, N)`: an answer without counts. The block is not remembered.
 
     On a CPU `read` gets an array of NumPy, which compiles nothing.
     """
 
-    part: Plan
     read: Callable[[Any], Answer]
 
     def run(self) -> list[Answer]:
@@ -39,15 +37,6 @@ class OfAll(Plan):
         found = self.read(whole.reshape(*self.origin.lead, m, n))
         array = placed(self.origin.leaves, np.ascontiguousarray(found.array)) if at_hand else found.array
         return [found._replace(array=array, counts=answers[0].counts if answers else ())]
-
-    def kernels(self) -> Sequence[Plan]:
-        return self.part.kernels()
-
-    def work(self) -> Work | None:
-        return self.part.work()
-
-    def by(self) -> str:
-        return self.part.by()
 
 
 def nonzeros_of_all(origin: Linearized, request: Request, pattern: Pattern, why: str) -> OfAll:

@@ -10,17 +10,16 @@ from typing import Any
 
 from jacobia._plans.fitting import fitting
 from jacobia._plans.lines import Lines, lines, nbytes_of
-from jacobia._plans.plan import Plan
+from jacobia._plans.plan import PlanOfPart
 from jacobia._plans.recipes import Again
 from jacobia._plans.request import Answer, Request
 from jacobia._program.fingerprint import Identity
-from jacobia._program.readings.cost import Work
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
 
 
 @dataclass(frozen=True, eq=False)
-class Picked(Plan):
+class Picked(PlanOfPart):
     """Entries of a pattern, out of all lines, which are not remembered."""
 
     part: Lines
@@ -40,15 +39,6 @@ class Picked(Plan):
         name = "picked", sweeps, sweep, place, turned, Identity(pattern)
         again = Again(name, body, (), pattern, self.part.count(setting, sweeps), origin.consts)
         return [again.run(origin, self.request.block, 2 * nbytes_of(origin, self.request.block))]
-
-    def kernels(self) -> Sequence[Plan]:
-        return self.part.kernels()
-
-    def work(self) -> Work | None:
-        return self.part.work()
-
-    def by(self) -> str:
-        return self.part.by()
 
 
 def picked(origin: Linearized, request: Request, pattern: Pattern, why: str) -> Picked:

@@ -93,6 +93,22 @@ class Plan(ABC):
         return None if work is None else Considered(self.outline.way, self.outline.passes, self.by(), *work)
 
 
+@dataclass(frozen=True, eq=False)
+class PlanOfPart(Plan):
+    """One way to make something of what another plan computes."""
+
+    part: Plan
+
+    def kernels(self) -> Sequence[Plan]:
+        return self.part.kernels()
+
+    def work(self) -> Work | None:
+        return self.part.work()
+
+    def by(self) -> str:
+        return self.part.by()
+
+
 class PlanOfLines(Plan):
     """One way to compute lines, of which a key takes its result."""
 

@@ -51,26 +51,26 @@ class Linearized:
     _kept: Any = None
     _kept_in: Any = None
     _value: Any = None
-    _leaves: Any = None  # arrays of JAX, where they have been made of those of NumPy
+    _of_numpy = False  # whether the point is arrays of NumPy yet
     _later: Any = None  # what is to be remembered before somebody looks at a store
 
     def __init__(self, blue: Blueprint, consts: Sequence, leaves: Sequence, of_numpy: bool = False):
         """`of_numpy`: the leaves are arrays of NumPy that nobody else has; a kernel takes them as they are."""
         self.blue = blue
         self.consts = consts
-        self._given = leaves
-        if not of_numpy:
-            self._leaves = leaves
+        self._at_hand = leaves
+        if of_numpy:
+            self._of_numpy = True
         self.lock = threading.RLock()
         self._stores: dict = {}
 
     @property
     def leaves(self) -> Sequence:
         """The point."""
-        if self._leaves is None:
+        if self._of_numpy:
             with eval_context():  # also where it is first asked for in a trace
-                self._leaves = [jax.device_put(a) for a in self._given]
-        return self._leaves
+                self._at_hand, self._of_numpy = [jax.device_put(a) for a in self._at_hand], False
+        return self._at_hand
 
     @property
     def stores(self) -> dict:
@@ -168,7 +168,7 @@ class Linearized:
         A kernel that does not look at the array, and residuals that are kept, would go on; an error would come by
         chance.
         """
-        leaves = self._given if self._leaves is None else self._leaves  # nobody can delete an array of NumPy
+        leaves = self._at_hand  # nobody can delete an array of NumPy
         for k, a in enumerate((*leaves, *self.consts)):
             if self.traced and isinstance(a, Tracer):
                 continue
@@ -239,8 +239,7 @@ class Linearized:
         self.check_alive()
         self.reads += 1
         program, positions = self.blue.program, self.blue.positions
-        leaves = self._given if self._leaves is None else self._leaves
-        return call(program, positions, kind, body, self.consts, leaves, ids, places)
+        return call(program, positions, kind, body, self.consts, self._at_hand, ids, places)
 
     # Few samples of a batch: the same at a point cut down to them
 
@@ -442,7 +441,7 @@ class Linearized:
             return body(self.consts, self.leaves, arrays)
         kind = (*name, self.stacks)
         args = self.blue.program, self.blue.positions, self.blue.found.find("kind", kind, lambda: Kind(*kind)), body
-        return call(*args, self.consts, self._given if self._leaves is None else self._leaves, arrays)
+        return call(*args, self.consts, self._at_hand, arrays)
 
 
 def _with_taken(out: list, take: Any, places: tuple) -> list:

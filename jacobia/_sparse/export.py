@@ -71,9 +71,9 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
         )
     narrow = data.dtype.itemsize < 4 and jnp.issubdtype(data.dtype, jnp.floating)
     values = np.asarray(data).astype(np.float32) if narrow else np.asarray(data)
-    if format not in ("csr", "csc") or isinstance(pattern.rows, Tracer):
-        return _compressed("csr", values, pattern).asformat(format)
-    return _compressed(format, values, pattern)
+    if format == "csc":
+        return _compressed(format, values, pattern)
+    return _compressed("csr", values, pattern).asformat(format)
 
 
 @lru_cache(maxsize=32)
@@ -81,11 +81,8 @@ def _empty(format: str, pattern: Pattern) -> Any:
     # With ones for values: what SciPy checks is checked once for a pattern.
     from scipy.sparse import csc_array, csr_array
 
-    ones = np.ones(pattern.nnz, bool)
-    if format == "csr":
-        return csr_array((ones, pattern.cols, pattern.indptr.astype(np.int32)), shape=pattern.shape)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(pattern.cols, minlength=pattern.shape[1]))]).astype(np.int32)
-    return csc_array((ones, np.asarray(pattern.rows)[pattern.by_column], starts), shape=pattern.shape)
+    kind, lines = (csr_array, pattern) if format == "csr" else (csc_array, pattern.T)
+    return kind((np.ones(pattern.nnz, bool), lines.cols, lines.indptr.astype(np.int32)), shape=pattern.shape)
 
 
 def _compressed(format: str, values: np.ndarray, pattern: Pattern) -> Any:
