@@ -95,9 +95,11 @@ class LiveBlock:
     def _read(self, what: Asked, name: Any) -> jax.Array:
         origin, index, layout, choice = self._origin, self._index, self._layout, what.choice
         if name is not None:
+            first = index not in origin.stores
             out = layout.reads.alike(origin, index, name, what)
             if out is not None:
-                self._shrink()
+                if not first:
+                    self._shrink()
                 return out
         if 0 in choice.shape:
             return empty(origin.leaves, choice.shape, layout.block.dtype)
