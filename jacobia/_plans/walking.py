@@ -45,7 +45,9 @@ class Memory:
 
     def _most(self, need: int = sys.maxsize) -> int:
         limit = byte_limit(self._memory_limit, need, lambda: self._device)
-        return need if limit is None else limit
+        if limit is None:
+            return need
+        return limit if self._memory_limit is not None else limit // 2  # patterns of many entries take more on the way
 
     def check(self, extent: Extent) -> None:
         """Before values are computed.

@@ -27,6 +27,7 @@ from jacobia._program.columns.shared import Shared
 from jacobia._program.columns.slots import Parts, Slots, aligned, nothing, select, values
 from jacobia._program.columns.steps import of_all_steps
 from jacobia._program.columns.tape import Fixed, Tape
+from jacobia._program.columns.writes import around_writes
 from jacobia._program.flow import around, flow
 from jacobia._program.known import Differs, Lazy, sliced, stacked
 
@@ -47,7 +48,7 @@ def scan(w: Any, eqn: Any, ins: Sequence) -> list:
         end, ys = lax.scan(lambda c, x: step(c, x), start, xs, length=length, reverse=reverse)
         return [*end, *ys]
 
-    return _around(w, of_scan(w, eqn, ins), drive)
+    return around_writes(w, of_scan(w, eqn, ins), lambda it: _around(w, it, drive))
 
 
 def _step_by_step(w: Any, eqn: Any, ins: Sequence, n: int, m: int) -> list:

@@ -19,14 +19,14 @@ from jacobia._program.columns.closure import matrix_of
 from jacobia._program.columns.counters import Loop
 from jacobia._program.columns.merging import tight
 from jacobia._program.columns.parts import columns_of, entries, parts_of
-from jacobia._program.columns.room import TooWide
+from jacobia._program.columns.room import TooWide, check_columns
 from jacobia._program.known import Steps
 from jacobia._program.walk import needed
 
 # Elements of the largest array while steps are walked: at once, and of all steps together.
 _AT_ONCE, _IN_ALL = 1 << 20, 1 << 25
 # Of steps that carry something: how many there may be, and words of 64 columns that are held, and read.
-_STEPS, _HELD, _READ = 1 << 14, 1 << 24, 1 << 29
+_STEPS, _HELD, _READ = 1 << 16, 1 << 24, 1 << 29
 
 
 class Local:
@@ -239,7 +239,8 @@ def _mark(bits: np.ndarray, cols: Sequence[np.ndarray]) -> None:
 
 
 def _unpacked(bits: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    # Some elements at a time: a byte for each bit.
+    # Some elements at a time: a byte for each bit. Numbers of rows and columns, and what is made of them, are wider.
+    check_columns(4, (int(np.bitwise_count(bits).sum()),))
     many = max(1, _AT_ONCE * 64 // (n + 1))
     rows, cols = [], []
     for start in range(0, len(bits), many):
