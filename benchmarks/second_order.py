@@ -9,6 +9,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import jacobia
 from benchmarks import timing
@@ -197,6 +198,65 @@ def pinn(quick: bool) -> list[Result]:
     ]
 
 
+def _residuals() -> dict[str, Callable]:
+    """Burgers' residual of all samples, spelled in several ways: from parameters and points to (B,)."""
+    nu, e1 = 0.01 / np.pi, np.array([0.0, 1.0], np.float32)
+
+    def u_of(layers: list) -> Callable:
+        return lambda z: forward(jnp, layers, z)[0]
+
+    def each(of_one: Callable) -> Callable:
+        return lambda layers, X: jax.vmap(lambda z: of_one(u_of(layers), z))(X)
+
+    def by_hand(u: Callable, z: jax.Array) -> jax.Array:
+        g, second = jax.jvp(jax.grad(u), (z,), (e1,))
+        return g[0] + u(z) * g[1] - nu * second[1]
+
+    def all_by_jax(u: Callable, z: jax.Array) -> jax.Array:
+        J, H = jax.jacrev(u)(z), jax.hessian(u)(z)
+        return J[0] + u(z) * J[1] - nu * H[1, 1]
+
+    def all_of_views(u: Callable, z: jax.Array) -> jax.Array:
+        J, H = jacobian(u)(z)[...], hessian(u)(z)[...]
+        return J[0] + u(z) * J[1] - nu * H[1, 1]
+
+    def single_reads(u: Callable, z: jax.Array) -> jax.Array:
+        J, H = jacobian(u)(z), hessian(u)(z)
+        return J[0] + u(z) * J[1] - nu * H[1, 1]
+
+    def of_batch(layers: list, X: jax.Array) -> jax.Array:
+        u = jax.vmap(u_of(layers))
+        J, H = jacobian(u, batch_axis=0)(X), hessian(u, batch_axis=0)(X)
+        return J[:, 0] + u(X) * J[:, 1] - nu * H[:, 1, 1]
+
+    ways = {"by hand": by_hand, "all by jax": all_by_jax, "all": all_of_views, "single": single_reads}
+    return {name: each(way) for name, way in ways.items()} | {"batch_axis": of_batch}
+
+
+def pinn_step(quick: bool) -> list[Result]:
+    """A training step of a PINN: gradients of the mean square of Burgers' residual at 10,000 points."""
+    layers = [(jnp.asarray(w), jnp.asarray(b)) for w, b in mlp_parameters((2, 32, 32, 32, 1))]
+    rng = np.random.default_rng(9)
+    points = [jnp.asarray(rng.uniform(-1, 1, size=(10_000, 2)), jnp.float32) for _ in range(3)]
+
+    def step(residual: Callable) -> Callable:
+        loss = jax.grad(lambda layers, X: jnp.mean(residual(layers, X) ** 2))
+        return jax.jit(lambda X: ravel_pytree(loss(layers, X))[0])
+
+    contenders = {name: step(residual) for name, residual in _residuals().items()}
+    expected = contenders["by hand"](points[0])
+    for call in contenders.values():
+        np.testing.assert_allclose(call(points[0]), expected, rtol=1e-3, atol=1e-4)
+    times = rounds(contenders, points, quick)
+    what = "a step of a PINN (Burgers, MLP 2→32→32→32→1, 10,000 points)"
+    return [
+        slower(f"{what} by two single reads, against `jvp` of `grad`", times, "single", "by hand", 1.15),
+        slower(f"{what} by `batch_axis`, against the same", times, "batch_axis", "by hand", 1.15),
+        slower(f"{what} by `J[...]` and `H[...]`, against `jacrev` and `hessian`", times, "all", "all by jax", 1.15),
+        slower(f"{what} by `J[...]` and `H[...]`, against `jvp` of `grad`", times, "all", "by hand"),
+    ]
+
+
 def independence(quick: bool) -> list[Result]:
     """The check that samples stay apart, beside compiling the kernel of one row."""
     sizes = (64, 256, 256, 64)
@@ -237,5 +297,6 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     "batch-axis": batch,
     **{f"hessian-tree-{k}": partial(tree_hessian, name) for k, name in enumerate(TREES)},
     "pinn": pinn,
+    "pinn-step": pinn_step,
     "independence": independence,
 }

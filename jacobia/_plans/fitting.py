@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jacobia._run.kernels import Taken, analysed
 from jacobia._run.limits import balanced
 from jacobia._run.point import Linearized
-from jacobia._run.seeds import Image, Sweep
+from jacobia._run.seeds import Image, Sweep, num_seeds
 
 # An estimate below this share of the limit is believed: nothing was seen to take eight times as much.
 _NEAR = 1 / 8
@@ -26,7 +26,7 @@ def fitting(
     most = max(_at_once(origin, s) for s in sweeps)
     if blue.chunk_size != "auto" or not origin.compiles or origin.batch or most == 1:
         return sweeps
-    limit = origin.limit(sum(_seeds(origin, s) for s in sweeps) * blue.per_seed)
+    limit = origin.limit(sum(num_seeds(s, origin.blue.spaces) for s in sweeps) * blue.per_seed)
     if limit is None or most * blue.per_seed < _NEAR * limit or origin.keeps_for(sweeps):
         return sweeps
     while most > 1:
@@ -44,20 +44,14 @@ def _taken(origin: Linearized, sweeps: tuple[Sweep, ...], ids: Sequence, images:
     return origin.blue.found.find("taken", (sweeps, images), made)
 
 
-def _seeds(origin: Linearized, sweep: Sweep) -> int:
-    spaces = origin.blue.spaces
-    seeded = spaces.outputs if sweep.way == "rows" else spaces.inputs
-    return seeded.pick(sweep.seeded).size if sweep.width is None else sweep.width
-
-
 def _at_once(origin: Linearized, sweep: Sweep) -> int:
     # Samples that run in blocks have their own measure.
     if sweep.block is not None:
         return 1
-    return _seeds(origin, sweep) if sweep.chunk is None else sweep.chunk
+    return num_seeds(sweep, origin.blue.spaces) if sweep.chunk is None else sweep.chunk
 
 
 def _in_chunks(origin: Linearized, sweep: Sweep, most: int) -> Sweep:
     if _at_once(origin, sweep) <= most:
         return sweep
-    return sweep._replace(chunk=balanced(_seeds(origin, sweep), most))
+    return sweep._replace(chunk=balanced(num_seeds(sweep, origin.blue.spaces), most))

@@ -71,9 +71,8 @@ def sized(
     block = None
     if chunk is None and samples is None and blue.chunk_size == "auto" and origin.cores:
         if blue.spaces.batch is not None:
-            block = _limits.fits_cache(
-                blue.spaces.batch.size, blue.heavy * width // blue.spaces.batch.size, origin.cores
-            )
+            size = blue.spaces.batch.size
+            block = _limits.fits_cache(size, blue.heavy * width // size, origin.cores, samples=True)
         elif way == "rows" and numbers is None:  # columns would have to be laid out anew
             chunk = _limits.fits_cache(width, blue.heavy, origin.cores)
     sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded, diagonal, block)

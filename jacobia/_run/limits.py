@@ -17,8 +17,8 @@ _SHARE = 0.5
 # Few widths, so that few kernels serve all row sets; up to the 4th exact, since small requests are common.
 _WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
 
-# What of a working set stays in the cache next to a core.
-_CACHE = 1 << 21
+# What of a working set stays in the cache next to a core; of samples, which need more steps of a loop, in all of it.
+_CACHE, _CACHE_OF_SAMPLES = 1 << 21, 1 << 23
 
 # A quarter of the samples or fewer are worth a kernel of their own.
 _APART = 4
@@ -49,9 +49,9 @@ def chunk(num_seeds: int, per_seed: int, result: int, chunk_size: Any, limit: in
     return balanced(num_seeds, max(1, (limit - result) // max(1, per_seed)))
 
 
-def fits_cache(num: int, each: int, cores: int) -> int | None:
-    """How many of `num` parts of `each` bytes to run at once, so that they stay in the cache of a CPU; None: all."""
-    budget = _CACHE * cores
+def fits_cache(num: int, each: int, cores: int, samples: bool = False) -> int | None:
+    """How many of `num` seeds or samples of `each` bytes to run at once, to stay in the cache of a CPU; None: all."""
+    budget = (_CACHE_OF_SAMPLES if samples else _CACHE) * cores
     if num * each <= 4 * budget:
         return None
     most = max(1, budget // each)

@@ -26,6 +26,7 @@ from jacobia._run.seeds import (
     applied,
     applied_linear,
     mapped,
+    num_seeds,
     sweep_in_blocks,
     sweep_of_samples,
     sweeps_at,
@@ -204,7 +205,7 @@ class Linearized:
             # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
             shared = (self.reads > 1 or not self.blue.jit) and not self.batch and not any(map(varying, self.leaves))
             if shared and all(map(self._pushes, sweeps)):
-                return sweeps_of(self._linear_program(), self.blue.spaces, sweeps, ids)
+                return sweeps_of(self._linearized_here()[2], self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids, ())
         return self._compiled(sweeps, ids, images, take, places)
 
@@ -309,7 +310,9 @@ class Linearized:
         blue = self.blue
         second = sweeps[0].way == "second"
         at, spaces = (blue.primal_point, blue.primal_spaces) if second else (blue.point, blue.spaces)
-        cuts = [self._cut(s) for s in sweeps]
+        # One seed of all samples runs f as it is, and shares its value with what is computed beside the view.
+        whole = all(s.block is None and num_seeds(s, spaces) == 1 for s in sweeps)
+        cuts = [None if whole else self._cut(s) for s in sweeps]
 
         def body(consts: Sequence, leaves: Sequence, ids: Sequence) -> list:
             point = at(consts, leaves)
@@ -359,9 +362,6 @@ class Linearized:
         if self._kept is None:
             self._kept = keep(self.point)
         return self._kept
-
-    def _linear_program(self) -> Callable:
-        return self._linearized_here()[2]
 
     def _linearized_here(self) -> tuple[list, list, Callable]:
         # Residuals belong to the trace they were made in: another one makes its own, and none is kept beyond its end.
@@ -425,7 +425,7 @@ class Linearized:
         self.check_alive()
         self.reads += 1
         if self._runs_python() and self._pushes(sweep):
-            apply = applied_linear(self._linear_program(), blue.spaces, way, sweep.by, block.outs, block.ins)
+            apply = applied_linear(self._linearized_here()[2], blue.spaces, way, sweep.by, block.outs, block.ins)
             return mapped(apply, axis, axis)(vectors)
         if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
             return body(self.consts, self.leaves, vectors)

@@ -176,6 +176,12 @@ class Spaces(NamedTuple):
         return [jnp.broadcast_to(s, self.lead + s.shape) for s in basis.basis(index)]
 
 
+def num_seeds(sweep: Sweep, spaces: Spaces) -> int:
+    """How many seeds a sweep runs, padding included."""
+    side = spaces.outputs if sweep.way == "rows" else spaces.inputs
+    return side.pick(sweep.seeded).size if sweep.width is None else sweep.width
+
+
 def _mirrored(spaces: Spaces, outs: tuple, ins: tuple) -> tuple[tuple, tuple]:
     # Row (o, i) of block (i, j) of a Hessian is the tangent of the gradient of output o with respect to input j,
     # pushed forward from input i: which gradients to read, which inputs to seed.
