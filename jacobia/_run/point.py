@@ -143,7 +143,7 @@ class Linearized:
     def learn(self, block: Block) -> Directions:
         """The same, learned if it has not been."""
         if self.blue.program.jaxpr is None:
-            return self.blue.learn(block.outs, block.ins, self._linear_program)
+            return self.blue.learn(block.outs, block.ins, lambda: self._linearized_here()[2])
         return self.blue.learn(block.outs, block.ins)
 
     def has_second(self, block: Block) -> bool:

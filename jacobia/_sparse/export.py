@@ -71,24 +71,37 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
         )
     narrow = data.dtype.itemsize < 4 and jnp.issubdtype(data.dtype, jnp.floating)
     values = np.asarray(data).astype(np.float32) if narrow else np.asarray(data)
-    if format == "csc":
-        return _compressed(format, values, pattern)
-    return _compressed("csr", values, pattern).asformat(format)
+    if format in _HELD:
+        return _filled(format, values, pattern)
+    return _filled("csr", values, pattern).asformat(format)
+
+
+# The arrays of numbers of a SciPy format, beside its values.
+_HELD = {"csr": ("indices", "indptr"), "csc": ("indices", "indptr"), "bsr": ("indices", "indptr"), "dia": ("offsets",)}
 
 
 @lru_cache(maxsize=32)
-def _empty(format: str, pattern: Pattern) -> Any:
-    # With ones for values: what SciPy checks is checked once for a pattern.
-    from scipy.sparse import csc_array, csr_array
+def _empty(format: str, pattern: Pattern) -> tuple[Any, np.ndarray | None, bool]:
+    # A matrix that SciPy has checked, once for a pattern; which nonzero each of its values is (None: they are those of
+    # the pattern, in order); and whether some are none, and 0: nonzeros are counted from 1 then.
+    from scipy.sparse import csr_array
 
-    kind, lines = (csr_array, pattern) if format == "csr" else (csc_array, pattern.T)
-    return kind((np.ones(pattern.nnz, bool), lines.cols, lines.indptr.astype(np.int32)), shape=pattern.shape)
+    numbers = np.arange(1, pattern.nnz + 1)
+    made = csr_array((numbers, pattern.cols, pattern.indptr.astype(np.int32)), shape=pattern.shape).asformat(format)
+    places, made.data = made.data, np.zeros(made.data.shape, bool)
+    if format == "csr":
+        return made, None, False
+    gaps = not places.all()
+    return made, places if gaps else places - 1, gaps
 
 
-def _compressed(format: str, values: np.ndarray, pattern: Pattern) -> Any:
-    empty = _empty(format, pattern)
+def _filled(format: str, values: np.ndarray, pattern: Pattern) -> Any:
+    empty, places, gaps = _empty(format, pattern)
     made = copy(empty)
     # Copies: SciPy sorts and merges in place, and users write into what they get.
-    made.indices, made.indptr = empty.indices.copy(), empty.indptr.copy()
-    made.data = np.array(values) if format == "csr" else values[pattern.by_column]
+    for name in _HELD[format]:
+        setattr(made, name, getattr(empty, name).copy())
+    if gaps:
+        values = np.concatenate([np.zeros(1, values.dtype), values])
+    made.data = np.array(values) if places is None else values[places]
     return made

@@ -189,8 +189,9 @@ def test_matrices_for_scipy_have_nothing_in_common(format):
         if format in ("csr", "csc"):
             made.data[:] = 0
             made.eliminate_zeros()
-            made.indices[:] = 0
-            made.indptr[:] = 0
+        for name in {"csr": ("indices", "indptr"), "csc": ("indices", "indptr"), "bsr": ("data", "indices", "indptr"),
+                     "dia": ("data", "offsets")}.get(format, ()):  # fmt: skip
+            getattr(made, name)[:] = 0
 
 
 def test_float16_for_scipy():
