@@ -4,6 +4,7 @@ Public JAX only: `jax.core` and `jax.extend.core` are where JAX exports what rea
 """
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax.interpreters import batching
 __all__ = [
     "Literal",
     "Tracer",
+    "asked_by_matmul",
     "bind",
     "config_values",
     "eval_context",
@@ -139,6 +141,15 @@ def sharded_like(value: Any, like: Any, axis: int) -> Any:
     sharding = jax.typeof(like).sharding
     name = sharding.spec[axis]  # of an Explicit mesh axis; the others are the compiler's to decide
     return value if name is None else jax.reshard(value, jax.NamedSharding(sharding.mesh, jax.P(name)))
+
+
+def asked_by_matmul() -> bool:
+    """Whether the caller is asked for its array by `u @ J`, with u an array of JAX.
+
+    JAX turns J into an array before Python asks J for `__rmatmul__`. It gives up where it gets no array. Where JAX
+    goes another way, J is turned into an array.
+    """
+    return sys._getframe(2).f_code.co_name == "_operator_matmul"
 
 
 def jit_disabled() -> bool:

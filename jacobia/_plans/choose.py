@@ -16,6 +16,7 @@ from jacobia._plans.lines import lines, lines_of_all
 from jacobia._plans.mirror import reflected, store_of
 from jacobia._plans.nonzeros import accumulated
 from jacobia._plans.of_all import nonzeros_of_all
+from jacobia._plans.on_diagonal import out_of_nonzeros
 from jacobia._plans.pairs import pairs
 from jacobia._plans.picked import picked
 from jacobia._plans.plan import Plan, known
@@ -92,7 +93,13 @@ def _nonzeros(origin: Linearized, request: Request) -> Iterator[Plan]:
         yield from accumulated(origin, request)
 
 
-_PLANS = {"lines": _lines, "nonzeros": _nonzeros, "diagonal": diagonals}
+def _diagonal(origin: Linearized, request: Request) -> Iterator[Plan]:
+    if not (origin.remembers and alive(store_of(origin, request.block).diagonal)):
+        yield from out_of_nonzeros(origin, request)
+    yield from diagonals(origin, request)
+
+
+_PLANS = {"lines": _lines, "nonzeros": _nonzeros, "diagonal": _diagonal}
 
 
 def _missing(origin: Linearized, request: Request) -> Request | None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._plans.mirror import store_of
-from jacobia._plans.products import mv, vm
+from jacobia._plans.products import ByDirection, Form
 from jacobia._program.walk import subprograms
 from jacobia._run.blueprint import Block
 from jacobia._run.point import Linearized
@@ -54,15 +54,10 @@ class _Products:
 
     def of(self, vectors: np.ndarray) -> np.ndarray:
         """From (k, M) or (k, N) to (samples, k, lines)."""
-        origin, block, k = self.origin, self.block, len(vectors)
+        origin, k, form = self.origin, len(vectors), Form(self.way, several=True, shared=True)
         store_of(origin, self.index).count("rows", "pushforwards", 0, 0, k)  # nobody has asked for these
-        if self.way == "rows":
-            seeds = jnp.asarray(vectors.reshape(k, *block.row_shape))
-            out = vm(origin, block, jnp.broadcast_to(seeds, origin.lead + seeds.shape), None)
-            return _wide(out).reshape(math.prod(origin.lead), k, math.prod(block.column_shape))
-        seeds = jnp.asarray(vectors.T.reshape(*block.column_shape, k))
-        out = mv(origin, block, jnp.broadcast_to(seeds, origin.lead + seeds.shape), None)
-        return _wide(out).reshape(math.prod(origin.lead), math.prod(block.row_shape), k).swapaxes(1, 2)
+        out = _wide(ByDirection(origin, self.index, form).of(origin, vectors))
+        return out.reshape(math.prod(origin.lead), k, out.shape[-1])
 
 
 def _wide(array: Any) -> np.ndarray:

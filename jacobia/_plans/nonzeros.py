@@ -115,6 +115,14 @@ class WalkedProgram:
             self._found[outs, ins] = self._find(outs, ins, symmetric)
         return self._found[outs, ins]
 
+    def on_diagonal(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> Entries:
+        """The entries on the diagonal of a block, of all samples one behind the other."""
+        name = outs, ins, "on the diagonal"
+        if name not in self._found:
+            sides = (ins, outs) if self.transposed else (outs, ins)
+            self._found[name] = self._memory.entries(self.walked, *sides, on_diagonal=True)
+        return self._found[name]
+
     def _find(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Nonzeros:
         spaces = self._spaces
         y, x = spaces.outputs.pick(outs), spaces.inputs.pick(ins)

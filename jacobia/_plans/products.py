@@ -1,101 +1,224 @@
 """Products with a Jacobian without the matrix: `J v` is one pushforward, `u J` one pullback.
 
-Knows vectors and shapes. Knows nothing of keys, nor of what is remembered.
+Vectors go into a kernel as they are given, and results come out of it as they are wanted: nothing is laid out outside.
+Knows vectors and shapes. Knows nothing of keys.
+Shapes: M outputs, N inputs, k vectors, nnz entries; samples in front.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jacobia._compat import Tracer
 from jacobia._plans.plan import Outline, Plan
 from jacobia._plans.request import Answer, Count, Request
-from jacobia._run.blueprint import Block
+from jacobia._plans.take import note
+from jacobia._run.blueprint import Block, Blueprint
+from jacobia._run.multiplied import Multiplied
 from jacobia._run.point import Linearized
+from jacobia._run.seeds import mapped
+from jacobia._sparse.pattern import Pattern
+from jacobia._store.lines import alive
+
+# Reads and writes of a product by nonzeros, for each of them: a value, two places, what it meets and what it adds to.
+_EACH = 8
 
 
-def mv(origin: Linearized, block: Block, v: jax.Array, known: Any) -> jax.Array:
-    """`J v` for `v` of shape `x.shape`, or several at once, `(*x.shape, k)`; by the matrix where that is known."""
-    b, x, y = origin.lead, block.column_shape, block.row_shape
-    several = v.ndim > len(b) + len(x)
-    if known is not None:
-        flat = v.reshape(*b, math.prod(x), -1)
-        out = known.reshape(*b, math.prod(y), math.prod(x)) @ flat.astype(block.dtype)
-        return out.reshape(*b, *y, *v.shape[len(b) + len(x) :])
-    seeds = jnp.moveaxis(v, -1, len(b)) if several else jnp.expand_dims(v, len(b))
-    out = _product(origin, block, "columns", seeds)
-    return jnp.moveaxis(out, len(b), -1) if several else jnp.squeeze(out, len(b))
+class Form(NamedTuple):
+    """How the vectors of a product are given, and its results are wanted."""
+
+    way: str  # "columns" for J v, "rows" for u J
+    several: bool = False  # there are k of them
+    last: bool = False  # whose axis is the last one; otherwise it is the first one behind the samples
+    flat: bool = True  # (N,) in place of x.shape, and (M,) in place of y.shape
+    shared: bool = False  # all samples are multiplied by the same vectors
+
+    def seeds(self, block: Block, lead: tuple[int, ...], vectors: jax.Array) -> jax.Array:
+        """The vectors as `(*lead, k, *x.shape)`, or `(*lead, k, *y.shape)`."""
+        shape, b = block.column_shape if self.way == "columns" else block.row_shape, len(lead)
+        if self.shared:
+            vectors = jnp.broadcast_to(vectors, lead + vectors.shape)
+        if not self.several:
+            return vectors.reshape(lead + (1,) + shape)
+        if self.last:
+            vectors = jnp.moveaxis(vectors, -1, b)
+        return vectors.reshape(lead + (vectors.shape[b],) + shape)
+
+    def result(self, block: Block, lead: tuple[int, ...], out: jax.Array) -> jax.Array:
+        """Answers `(*lead, k, ...)` to these seeds, as they are wanted."""
+        shape, b = block.row_shape if self.way == "columns" else block.column_shape, len(lead)
+        shape = (math.prod(shape),) if self.flat else shape
+        if not self.several:
+            return out.reshape(lead + shape)
+        out = out.reshape(lead + (out.shape[b],) + shape)
+        return jnp.moveaxis(out, b, -1) if self.last else out
+
+    def number(self, block: Block, lead: tuple[int, ...], vectors: Any) -> int:
+        """k."""
+        if not self.several:
+            return 1
+        return vectors.shape[-1] if self.last else vectors.shape[0 if self.shared else len(lead)]
 
 
-def vm(origin: Linearized, block: Block, u: jax.Array, known: Any) -> jax.Array:
-    """`u J` for `u` of shape `y.shape`, or several at once, `(k, *y.shape)`; by the matrix where that is known."""
-    b, x, y = origin.lead, block.column_shape, block.row_shape
-    several = u.ndim > len(b) + len(y)
-    if known is not None:
-        flat = u.reshape(*b, -1, math.prod(y))
-        out = flat.astype(block.dtype) @ known.reshape(*b, math.prod(y), math.prod(x))
-        return out.reshape(*b, *(u.shape[len(b) : len(b) + 1] if several else ()), *x)
-    out = _product(origin, block, "rows", u if several else jnp.expand_dims(u, len(b)))
-    return out if several else jnp.squeeze(out, len(b))
+def multiply(origin: Linearized, index: int, form: Form, vectors: Any) -> jax.Array | None:
+    """The product as it was computed at other points, where nothing is remembered here; None: it was not."""
+    prepared = origin.blue.found.get("product", (index, form, origin.stacks))
+    if prepared is None or not origin.compiles or isinstance(vectors, Tracer):
+        return None
+    store = origin.stores.get(index)
+    if store is not None and store.holds:
+        return None
+    out = prepared.of(origin, vectors)
+    note(origin, [Answer(index, "product", None, out, counts=(prepared.counted(origin, vectors),))])
+    return out
 
 
 def products(
-    origin: Linearized, request: Request, way: str, vector: jax.Array, known: Any, full: Callable[[], jax.Array]
+    origin: Linearized, request: Request, form: Form, vectors: Any, known: Any, full: Callable[[], jax.Array]
 ) -> "Iterator[Product]":
-    """How to multiply: by the matrix where that is known, by a direction that f has, or by all of the block.
+    """How to multiply: by what is known, by a direction that f has, or by all of the block.
 
     Args:
-      way: "rows" for `u J`, "columns" for `J v`.
+      known: all of the block, or None.
       full: computes all of the block.
     """
+    index, block = request.block, origin.blue.blocks[request.block]
+    store = origin.stores.get(index)
+    entries = (store.nonzeros, store.pattern) if store is not None and alive(store.nonzeros) else None
     if known is not None:
-        yield Product(origin, request, Outline("none", 0, 0, "the matrix is known"), way, vector, lambda: known)
-    elif has_products(origin, origin.blue.blocks[request.block], way):
-        count = vector.size // _size(origin, origin.blue.blocks[request.block], way)
-        yield Product(origin, request, Outline(way, count, 0, "one for each vector"), way, vector, None)
+        outline, by = Outline("none", 0, 0, "the matrix is known"), partial(_by_matrix_of, lambda: known)
+    elif entries is not None and _EACH * entries[1].nnz <= origin.blue.pass_cost(form.way, block):
+        outline, by = Outline("none", 0, 0, "the nonzeros are known"), partial(_by_nonzeros, *entries)
+    elif has_products(origin, block, form.way):
+        outline, by = Outline(form.way, form.number(block, origin.lead, vectors), 0, "one for each vector"), None
     else:
         why = "f has no linear direction for it, so that the matrix is needed"
-        yield Product(origin, request, Outline("none", 0, 0, why), way, vector, full)
+        outline, by = Outline("none", 0, 0, why), partial(_by_matrix_of, full)
+    yield Product(origin, request, outline, form, vectors, by)
 
 
 @dataclass(frozen=True, eq=False)
 class Product(Plan):
     """`J v` or `u J`."""
 
-    way: str
-    vector: jax.Array
-    matrix: Callable[[], jax.Array] | None  # None: without it
+    form: Form
+    vectors: Any
+    known: Callable[[Block, tuple[int, ...], Form, Any], jax.Array] | None  # None: by a direction
 
     def run(self) -> list[Answer]:
-        origin, index, known = self.origin, self.request.block, self.matrix and self.matrix()
-        out = (mv if self.way == "columns" else vm)(origin, origin.blue.blocks[index], self.vector, known)
-        count = self.outline.passes
-        counts = (Count(index, self.way, self.by(), 0, count, count),) if known is None else ()
+        origin, index, form, vectors = self.origin, self.request.block, self.form, self.vectors
+        block, counts = origin.blue.blocks[index], ()
+        if self.known is not None:
+            out = self.known(block, origin.lead, form, vectors)
+        else:
+            way = ByDirection(origin, index, form)
+            out, counts = way.of(origin, vectors), (way.counted(origin, vectors),)
+            if origin.compiles:
+                origin.blue.found.put("product", (index, form, origin.stacks), way)
         return [Answer(index, "product", None, out, counts=counts)]
 
     def by(self) -> str:
-        pulls = self.origin.by_for_products(self.way, self.origin.blue.blocks[self.request.block]) == "pullback"
+        pulls = self.origin.by_for_products(self.form.way, self.origin.blue.blocks[self.request.block]) == "pullback"
         return "pullbacks" if pulls else "pushforwards"
 
 
-def _size(origin: Linearized, block: Block, way: str) -> int:
-    return max(1, math.prod(origin.lead + (block.row_shape if way == "rows" else block.column_shape)))
+class ByDirection:
+    """A product by a direction that f has, at any point."""
+
+    def __init__(self, origin: Linearized, index: int, form: Form):
+        blue, self._index, self._form = origin.blue, index, form
+        self._block = block = blue.blocks[index]
+        by = origin.by_for_products(form.way, block)
+        self._by = "pullbacks" if by == "pullback" else "pushforwards"
+        sweep = blue.sweep(form.way, block.outs, block.ins, None, None)._replace(by=by)
+        finish = partial(_applied, blue, block, form)
+        self._multiplied = Multiplied(origin, sweep, (index, form), finish, form.shared)
+
+    def of(self, origin: Linearized, vectors: Any) -> jax.Array:
+        return self._multiplied.at(origin, vectors)
+
+    def counted(self, origin: Linearized, vectors: Any) -> Count:
+        count = self._form.number(self._block, origin.lead, vectors)
+        return Count(self._index, self._form.way, self._by, 0, count, count)
 
 
-def checked(vector: Any, way: str, batch: tuple[int, ...], block: Block) -> jax.Array:
-    """The argument of a product as an array, if it has one of the shapes that fit."""
-    columns = way == "columns"
-    call, shape = ("J.mv(v=...)", block.column_shape) if columns else ("J.vm(u=...)", block.row_shape)
-    v = jnp.asarray(vector)
-    one, axis = batch + shape, len(batch) + (len(shape) if columns else 0)
-    if v.shape == one or (v.ndim == len(one) + 1 and v.shape[:axis] + v.shape[axis + 1 :] == one):
-        return v
+def _applied(blue: Blueprint, block: Block, form: Form, apply: Callable[[list], list], vectors: Any) -> jax.Array:
+    # One pullback or pushforward for each vector; with `ravel`, a vector is several leaves behind each other.
+    lead, b = blue.spaces.lead, len(blue.spaces.lead)
+    outs, ins = blue.spaces.outputs.pick(block.outs), blue.spaces.inputs.pick(block.ins)
+    seeded = outs if form.way == "rows" else ins
+    seeds = form.seeds(block, lead, vectors)
+    leaves = [seeds]
+    if blue.ravel:
+        ends = [sum(seeded.sizes[: k + 1]) for k in range(len(seeded))]
+        parts = zip(jnp.split(seeds, ends[:-1], axis=-1), seeded.shapes, strict=True)
+        leaves = [a.reshape(a.shape[:-1] + s) for a, s in parts]
+    out = mapped(apply, b, b)([a.astype(d) for a, d in zip(leaves, seeded.dtypes, strict=True)])
+    out = [a.astype(block.dtype) for a in out]
+    if blue.ravel:
+        out = [jnp.concatenate([a.reshape(a.shape[: b + 1] + (-1,)) for a in out], axis=-1)]
+    (answer,) = out
+    return form.result(block, lead, answer)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _by_matrix(block: Block, lead: tuple[int, ...], form: Form, full: jax.Array, vectors: jax.Array) -> jax.Array:
+    m, n = math.prod(block.row_shape), math.prod(block.column_shape)
+    matrix = full.reshape(lead + (m, n))
+    seeds = form.seeds(block, lead, vectors).astype(block.dtype)
+    seeds = seeds.reshape(lead + (seeds.shape[len(lead)], -1))
+    return form.result(block, lead, seeds @ (matrix if form.way == "rows" else matrix.swapaxes(-1, -2)))
+
+
+def _by_matrix_of(
+    full: Callable[[], jax.Array], block: Block, lead: tuple[int, ...], form: Form, vectors: Any
+) -> jax.Array:
+    return _by_matrix(block, lead, form, full(), vectors)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _by_entries(
+    block: Block, lead: tuple[int, ...], form: Form, data: jax.Array, rows: jax.Array, cols: jax.Array, vectors: Any
+) -> jax.Array:
+    m, n = math.prod(block.row_shape), math.prod(block.column_shape)
+    seeds = form.seeds(block, lead, vectors).astype(block.dtype)
+    k = seeds.shape[len(lead)]
+    seeds, (met, added, size) = seeds.reshape(lead + (k, -1)), (cols, rows, m)
+    if form.way == "rows":
+        met, added, size = rows, cols, n
+    terms = data[..., None, :].astype(block.dtype) * jnp.take(seeds, met, axis=-1)
+    zeros = jnp.zeros(lead + (k, size), block.dtype)
+    out = zeros.at[..., added].add(terms, indices_are_sorted=form.way == "columns")
+    return form.result(block, lead, out)
+
+
+def _by_nonzeros(
+    data: jax.Array, pattern: Pattern, block: Block, lead: tuple[int, ...], form: Form, vectors: Any
+) -> jax.Array:
+    return _by_entries(block, lead, form, data, pattern.rows, pattern.cols, vectors)
+
+
+def fitting(
+    name: str, vectors: Any, form: Form, lead: tuple[int, ...], block: Block
+) -> tuple[Form, jax.Array | np.ndarray]:
+    """The form of the argument of `J.mv` or `J.vm`, and the argument, if it has one of the shapes that fit."""
+    v = vectors if isinstance(vectors, (jax.Array, np.ndarray)) else jnp.asarray(vectors)
+    one = lead + (block.column_shape if form.way == "columns" else block.row_shape)
+    axis = len(one) if form.last else len(lead)
+    if v.shape == one:
+        return form, v
+    if v.ndim == len(one) + 1 and v.shape[:axis] + v.shape[axis + 1 :] == one:
+        return form._replace(several=True), v
     several = ", ".join(map(str, one[:axis] + ("k",) + one[axis:]))
     raise ValueError(
-        f"{call}: expected shape {one}, or ({several}) for k of them, got {v.shape}. J.matrix @ v takes flat vectors."
+        f"J.{name}({'v' if name == 'mv' else 'u'}=...): expected shape {one}, or ({several}) for k of them, got "
+        f"{v.shape}. J.matrix @ v takes flat vectors."
     )
 
 
@@ -104,25 +227,3 @@ def has_products(origin: Linearized, block: Block, way: str) -> bool:
     known = origin.directions(block)
     direction = known.pullback if origin.by_for_products(way, block) == "pullback" else known.pushforward
     return known.linear and bool(direction)
-
-
-def _product(origin: Linearized, block: Block, way: str, seeds: jax.Array) -> jax.Array:
-    # Seeds (*batch, k, *shape) of the seeded leaves, flattened into one vector by ravel.
-    blue, lead = origin.blue, len(origin.lead) + 1
-    outs, ins = blue.spaces.outputs.pick(block.outs), blue.spaces.inputs.pick(block.ins)
-    seeded, read = (outs, ins) if way == "rows" else (ins, outs)
-    if blue.ravel:
-        ends = [sum(seeded.sizes[: k + 1]) for k in range(len(seeded))]
-        vectors = [
-            a.reshape(a.shape[:-1] + s)
-            for a, s in zip(jnp.split(seeds, ends[:-1], axis=-1), seeded.shapes, strict=True)
-        ]
-    else:
-        vectors = [seeds]
-    vectors = [a.astype(d) for a, d in zip(vectors, seeded.dtypes, strict=True)]
-    out = [a.astype(block.dtype) for a in origin.product(way, block, vectors)]
-    if blue.ravel:
-        return jnp.concatenate([a.reshape(a.shape[:lead] + (-1,)) for a in out], axis=-1)
-    (answer,) = out
-    assert answer.shape[lead:] == read.shapes[0]
-    return answer

@@ -59,8 +59,8 @@ class Memory:
         if extent.nbytes > limit:
             raise self._refused(extent, None, limit)
 
-    def entries(self, walked: Walked, outs: Sequence[int], ins: Sequence[int]) -> Entries:
-        """The nonzeros of what was walked.
+    def entries(self, walked: Walked, outs: Sequence[int], ins: Sequence[int], on_diagonal: bool = False) -> Entries:
+        """The nonzeros of what was walked, or those on the diagonal alone.
 
         Raises:
           MaterializationError: there are too many.
@@ -68,7 +68,7 @@ class Memory:
         limit = self._most()
         try:
             with within(limit):
-                return walked.entries(outs, ins)
+                return walked.entries(outs, ins, on_diagonal)
         except TooWide as error:
             raise self._refused(error.extent, None, limit) from None
 

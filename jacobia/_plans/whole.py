@@ -24,10 +24,10 @@ from jacobia._run.point import Linearized
 # Where all passes together cost less than this many elements read or written, which is about 0.4 ms, no other way is
 # looked for. Looking takes 5 to 100 ms for most programs, once, about what compiling a small kernel takes, and up to a
 # second where large intermediates are dense.
-_WORTH_LOOKING = 2e6
+WORTH_LOOKING = 2e6
 
 # An estimate may be wrong: another way must promise this much.
-_BETTER = 0.6
+BETTER = 0.6
 
 # Where a way costs only so many times what writing the result does, no other one is looked for.
 _WRITTEN = 4
@@ -120,7 +120,7 @@ def _may_pay(origin: Linearized, index: int) -> bool:
     blue = origin.blue
     if blue.mode != "auto" or blue.chunk_size != "auto":
         return False
-    return 2 * min(blue.counts[index]) * blue.primal_cost > _WORTH_LOOKING
+    return 2 * min(blue.counts[index]) * blue.primal_cost > WORTH_LOOKING
 
 
 def _cheapest(origin: Linearized, index: int) -> WholeKernel | None:
@@ -132,9 +132,9 @@ def _cheapest(origin: Linearized, index: int) -> WholeKernel | None:
     # Where one takes several times as many passes as the other it is not the cheaper one, and need not be traced.
     near = [way for way, count in lines.items() if count <= CLOSE * min(lines.values())]
     passes = min(lines[way] * blue.pass_cost(way, block) for way in near) + blue.primal_cost
-    if not _WORTH_LOOKING < passes < math.inf:
+    if not WORTH_LOOKING < passes < math.inf:
         return None
-    best, limit = None, _BETTER * passes
+    best, limit = None, BETTER * passes
     for find in _WAYS.values():
         # Writing the result is the least it takes; where a way has been found, a few times that leaves little to gain.
         if limit < (1 if best is None else _WRITTEN) * rows * columns:

@@ -32,6 +32,7 @@ class Layout:
         self.unfolded = self._straight == lead + block.row_shape + block.column_shape  # no axes are merged
         self.natural = not turn and self.unfolded
         self.flat = [len(p.shape) for p in (batch, rows, columns)] == [0, 1, 1]  # a matrix of rows and columns
+        self.matrices = len(rows.shape) == len(columns.shape) == 1 and not (lead and turn == "T")  # (*batch, M, N)
         self.weak = block.weak
         self.reads = Reads(self.order, not turn)
 

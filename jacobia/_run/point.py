@@ -18,14 +18,11 @@ from jacobia._program.axis.cut import Cut
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.devices import device_of
 from jacobia._run.directions import Directions, has_second
-from jacobia._run.kernels import Kind, ReadError, call, keep, residual_bytes
+from jacobia._run.kernels import Kept, Kind, ReadError, call, keep, residual_bytes
 from jacobia._run.limits import byte_limit, worth_apart
 from jacobia._run.seeds import (
     Image,
     Sweep,
-    applied,
-    applied_linear,
-    mapped,
     num_seeds,
     sweep_in_blocks,
     sweep_of_samples,
@@ -59,7 +56,7 @@ class Linearized:
         """`of_numpy`: the leaves are arrays of NumPy that nobody else has; a kernel takes them as they are."""
         self.blue = blue
         self.consts = consts
-        self._at_hand = leaves
+        self.at_hand = leaves
         if of_numpy:
             self._of_numpy = True
         self.lock = threading.RLock()
@@ -70,8 +67,8 @@ class Linearized:
         """The point."""
         if self._of_numpy:
             with eval_context():  # also where it is first asked for in a trace
-                self._at_hand, self._of_numpy = [jax.device_put(a) for a in self._at_hand], False
-        return self._at_hand
+                self.at_hand, self._of_numpy = [jax.device_put(a) for a in self.at_hand], False
+        return self.at_hand
 
     @property
     def stores(self) -> dict:
@@ -169,7 +166,7 @@ class Linearized:
         A kernel that does not look at the array, and residuals that are kept, would go on; an error would come by
         chance.
         """
-        leaves = self._at_hand  # nobody can delete an array of NumPy
+        leaves = self.at_hand  # nobody can delete an array of NumPy
         for k, a in enumerate((*leaves, *self.consts)):
             if self.traced and isinstance(a, Tracer):
                 continue
@@ -202,12 +199,15 @@ class Linearized:
         self.check_alive()
         self.reads += 1
         if not self.compiles:
-            # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
-            shared = (self.reads > 1 or not self.blue.jit) and not self.batch and not any(map(varying, self.leaves))
-            if shared and all(map(self._pushes, sweeps)):
+            if self._shares() and all(map(self._pushes, sweeps)):
                 return sweeps_of(self._linearized_here()[2], self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids, ())
         return self._compiled(sweeps, ids, images, take, places)
+
+    def _shares(self) -> bool:
+        # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
+        alone = self.compiles or self.batch or (self.reads < 2 and self.blue.jit)
+        return not alone and not any(map(varying, self.leaves))
 
     def _compiled(
         self, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...], take: Any, places: tuple
@@ -240,7 +240,7 @@ class Linearized:
         self.check_alive()
         self.reads += 1
         program, positions = self.blue.program, self.blue.positions
-        return call(program, positions, kind, body, self.consts, self._at_hand, ids, places)
+        return call(program, positions, kind, body, self.consts, self.at_hand, ids, places)
 
     # Few samples of a batch: the same at a point cut down to them
 
@@ -354,10 +354,6 @@ class Linearized:
         outs, ins = range(len(self.blue.spaces.outputs)), range(len(self.blue.spaces.inputs))
         return self.blue.directions(tuple(outs), tuple(ins)).pushforward == sweep.by == "jvp"
 
-    def _runs_python(self) -> bool:
-        # f at one point, by Python: all that is known of its directions is known of its linear program.
-        return self.blue.program.jaxpr is None and not self.batch and not any(map(varying, self.leaves))
-
     def _kept_residuals(self) -> Any:
         if self._kept is None:
             self._kept = keep(self.point)
@@ -409,28 +405,15 @@ class Linearized:
         body = self._batched(value)
         return call(self.blue.program, self.blue.positions, self._kind("value", ()), body, self.consts, self.leaves)
 
-    # Products
+    # Kernels of other kinds
 
-    def product(self, way: str, block: Block, vectors: list) -> list:
-        """One pullback ("rows") or pushforward ("columns") of given vectors `(*lead, k, ...)`, leaf by leaf."""
-        blue = self.blue
-        axis = len(blue.spaces.lead)
-        sweep = blue.sweep(way, block.outs, block.ins, None, None)._replace(by=self.by_for_products(way, block))
+    def kept_for(self, one: Sweep) -> Kept | None:
+        """Residuals for a product by one seed, from the second read on; None: they are not kept."""
+        return self._kept_residuals() if self.reads > 1 and self._keeps((one,), self.reads) else None
 
-        def body(consts: Sequence, leaves: Sequence, vectors: list) -> list:
-            apply = applied(blue.point(consts, leaves), blue.spaces, way, sweep.by, block.outs, block.ins)
-            return mapped(apply, axis, axis)(vectors)
-
-        body = at_each(body, self.stacks, 0)
-        self.check_alive()
-        self.reads += 1
-        if self._runs_python() and self._pushes(sweep):
-            apply = applied_linear(self._linearized_here()[2], blue.spaces, way, sweep.by, block.outs, block.ins)
-            return mapped(apply, axis, axis)(vectors)
-        if not self.compiles or any(isinstance(v, Tracer) for v in vectors):
-            return body(self.consts, self.leaves, vectors)
-        kind = self._kind("product", (sweep,))
-        return call(blue.program, blue.positions, kind, body, self.consts, self.leaves, vectors)
+    def linear_in_trace(self, one: Sweep) -> Callable | None:
+        """The linear program of f, where products in this trace are to share it, or Python runs f."""
+        return self._linearized_here()[2] if self._shares() and self._pushes(one) else None
 
     def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
         """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name."""
@@ -441,7 +424,7 @@ class Linearized:
             return body(self.consts, self.leaves, arrays)
         kind = (*name, self.stacks)
         args = self.blue.program, self.blue.positions, self.blue.found.find("kind", kind, lambda: Kind(*kind)), body
-        return call(*args, self.consts, self._at_hand, arrays)
+        return call(*args, self.consts, self.at_hand, arrays)
 
 
 def _with_taken(out: list, take: Any, places: tuple) -> list:

@@ -40,6 +40,11 @@ class Sweep(NamedTuple):
     block: int | None = None  # how many samples of a batch run at once, where they are independent; None: all
     single: bool = False  # one seed, answered without an axis for seeds: taking it out afterwards would copy it
 
+    @property
+    def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Outputs and inputs."""
+        return (self.seeded, self.read) if self.way == "rows" else (self.read, self.seeded)
+
 
 class Image(NamedTuple):
     """The transpose of an answer that has all of a block: made by the kernel that made the answer."""
@@ -275,10 +280,8 @@ def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Seq
     """The same sweeps through a linear program whose residuals are kept."""
     out = []
     for sweep, numbers in zip(sweeps, ids, strict=True):
-        rows = sweep.way == "rows"
-        outs, ins = (sweep.seeded, sweep.read) if rows else (sweep.read, sweep.seeded)
-        apply = applied_linear(lin, spaces, sweep.way, sweep.by, outs, ins)
-        side = spaces.outputs if rows else spaces.inputs
+        apply = applied_linear(lin, spaces, sweep.way, sweep.by, *sweep.ends)
+        side = spaces.outputs if sweep.way == "rows" else spaces.inputs
         answer, basis = _seeding(spaces, apply, side.pick(sweep.seeded))
         out.append(run_sweep(sweep, answer, basis, numbers, spaces.lead))
     return out

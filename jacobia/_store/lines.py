@@ -241,6 +241,13 @@ class Store:
             full = self.full = self._flip(mirror.full)
         return full
 
+    @property
+    def holds(self) -> bool:
+        """Whether all of the matrix may be known, in one form or the other."""
+        return (
+            self.full is not None or self.nonzeros is not None or self.mirror is not None and self.whole() is not None
+        )
+
     def lacks(self, rows: np.ndarray | None, columns: np.ndarray | None) -> bool:
         """Whether nothing is known of some rows and some columns; None stands for all."""
         if self.whole() is not None or self.nonzeros is not None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._compat import asked_by_matmul
 from jacobia._store.keys import Axes, Part, concrete, shape_of
 
 
@@ -158,7 +159,7 @@ class ArrayLike:
     # Conversion
 
     def __jax_array__(self) -> jax.Array:
-        return self[...]
+        return NotImplemented if asked_by_matmul() else self[...]  # `u @ J` is `J.__rmatmul__(u)`, without the matrix
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...]).__array__(dtype) if copy is not True else np.array(self[...], dtype)

@@ -3,7 +3,6 @@
 Knows layouts, and what may be asked for. Knows nothing of how lines are computed.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -11,28 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer
-from jacobia._plans.choose import run
 from jacobia._plans.colors import coloring_of, pattern_of, transposed
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline
-from jacobia._plans.products import checked, products
-from jacobia._plans.request import Request
-from jacobia._plans.take import note
 from jacobia._read.block import LiveBlock, weakly
 from jacobia._read.considered import explain, outline_of
 from jacobia._read.explain import Explanation
 from jacobia._read.layout import Layout, layout_of
-from jacobia._run import limits as _limits
 from jacobia._run.point import Linearized
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import Stats
-from jacobia._view.array import ArrayLike, factor, not_traced
+from jacobia._view.array import not_traced
+from jacobia._view.products import Products
 from jacobia._words import describe, known_lines
 
 
-class Jacobian(LiveBlock, ArrayLike):
+class Jacobian(Products):
     """A lazy Jacobian of shape `y.shape + x.shape`, made by `jacobian(f)(x)`.
 
     Indexing with any key that NumPy takes computes the rows or columns asked for, remembers them, and gives a
@@ -245,61 +240,7 @@ class Jacobian(LiveBlock, ArrayLike):
     def __getitem__(self, key: Any) -> jax.Array:
         return weakly(self._item(key)) if self._layout.weak else self._item(key)
 
-    # Products
-
-    def mv(self, v: Any) -> jax.Array:
-        """`J @ v` without the matrix: one pushforward. With it, where f has no linear pushforward.
-
-        Args:
-          v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`. For `J.T` a cotangent, of the reversed shape.
-
-        Returns:
-          `y.shape`, or `(*y.shape, k)`; a batched view has its batch axes in front of both.
-        """
-        if self._layout.turn:
-            return self._turned_product("mv", jnp.asarray(v), len(self._layout.block.row_shape))
-        return self._product(v, "columns")
-
-    def vm(self, u: Any) -> jax.Array:
-        """`u @ J` without the matrix: one pullback. With it, where f has no linear pullback.
-
-        Args:
-          u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`. For `J.T` a tangent, of the reversed shape.
-
-        Returns:
-          `x.shape`, or `(k, *x.shape)`; a batched view has its batch axes in front of both.
-        """
-        if self._layout.turn:
-            return self._turned_product("vm", jnp.asarray(u), len(self._layout.block.column_shape))
-        return self._product(u, "rows")
-
-    def _turned_product(self, name: str, vector: jax.Array, axes: int) -> jax.Array:
-        # By the other product of the view that is not transposed.
-        lead, straight = self._layout.lead, self._arranged(self._layout.matrix, "")
-        if lead and self._layout.turn == "T":
-            raise ValueError(
-                f"J.T.{name}(...): expected a view without batch axes, got shape {self.shape}, with batch axes last. "
-                f"Write J.mT.{name}(...)."
-            )
-        turn = jnp.transpose
-        if lead:  # "mT": vectors, or matrices behind the axes of samples
-            turn = (lambda a: jnp.swapaxes(a, -1, -2)) if vector.ndim > len(lead) + axes else (lambda a: a)
-        return turn(getattr(straight, "vm" if name == "mv" else "mv")(turn(vector)))
-
-    def _product(self, vector: Any, way: str) -> jax.Array:
-        origin, block, spaces = self._origin, self._layout.block, self._origin.blue.spaces
-        self._check_defined(way, "J[...] @ v" if way == "columns" else "u @ J[...]")
-        vector = checked(vector, way, origin.lead, block)
-        seeded = spaces.outputs.pick(block.outs) if way == "rows" else spaces.inputs.pick(block.ins)
-        if jnp.iscomplexobj(vector) and not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
-            return self._product(vector.real, way) + 1j * self._product(vector.imag, way)
-
-        request = Request(self._index, kind="product")
-        _, answers = run(
-            origin, [self._index], lambda: products(origin, request, way, vector, self._known(), self._full)
-        )
-        note(origin, answers)
-        return answers[0].array
+    # Reductions
 
     def diagonal(self, *args: Any, **kwargs: Any) -> jax.Array:
         """The diagonal, without the matrix: each pass keeps one entry for each sample.
@@ -319,42 +260,6 @@ class Jacobian(LiveBlock, ArrayLike):
             return self[...].diagonal(*args, **kwargs)
         return self._diagonal()
 
-    def __matmul__(self, other: Any) -> jax.Array:
-        v = self._factor(other)
-        if not self._layout.flat or v.ndim not in (1, 2):
-            return self[...] @ v
-        if self._layout.transposed:
-            return self.T._vm_matrix(v.T).T
-        return self._mv_matrix(v)
-
-    def __rmatmul__(self, other: Any) -> jax.Array:
-        u = self._factor(other)
-        if not self._layout.flat or u.ndim not in (1, 2):
-            return u @ self[...]
-        if self._layout.transposed:
-            return self.T._mv_matrix(u.T).T
-        return self._vm_matrix(u)
-
-    def _factor(self, other: Any) -> jax.Array:
-        if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse, and perhaps too large to be made dense
-            _limits.check_result(
-                f"J @ S with a sparse S, made dense, of shape {tuple(other.shape)}",
-                nbytes := math.prod(other.shape) * self.dtype.itemsize,
-                self._origin.limit(nbytes),
-                "Write J.to_scipy() @ S, or J.to_bcoo() @ S, which stay sparse.",
-            )
-        return factor(other)
-
-    def _mv_matrix(self, v: jax.Array) -> jax.Array:
-        _check_inner("J @ v", "v", v.shape, 0, self.shape[1])
-        out = self.mv(v.reshape(self._layout.block.column_shape + v.shape[1:]))
-        return out.reshape((self.shape[0],) + v.shape[1:])
-
-    def _vm_matrix(self, u: jax.Array) -> jax.Array:
-        _check_inner("v @ J", "v", u.shape, -1, self.shape[0])
-        out = self.vm(u.reshape(u.shape[:-1] + self._layout.block.row_shape))
-        return out.reshape(u.shape[:-1] + (self.shape[1],))
-
     # Copies
 
     def __copy__(self) -> "Jacobian":
@@ -371,14 +276,6 @@ class Jacobian(LiveBlock, ArrayLike):
             )
         layout = self._layout
         return _unpickle, (type(self), *self._origin.source, self._index, layout.matrix, layout.turn)
-
-
-def _check_inner(what: str, name: str, shape: tuple[int, ...], axis: int, size: int) -> None:
-    if shape[axis] != size:
-        raise ValueError(
-            f"{what}: expected {name} of length {size} along axis {axis}, got shape {shape}. "
-            "J.mv and J.vm take vectors of the shapes of x and y."
-        )
 
 
 def _unpickle(kind: type, transform: Any, args: tuple, kwargs: dict, index: int, matrix: bool, turn: str) -> Jacobian:

@@ -21,8 +21,8 @@ X = RNG.normal(size=256).astype(np.float32)
 def always(monkeypatch, new_programs):
     """Nonzeros are taken wherever they can be."""
     monkeypatch.setattr(_whole, "_WAYS", {"accumulate": accumulated})
-    monkeypatch.setattr(_whole, "_WORTH_LOOKING", -1.0)
-    monkeypatch.setattr(_whole, "_BETTER", float("inf"))
+    monkeypatch.setattr(_whole, "WORTH_LOOKING", -1.0)
+    monkeypatch.setattr(_whole, "BETTER", float("inf"))
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.modes == ("auto", "fwd", "rev")], ids=str)
@@ -188,7 +188,7 @@ def test_a_product_of_two_thin_matrices():
 
 
 def test_it_is_taken_by_itself_where_it_pays(monkeypatch):
-    monkeypatch.setattr(_whole, "_WORTH_LOOKING", 100.0)
+    monkeypatch.setattr(_whole, "WORTH_LOOKING", 100.0)
     weights = [jnp.ones(s) for s in ((100, 200), (2, 100), (100, 2), (200, 100))]
 
     def narrower(x):

@@ -137,8 +137,8 @@ def test_notes():
 
 
 def test_nonzeros_are_among_the_plans(monkeypatch, new_programs):
-    monkeypatch.setattr(_whole, "_WORTH_LOOKING", -1.0)
-    monkeypatch.setattr(_whole, "_BETTER", float("inf"))
+    monkeypatch.setattr(_whole, "WORTH_LOOKING", -1.0)
+    monkeypatch.setattr(_whole, "BETTER", float("inf"))
     told = jacobian(lambda x: x**2)(X).explain()
     assert told.way == "nonzeros" and told.density == 0.25
     assert [p.way for p in told.plans] == ["nonzeros", "columns", "rows"] and "no seeds" in str(told)

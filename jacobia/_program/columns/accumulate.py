@@ -295,8 +295,8 @@ class Walked:
         made = self._tape.largest([s.vals for s in terms if s.vals is not None])
         return max([made, *(s.extent for s in terms)])
 
-    def entries(self, outs: Sequence[int], ins: Sequence[int]) -> Entries:
-        """Of some outputs with respect to some inputs, numbered one behind the other."""
+    def entries(self, outs: Sequence[int], ins: Sequence[int], on_diagonal: bool = False) -> Entries:
+        """Of some outputs with respect to some inputs, in order; or those on the diagonal alone."""
         tape, n = self._tape, sum(self.ins[j] for j in ins)
         to = np.full(self.n + 1, n, np.int32)
         starts, offset = np.concatenate([[0], np.cumsum(self.ins)]), 0
@@ -308,7 +308,7 @@ class Walked:
         for k in outs:
             for slots, rows in parts_of(self._outs[k]):
                 own = slots if whole else _renumbered(tape, slots, to, n, self.n)
-                own = _settled(own, n)
+                own = _settled(_on_diagonal(tape, own, rows + offset, n) if on_diagonal else own, n)
                 if own.width:
                     terms.append((own, np.where(rows < 0, -1, rows + offset)))
             offset += self.outs[k]
@@ -327,6 +327,14 @@ class Walked:
 
         arrays = [tape.arrays[k] for k in used]
         return Entries(made.rows, made.cols, arrays, values_at, tape.largest([made.data]))
+
+
+def _on_diagonal(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> Slots:
+    # Entries in the column that has the number of their row, and no others: what computes those alone is not run.
+    cols = slots.full_cols().reshape(slots.width, slots.size)
+    cols = np.where(cols == rows, cols, np.int32(n)).reshape(slots.width, *slots.shape)
+    made = Slots(cols, values(tape, slots, n), slots.shape, slots.dtype)
+    return select(tape, made, np.flatnonzero(~unused(cols, n)), n)
 
 
 def _renumbered(tape: Tape, slots: Slots, to: np.ndarray, n: int, before: int) -> Slots:

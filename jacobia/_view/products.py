@@ -1,0 +1,126 @@
+"""Products of a view with vectors and matrices, as a user writes them.
+
+Knows layouts, and how vectors are given. Knows nothing of how products are computed.
+Shapes: M outputs, N inputs, k vectors; samples in front.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._plans.choose import run
+from jacobia._plans.products import Form, fitting, multiply, products
+from jacobia._plans.request import Request
+from jacobia._plans.take import note
+from jacobia._read.block import LiveBlock
+from jacobia._run import limits as _limits
+from jacobia._view.array import ArrayLike, factor
+
+_FACTORS = jax.Array, np.ndarray
+
+
+class Products(LiveBlock, ArrayLike):
+    """What is multiplied without the matrix."""
+
+    __slots__ = ()
+
+    def mv(self, v: Any) -> jax.Array:
+        """`J @ v` without the matrix: one pushforward. With it, where f has no linear pushforward.
+
+        Args:
+          v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`. For `J.T` a cotangent, of the reversed shape.
+
+        Returns:
+          `y.shape`, or `(*y.shape, k)`; a batched view has its batch axes in front of both.
+        """
+        return self._given("mv", v)
+
+    def vm(self, u: Any) -> jax.Array:
+        """`u @ J` without the matrix: one pullback. With it, where f has no linear pullback.
+
+        Args:
+          u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`. For `J.T` a tangent, of the reversed shape.
+
+        Returns:
+          `x.shape`, or `(k, *x.shape)`; a batched view has its batch axes in front of both.
+        """
+        return self._given("vm", u)
+
+    def __matmul__(self, other: Any) -> jax.Array:
+        v = other if isinstance(other, _FACTORS) else self._factor(other)
+        form = self._form_of(v, on_the_left=False)
+        return self[...] @ v if form is None else self._multiplied(form, v)
+
+    def __rmatmul__(self, other: Any) -> jax.Array:
+        u = other if isinstance(other, _FACTORS) else self._factor(other)
+        form = self._form_of(u, on_the_left=True)
+        return jnp.asarray(u) @ self[...] if form is None else self._multiplied(form, u)
+
+    def _form_of(self, factor: Any, on_the_left: bool) -> Form | None:
+        # Of a factor of `@`; None: a product of whole arrays.
+        layout, block, lead = self._layout, self._layout.block, self._layout.lead
+        if not layout.matrices or factor.ndim == 0:
+            return None
+        way = "rows" if on_the_left != bool(layout.turn) else "columns"
+        size = math.prod(block.row_shape if way == "rows" else block.column_shape)
+        _check_inner(factor.shape, size, on_the_left)
+        if factor.ndim <= 2:
+            return Form(way, factor.ndim == 2, not on_the_left, shared=bool(lead))
+        return Form(way, True, not on_the_left) if factor.shape[:-2] == lead else None
+
+    def _given(self, name: str, vectors: Any) -> jax.Array:
+        layout = self._layout
+        if layout.turn and not (layout.matrices and layout.unfolded):
+            return self._turned(name, jnp.asarray(vectors))
+        way = "columns" if (name == "mv") != bool(layout.turn) else "rows"
+        form = Form(way, last=name == "mv", flat=False)
+        return self._multiplied(*fitting(name, vectors, form, layout.lead, layout.block))
+
+    def _turned(self, name: str, vectors: jax.Array) -> jax.Array:
+        # Axes reversed, by the other product of the view that is not transposed.
+        if self._layout.lead:
+            raise ValueError(
+                f"J.T.{name}(...): expected a view without batch axes, got shape {self.shape}, with batch axes last. "
+                f"Write J.mT.{name}(...)."
+            )
+        straight = self.T
+        return jnp.transpose((straight.vm if name == "mv" else straight.mv)(jnp.transpose(vectors)))
+
+    def _multiplied(self, form: Form, vectors: Any) -> jax.Array:
+        origin, index, block = self._origin, self._index, self._layout.block
+        if vectors.dtype.kind == "c":
+            spaces = origin.blue.spaces
+            seeded = spaces.outputs.pick(block.outs) if form.way == "rows" else spaces.inputs.pick(block.ins)
+            if not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
+                return self._multiplied(form, vectors.real) + 1j * self._multiplied(form, vectors.imag)
+        out = multiply(origin, index, form, vectors)
+        if out is not None:
+            return out
+        self._check_defined(form.way, "J[...] @ v" if form.way == "columns" else "u @ J[...]")
+        request = Request(index, kind="product")
+        _, answers = run(origin, [index], lambda: products(origin, request, form, vectors, self._known(), self._full))
+        note(origin, answers)
+        return answers[0].array
+
+    def _factor(self, other: Any) -> jax.Array:
+        if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse, and perhaps too large to be made dense
+            _limits.check_result(
+                f"J @ S with a sparse S, made dense, of shape {tuple(other.shape)}",
+                nbytes := math.prod(other.shape) * self.dtype.itemsize,
+                self._origin.limit(nbytes),
+                "Write J.to_scipy() @ S, or J.to_bcoo() @ S, which stay sparse.",
+            )
+        return factor(other)
+
+
+def _check_inner(shape: tuple[int, ...], size: int, on_the_left: bool) -> None:
+    axis = -1 if on_the_left or len(shape) == 1 else -2
+    if shape[axis] != size:
+        what = "v @ J" if on_the_left else "J @ v"
+        raise ValueError(
+            f"{what}: expected v of length {size} along axis {axis % len(shape)}, got shape {shape}. "
+            "J.mv and J.vm take vectors of the shapes of x and y."
+        )
