@@ -11,6 +11,7 @@ from jacobia._sparse.partition import coloring
 from jacobia._sparse.pattern import Pattern
 from jacobia._sparsity import sparsity_pattern
 from jacobia._transform import hessian, jacobian
+from jacobia._value import value_and_hessian, value_and_jacobian
 from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
 from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian
@@ -33,4 +34,6 @@ __all__ = [
     "jacobian",
     "materialize",
     "sparsity_pattern",
+    "value_and_hessian",
+    "value_and_jacobian",
 ]

@@ -279,6 +279,15 @@ class _Transform(Wrapping):
             return view(kind, origin, 0, known.only)
         return tree_of(origin.blue, [view(kind, origin, k, layout) for k, layout in enumerate(known.layouts)])
 
+    def with_value(self, args: tuple, kwargs: dict) -> tuple[Any, Any]:
+        """What f returns at these arguments, `(y, aux)` with `has_aux`, and the views."""
+        origin, known = self._linearized(args, kwargs)
+        blue, (y, aux) = origin.blue, origin.value()
+        value = tree_unflatten(blue.out_tree, y if blue.primal is None else aux[: len(blue.primal.outputs)])
+        views = self._views(origin, known)
+        views = views if self._options.lazy else materialize(views, ...)
+        return (value, origin.aux()) if self._options.has_aux else value, views
+
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         """What `jacobian(f)(*args)[...]` would do, and why. Nothing is computed.
 
