@@ -15,6 +15,7 @@ from jacobia._value import value_and_hessian, value_and_jacobian
 from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
 from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian
+from jacobia._view.operator import Operator, operator
 from jacobia._view.tree import materialize
 
 __version__ = "0.1.0.dev0"
@@ -26,6 +27,7 @@ __all__ = [
     "IndependenceError",
     "Jacobian",
     "MaterializationError",
+    "Operator",
     "Pattern",
     "cache_clear",
     "cache_info",
@@ -33,6 +35,7 @@ __all__ = [
     "hessian",
     "jacobian",
     "materialize",
+    "operator",
     "sparsity_pattern",
     "value_and_hessian",
     "value_and_jacobian",

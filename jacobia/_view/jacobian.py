@@ -260,6 +260,43 @@ class Jacobian(Products):
             return self[...].diagonal(*args, **kwargs)
         return self._diagonal()
 
+    def trace(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """The sum of the diagonal, without the matrix: `J.diagonal()` tells what runs.
+
+        With arguments, those of `numpy.trace`, it is that of the whole matrix as an array.
+
+        Returns:
+          One number; for a Hessian of several numbers one for each, of shape `y.shape`; with batch axes in front.
+
+        Raises:
+          ValueError: a view without a diagonal.
+        """
+        if args or kwargs:
+            return self[...].trace(*args, **kwargs)
+        layout = self._layout
+        heads = 0 if layout.matrix else len(layout.block.row_shape) - len(layout.block.column_shape)
+        found = self._arranged(layout.matrix, "")._diagonal()
+        kept = len(layout.lead) + (heads if self._origin.blue.program.heads is not None else 0)
+        return jnp.sum(found, axis=tuple(range(kept, found.ndim)))
+
+    def as_scipy(self) -> Any:
+        """A `scipy.sparse.linalg.LinearOperator` of the same shape, for `gmres`, `lsqr`, `svds` and their like.
+
+        Products are those of `J @ v` and `J.conj().T @ u`, without the matrix; NumPy arrays come out.
+
+        Raises:
+          ValueError: a view that is no single matrix.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        if not self._layout.flat:
+            raise ValueError(
+                f"J.as_scipy(): expected a view of shape (M, N), got {self.shape}. Write J.matrix.as_scipy(); "
+                "SciPy has no batches."
+            )
+        products = self.matvec, self.rmatvec, self.matmat, np.dtype(self.dtype), self.rmatmat
+        return LinearOperator(self.shape, *products)  # pyright: ignore[reportCallIssue]
+
     # Copies
 
     def __copy__(self) -> "Jacobian":

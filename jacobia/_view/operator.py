@@ -1,0 +1,177 @@
+"""A whole tree of blocks as one linear operator on trees: one pushforward or pullback for all leaves together.
+
+Knows trees and views. Knows nothing of how products are computed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_structure, tree_unflatten
+
+from jacobia._run.missing import by_what_exists, refused
+from jacobia._run.multiplied import Multiplied
+from jacobia._run.point import Linearized
+from jacobia._space import Space
+from jacobia._view.jacobian import Jacobian
+
+
+def operator(tree: Any) -> "Operator":
+    """All blocks of a Jacobian or Hessian as one linear operator on trees.
+
+    Args:
+      tree: what `jacobian(f)(x)` or `hessian(f)(x)` returns: a view, or a tree of all views of one call.
+
+    Returns:
+      An `Operator`: `op @ v` is one pushforward of all inputs to all outputs, `u @ op` one pullback.
+
+    Raises:
+      TypeError: anything else.
+      ValueError: blocks of several calls, some of one call, or transposed ones; `hessian` of an f of several numbers.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jacobia import jacobian
+      >>> x = {"a": jnp.ones(2), "b": jnp.ones(())}
+      >>> op = operator(jacobian(lambda t: {"y": t["a"] * t["b"]})(x))
+      >>> (op @ x)["y"].tolist()
+      [2.0, 2.0]
+    """
+    views = [v for v in tree_flatten(tree, is_leaf=_is_view)[0] if not _is_view(v)]
+    blocks = [v for v in tree_flatten(tree, is_leaf=_is_view)[0] if _is_view(v)]
+    if views or not blocks:
+        got = type(views[0]).__name__ if views else "a tree without any"
+        raise TypeError(
+            f"operator(tree): expected the views that jacobian(f)(x) or hessian(f)(x) returns, got {got}. "
+            "Leave lazy=False and has_aux out, or pass the views alone."
+        )
+    origin, straight = blocks[0]._origin, all(not v._layout.turn for v in blocks)
+    whole = [v._index for v in blocks] == list(range(len(origin.blue.blocks)))
+    if not (straight and whole and all(v._origin is origin for v in blocks)):
+        raise ValueError(
+            "operator(tree): expected all views of one call, as jacobian(f)(x) returns them, got some, transposed "
+            "ones, or those of several calls (views that came out of jit or vmap are such). operator(tree).T is the "
+            "transpose of all; of many points, write jax.vmap(lambda x, v: operator(jacobian(f)(x)) @ v)(X, V)."
+        )
+    if origin.blue.program.heads is not None:
+        raise ValueError(
+            "operator(tree): expected the Hessian of one number, got that of several. Take operator(hessian(g)(x)) of "
+            "each, or of their sum."
+        )
+    return Operator(origin)
+
+
+def _is_view(value: Any) -> bool:
+    return isinstance(value, Jacobian)
+
+
+class Operator:
+    """`J` of all outputs and all inputs at one point, as a linear map of trees. `T` is the transpose."""
+
+    def __init__(self, origin: Linearized, transposed: bool = False):
+        self._origin, self._transposed = origin, transposed
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many numbers come out, and go in, of one sample."""
+        spaces = self._origin.blue.spaces
+        m, n = sum(spaces.outputs.sizes), sum(spaces.inputs.sizes)
+        return (n, m) if self._transposed else (m, n)
+
+    @property
+    def T(self) -> "Operator":
+        """The transpose, at the same point."""
+        return Operator(self._origin, not self._transposed)
+
+    @property
+    def in_structure(self) -> Any:
+        """What `mv` takes, as a tree of `jax.ShapeDtypeStruct`."""
+        return self._structure("outputs" if self._transposed else "inputs")
+
+    @property
+    def out_structure(self) -> Any:
+        """What `mv` returns."""
+        return self._structure("inputs" if self._transposed else "outputs")
+
+    def mv(self, v: Any) -> Any:
+        """`J v`: one pushforward.
+
+        Args:
+          v: a tree as `in_structure`: tangents of the differentiated inputs, with axes of samples in front. For `T`
+            cotangents of the outputs.
+
+        Returns:
+          A tree as `out_structure`.
+        """
+        return self._product("mv(v=...)", v, "rows" if self._transposed else "columns")
+
+    def vm(self, u: Any) -> Any:
+        """`u J`: one pullback; a tree as `out_structure` to one as `in_structure`."""
+        return self._product("vm(u=...)", u, "columns" if self._transposed else "rows")
+
+    def __matmul__(self, v: Any) -> Any:
+        return self.mv(v)
+
+    def __rmatmul__(self, u: Any) -> Any:
+        return self.vm(u)
+
+    __array_ufunc__ = None  # `u @ op` with u of NumPy is `op.__rmatmul__(u)`
+
+    def _structure(self, side: str) -> Any:
+        origin = self._origin
+        space: Space = getattr(origin.blue.spaces, side)
+        leaves = [jax.ShapeDtypeStruct(origin.lead + s, d) for s, d in zip(space.shapes, space.dtypes, strict=True)]
+        return self._tree(side, leaves)
+
+    def _tree(self, side: str, leaves: Sequence) -> Any:
+        blue = self._origin.blue
+        if side == "inputs" or blue.primal is not None:  # the gradient has the tree of the inputs
+            rest = iter(leaves)
+            return tree_unflatten(blue.in_tree, [next(rest) if kept else None for kept in blue.kept_leaves])
+        return tree_unflatten(blue.out_tree, leaves)
+
+    def _leaves(self, call: str, side: str, tree: Any) -> list[jax.Array]:
+        expected = self._structure(side)
+        if tree_structure(tree) != tree_structure(expected):
+            raise ValueError(
+                f"operator(...).{call}: expected a tree of structure {tree_structure(expected)}, got "
+                f"{tree_structure(tree)}. It is that of the {side} of f."
+            )
+        out = []
+        for (path, leaf), want in zip(tree_flatten_with_path(tree)[0], tree_flatten(expected)[0], strict=True):
+            array = jnp.asarray(leaf)
+            if array.shape != want.shape:
+                raise ValueError(
+                    f"operator(...).{call}: expected shape {want.shape} at {keystr(path) or 'the only leaf'}, got "
+                    f"{array.shape}. It is that of the {side} of f."
+                )
+            out.append(array.astype(want.dtype))
+        return out
+
+    def _product(self, call: str, tree: Any, way: str) -> Any:
+        origin = self._origin
+        given, told = ("outputs", "inputs") if way == "rows" else ("inputs", "outputs")
+        vectors = self._leaves(call, given, tree)
+        blue = origin.blue
+        outs, ins = (tuple(range(len(s))) for s in (blue.spaces.outputs, blue.spaces.inputs))
+        every = blue.blocks[0]._replace(outs=outs, ins=ins)
+
+        def work() -> list[jax.Array]:
+            known = origin.directions(every)
+            by = blue.by(way, outs, ins)
+            if not (known.linear and (known.pullback if by == "pullback" else known.pushforward)):
+                raise refused(origin, every)
+            name = "operator", way, by, origin.stacks
+            sweep = blue.sweep(way, outs, ins, None, None)._replace(by=by)
+            made = blue.found.find("product", name, lambda: Multiplied(origin, sweep, "operator", _apply, False))
+            return made.at(origin, vectors)
+
+        return self._tree(told, by_what_exists(origin, [every], work))
+
+
+def _apply(apply: Any, vectors: list) -> list:
+    return apply(vectors)
