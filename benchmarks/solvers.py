@@ -252,11 +252,54 @@ def first_calls(quick: bool) -> list[Result]:
     return results
 
 
+def solve_ivp_with_it(quick: bool) -> list[Result]:
+    """`solve_ivp` with BDF on a Brusselator of 64 x 64 cells, by our Jacobian and by SciPy's own differences."""
+    from scipy.integrate import solve_ivp
+
+    import jacobia.scipy
+
+    n = 32 if quick else 64
+
+    def brusselator(t, y):
+        u, v = y.reshape(2, n, n)
+
+        def spread(a):
+            return jnp.roll(a, 1, 0) + jnp.roll(a, -1, 0) + jnp.roll(a, 1, 1) + jnp.roll(a, -1, 1) - 4 * a
+
+        w = u * u * v
+        return jnp.concatenate([(1 - 4 * u + w + n * spread(u)).ravel(), (3 * u - w + n * spread(v)).ravel()])
+
+    jitted = jax.jit(brusselator)
+
+    def f(t, y):
+        with jax.enable_x64(True):
+            return np.asarray(jitted(t, y))
+
+    cells = np.linspace(0, 1, n, endpoint=False)
+    y0 = np.concatenate([np.add.outer(np.sin(2 * np.pi * cells), cells * 0).ravel() + 1, np.full(n * n, 3.0)])
+    with jax.enable_x64(True):
+        pattern = jacobian(brusselator, 1)(0.0, y0).pattern.to_scipy()
+    jac = jacobia.scipy.jac(brusselator, 1, format="csc")
+    ways = {"ours": {"jac": jac}, "differences": {"jac_sparsity": pattern}}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    ends = {}
+    for _ in range(3 if quick else 5):
+        for name, options in ways.items():
+            start = time.perf_counter()
+            found = solve_ivp(f, (0, 1), y0, "BDF", rtol=1e-6, atol=1e-8, **options)
+            times[name].append(time.perf_counter() - start)
+            ends[name] = found.y[:, -1], found.njev
+    np.testing.assert_allclose(ends["ours"][0], ends["differences"][0], rtol=1e-4)
+    what = f"`solve_ivp`, BDF, Brusselator {n} x {n}, by `jacobia.scipy.jac` than by differences with the pattern given"
+    return [faster(what, times, "ours", "differences", 3)]
+
+
 BARS: dict[str, Callable[[bool], list[Result]]] = {
     "solvers-stiff": stiff,
     "solvers-ten-reads": ten_reads,
     "solvers-chains": chains,
     "solvers-first-calls": first_calls,
+    "solvers-solve-ivp": solve_ivp_with_it,
 }
 
 

@@ -4,6 +4,7 @@ A Jacobian is a linear program (`jax.linearize` gives it), and everything is rea
 or go by the ten files that README.md names.
 """
 
+from jacobia import scipy
 from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
 from jacobia._run.kernels import cache_clear, cache_info
 from jacobia._sparse.coloring import Coloring
@@ -36,6 +37,7 @@ __all__ = [
     "jacobian",
     "materialize",
     "operator",
+    "scipy",
     "sparsity_pattern",
     "value_and_hessian",
     "value_and_jacobian",

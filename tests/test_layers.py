@@ -15,7 +15,7 @@ PACKAGE = ROOT / "jacobia"
 # circle; its folders inside have an order of their own.
 ROOMS = """
 _errors _compat _words _found _files _space _sparse _program _call _run _store _plans _read _view _transform _value
-_sparsity testing _demo _command __init__ __main__
+_sparsity scipy testing _demo _command __init__ __main__
 """.split()
 INSIDE = {"_program": ["", "axis", "columns", "readings"]}
 MOST_AT_THE_TOP, MOST_LINES = 25, 450
@@ -123,7 +123,7 @@ def test_no_circle():
 def test_the_package_is_seen_at_a_glance():
     names = {p.name for p in PACKAGE.iterdir() if not p.name.startswith("__pycache__")}
     assert len(names) <= MOST_AT_THE_TOP
-    private = {n for n in names if n.startswith("_")} | {"py.typed", "testing.py"}
+    private = {n for n in names if n.startswith("_")} | {"py.typed", "scipy.py", "testing.py"}
     assert names == private, "what is not underscored is public"
 
 

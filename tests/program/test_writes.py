@@ -87,7 +87,7 @@ def test_hessians(name):
 
 
 @pytest.mark.parametrize("name", [*APART, *MEET])
-def test_which_carries_are_left_out(name, monkeypatch):
+def test_which_carries_are_left_out(name, monkeypatch, new_programs):
     carried = []
 
     def around(w, it, *rest):
