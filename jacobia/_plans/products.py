@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer
+from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline, Plan
 from jacobia._plans.request import Answer, Count, Request
-from jacobia._plans.take import note
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.multiplied import Multiplied
 from jacobia._run.point import Linearized
@@ -74,9 +74,7 @@ def multiply(origin: Linearized, index: int, form: Form, vectors: Any) -> jax.Ar
     store = origin.stores.get(index)
     if store is not None and store.holds:
         return None
-    out = prepared.of(origin, vectors)
-    note(origin, [Answer(index, "product", None, out, counts=(prepared.counted(origin, vectors),))])
-    return out
+    return prepared.again(origin, vectors)
 
 
 def products(
@@ -142,6 +140,13 @@ class ByDirection:
 
     def of(self, origin: Linearized, vectors: Any) -> jax.Array:
         return self._multiplied.at(origin, vectors)
+
+    def again(self, origin: Linearized, vectors: Any) -> jax.Array:
+        """The same, of arrays outside of transformations."""
+        out = self._multiplied.compiled(origin, vectors)
+        count = self._form.number(self._block, origin.lead, vectors)
+        store_of(origin, self._index).count(self._form.way, self._by, 0, count, count)
+        return out
 
     def counted(self, origin: Linearized, vectors: Any) -> Count:
         count = self._form.number(self._block, origin.lead, vectors)

@@ -35,18 +35,27 @@ class Multiplied:
         self._body = at_each(body, origin.stacks, None if shared else 0)
         self._kind = Kind("product", blue.positions, blue.spaces, sweep, name, origin.stacks)
         self._kept_kind = Kind("kept product", blue.positions, blue.spaces, sweep, name)
+        self._keeps: bool | None = None  # whether residuals serve, once the directions of f are known
 
     def at(self, origin: Linearized, vectors: Any) -> Any:
         """At one point."""
+        if origin.compiles and not isinstance(vectors, Tracer):
+            return self.compiled(origin, vectors)
+        origin.check_alive()
+        origin.reads += 1
+        linear = origin.linear_in_trace(self._one)
+        if linear is not None:
+            return self._finish(applied_linear(linear, *self._way), vectors)
+        return self._body(origin.consts, origin.leaves, vectors)
+
+    def compiled(self, origin: Linearized, vectors: Any) -> Any:
+        """The same, of arrays outside of transformations."""
         origin.check_alive()
         origin.reads += 1
         program, positions = origin.blue.program, origin.blue.positions
-        if not origin.compiles or isinstance(vectors, Tracer):
-            linear = origin.linear_in_trace(self._one)
-            if linear is not None:
-                return self._finish(applied_linear(linear, *self._way), vectors)
-            return self._body(origin.consts, origin.leaves, vectors)
-        kept = origin.kept_for(self._one)
+        if self._keeps is None and origin.reads > 1:
+            self._keeps = origin.pushes(self._one)
+        kept = origin.kept_for_products() if self._keeps else None
         if kept is None:
             return call(program, positions, self._kind, self._body, origin.consts, origin.at_hand, vectors)
         finish, way, tree = self._finish, self._way, kept.tree

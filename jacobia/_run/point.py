@@ -199,7 +199,7 @@ class Linearized:
         self.check_alive()
         self.reads += 1
         if not self.compiles:
-            if self._shares() and all(map(self._pushes, sweeps)):
+            if self._shares() and all(map(self.pushes, sweeps)):
                 return sweeps_of(self._linearized_here()[2], self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids, ())
         return self._compiled(sweeps, ids, images, take, places)
@@ -334,7 +334,7 @@ class Linearized:
     def _keeps(self, sweeps: tuple[Sweep, ...], reads: int) -> bool:
         if self._kept is None and reads < 2 and not (self.expects_more and self.blue.found.get("read again")):
             return False
-        if self.batch or any(s.width is None or s.width > 64 or not self._pushes(s) for s in sweeps):
+        if self.batch or any(s.width is None or s.width > 64 or not self.pushes(s) for s in sweeps):
             return False
         return self._kept is not None or self._residuals_fit()
 
@@ -343,7 +343,8 @@ class Linearized:
         limit = self.limit(need)
         return limit is None or need <= limit // 4
 
-    def _pushes(self, sweep: Sweep) -> bool:
+    def pushes(self, sweep: Sweep) -> bool:
+        """Whether the linear program of all outputs gives what a sweep asks for."""
         if sweep.way == "second":
             return False  # it is no sweep of the linear program
         if self.blue.program.heads is not None:
@@ -407,13 +408,14 @@ class Linearized:
 
     # Kernels of other kinds
 
-    def kept_for(self, one: Sweep) -> Kept | None:
-        """Residuals for a product by one seed, from the second read on; None: they are not kept."""
-        return self._kept_residuals() if self.reads > 1 and self._keeps((one,), self.reads) else None
+    def kept_for_products(self) -> Kept | None:
+        """Residuals from the second read on; None: they are not kept."""
+        keeps = self.reads > 1 and not self.batch and (self._kept is not None or self._residuals_fit())
+        return self._kept_residuals() if keeps else None
 
     def linear_in_trace(self, one: Sweep) -> Callable | None:
         """The linear program of f, where products in this trace are to share it, or Python runs f."""
-        return self._linearized_here()[2] if self._shares() and self._pushes(one) else None
+        return self._linearized_here()[2] if self._shares() and self.pushes(one) else None
 
     def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
         """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name."""

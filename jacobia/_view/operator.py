@@ -3,12 +3,13 @@
 Knows trees and views. Knows nothing of how products are computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_structure, tree_unflatten
+import numpy as np
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
 
 from jacobia._run.missing import by_what_exists, refused
 from jacobia._run.multiplied import Multiplied
@@ -134,44 +135,64 @@ class Operator:
             return tree_unflatten(blue.in_tree, [next(rest) if kept else None for kept in blue.kept_leaves])
         return tree_unflatten(blue.out_tree, leaves)
 
-    def _leaves(self, call: str, side: str, tree: Any) -> list[jax.Array]:
-        expected = self._structure(side)
-        if tree_structure(tree) != tree_structure(expected):
+    def _leaves(self, call: str, side: str, tree: Any) -> list:
+        # The kernel casts, so that arrays go into it as they are.
+        expected, wanted, leaves = *self._expected(side), tree_flatten(tree)
+        leaves, structure = leaves
+        if structure != expected:
             raise ValueError(
-                f"operator(...).{call}: expected a tree of structure {tree_structure(expected)}, got "
-                f"{tree_structure(tree)}. It is that of the {side} of f."
+                f"operator(...).{call}: expected a tree of structure {expected}, got {structure}. It is that of the "
+                f"{side} of f."
             )
-        out = []
-        for (path, leaf), want in zip(tree_flatten_with_path(tree)[0], tree_flatten(expected)[0], strict=True):
-            array = jnp.asarray(leaf)
-            if array.shape != want.shape:
+        leaves = [a if isinstance(a, (jax.Array, np.ndarray)) else jnp.asarray(a) for a in leaves]
+        for k, (leaf, want) in enumerate(zip(leaves, wanted, strict=True)):
+            real = leaf.dtype.kind != "c" or jnp.issubdtype(want.dtype, jnp.complexfloating)
+            if leaf.shape != want.shape or not real:
+                path = keystr(tree_flatten_with_path(tree)[0][k][0]) or "the only leaf"
+                got = f"shape {leaf.shape}" if real else f"{leaf.dtype}. Multiply real and imaginary parts apart"
                 raise ValueError(
-                    f"operator(...).{call}: expected shape {want.shape} at {keystr(path) or 'the only leaf'}, got "
-                    f"{array.shape}. It is that of the {side} of f."
+                    f"operator(...).{call}: expected {want.dtype} of shape {want.shape} at {path}, as the {side} of f "
+                    f"have it, got {got}."
                 )
-            out.append(array.astype(want.dtype))
-        return out
+        return leaves
+
+    def _expected(self, side: str) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
+        # The structure and its leaves, which are those of a call that is alike.
+        def made() -> tuple[Any, list[jax.ShapeDtypeStruct]]:
+            structure = self._structure(side)
+            return tree_structure(structure), tree_leaves(structure)
+
+        return self._origin.blue.found.find("operator", (side, self._origin.batch), made)
 
     def _product(self, call: str, tree: Any, way: str) -> Any:
         origin = self._origin
         given, told = ("outputs", "inputs") if way == "rows" else ("inputs", "outputs")
         vectors = self._leaves(call, given, tree)
         blue = origin.blue
+        prepared = blue.found.get("product", ("operator", way, origin.stacks))
+        if prepared is None or not origin.compiles:
+            return self._tree(told, self._first(way, vectors))
+        return self._tree(told, prepared.at(origin, vectors))
+
+    def _first(self, way: str, vectors: list) -> list[jax.Array]:
+        origin, blue = self._origin, self._origin.blue
         outs, ins = (tuple(range(len(s))) for s in (blue.spaces.outputs, blue.spaces.inputs))
         every = blue.blocks[0]._replace(outs=outs, ins=ins)
+        seeded = blue.spaces.outputs if way == "rows" else blue.spaces.inputs
+
+        def cast(apply: Callable, vectors: list) -> list:
+            return apply([jnp.asarray(a, d) for a, d in zip(vectors, seeded.dtypes, strict=True)])
 
         def work() -> list[jax.Array]:
             known = origin.directions(every)
             by = blue.by(way, outs, ins)
             if not (known.linear and (known.pullback if by == "pullback" else known.pushforward)):
                 raise refused(origin, every)
-            name = "operator", way, by, origin.stacks
             sweep = blue.sweep(way, outs, ins, None, None)._replace(by=by)
-            made = blue.found.find("product", name, lambda: Multiplied(origin, sweep, "operator", _apply, False))
-            return made.at(origin, vectors)
+            made = Multiplied(origin, sweep, "operator", cast, False)
+            out = made.at(origin, vectors)
+            if origin.compiles:
+                blue.found.put("product", ("operator", way, origin.stacks), made)
+            return out
 
-        return self._tree(told, by_what_exists(origin, [every], work))
-
-
-def _apply(apply: Any, vectors: list) -> list:
-    return apply(vectors)
+        return by_what_exists(origin, [every], work)

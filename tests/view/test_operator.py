@@ -96,8 +96,12 @@ def test_what_is_no_tree_of_one_call():
     op = operator(J)
     with pytest.raises(ValueError, match=r"mv\(v=...\): expected a tree of structure .*'a'.* It is that of the inputs"):
         op @ {"a": X["a"]}
-    with pytest.raises(ValueError, match=r"mv\(v=...\): expected shape \(2, 2\) at \['a'\], got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"mv\(v=...\): expected float32 of shape \(2, 2\) at \['a'\], .* got shape \(3,\)"
+    ):
         op @ {"a": np.ones(3), "b": X["b"]}
+    with pytest.raises(ValueError, match=r"at \['a'\], as the inputs of f have it, got complex128. Multiply real"):
+        op @ {"a": np.ones((2, 2), complex), "b": X["b"]}
 
 
 def test_scipy_solves_with_it():
