@@ -23,11 +23,11 @@ from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import Stats
 from jacobia._view.array import not_traced
-from jacobia._view.products import Products
+from jacobia._view.reductions import Reductions
 from jacobia._words import describe, known_lines
 
 
-class Jacobian(Products):
+class Jacobian(Reductions):
     """A lazy Jacobian of shape `y.shape + x.shape`, made by `jacobian(f)(x)`.
 
     Indexing with any key that NumPy takes computes the rows or columns asked for, remembers them, and gives a
@@ -239,45 +239,6 @@ class Jacobian(Products):
 
     def __getitem__(self, key: Any) -> jax.Array:
         return weakly(self._item(key)) if self._layout.weak else self._item(key)
-
-    # Reductions
-
-    def diagonal(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """The diagonal, without the matrix: each pass keeps one entry for each sample.
-
-        With arguments, those of `numpy.diagonal`, it is that of the whole matrix as an array.
-
-        Lines already remembered are used. For a Hessian it is computed forward over forward, where f allows it.
-
-        Returns:
-          `x.shape` where that is `y.shape`, `(min(M, N),)` for other 2-D views; `y.shape + x.shape` for a Hessian.
-          A batched view has its batch axes in front. Of a transposed view, the same with all axes reversed.
-
-        Raises:
-          ValueError: a view that is neither.
-        """
-        if args or kwargs:
-            return self[...].diagonal(*args, **kwargs)
-        return self._diagonal()
-
-    def trace(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """The sum of the diagonal, without the matrix: `J.diagonal()` tells what runs.
-
-        With arguments, those of `numpy.trace`, it is that of the whole matrix as an array.
-
-        Returns:
-          One number; for a Hessian of several numbers one for each, of shape `y.shape`; with batch axes in front.
-
-        Raises:
-          ValueError: a view without a diagonal.
-        """
-        if args or kwargs:
-            return self[...].trace(*args, **kwargs)
-        layout = self._layout
-        heads = 0 if layout.matrix else len(layout.block.row_shape) - len(layout.block.column_shape)
-        found = self._arranged(layout.matrix, "")._diagonal()
-        kept = len(layout.lead) + (heads if self._origin.blue.program.heads is not None else 0)
-        return jnp.sum(found, axis=tuple(range(kept, found.ndim)))
 
     def as_scipy(self) -> Any:
         """A `scipy.sparse.linalg.LinearOperator` of the same shape, for `gmres`, `lsqr`, `svds` and their like.

@@ -11,12 +11,20 @@ from jax import lax
 
 from jacobia import hessian, jacobian, sparsity_pattern
 from jacobia._program import flow
-from jacobia._program.columns import loops
+from jacobia._program.columns import loops, writes
 from jacobia._program.columns.apply import is_tangent
 
 pytestmark = pytest.mark.usefixtures("x64", "empty_cache")
 
 N = 21
+
+
+@pytest.fixture(autouse=True)
+def short_loops_too(monkeypatch):
+    """Short loops are small programs to test with."""
+    monkeypatch.setattr(writes, "_LONG", 0)
+
+
 X = np.random.default_rng(3).uniform(0.5, 1.5, N)
 
 

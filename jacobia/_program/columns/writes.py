@@ -7,6 +7,7 @@ Knows programs of steps, and positions. Knows no columns.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ from jacobia._program.wiring import wiring
 
 # What all steps write may have so many elements, and so many times those of the carry.
 _ELEMENTS, _TIMES = 1 << 16, 4
+# Loops of fewer steps are read as they are, step by step, which takes less than to find out where they write.
+_LONG = 512
 # How a carry is read and written to.
 _READ, _REPLACED = {"read", "read block"}, {"write", "write block"}
 _ADDED = {"write sum": lax.scatter_add, "write difference": lax.scatter_sub}
@@ -63,7 +66,7 @@ def around_writes(w: Any, loop: Loop, walk: Callable[[Loop], list]) -> list:
     Args:
       walk: gives the results of a loop, with every carry.
     """
-    found = _written(loop)
+    found = _written(loop) if len(loop.order) >= _LONG else []
     while found:
         rest = _Rest(loop, found)
         known = known_results(rest.loop)
@@ -85,7 +88,7 @@ def _written(loop: Loop) -> list[_Carry]:
                 users.setdefault(a, []).append(eqn)
     results = [a for a in jaxpr.outvars if not isinstance(a, Literal)]
     made = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
-    zero = set(filter(lambda v: _is_zero(loop, v, made), [*jaxpr.invars[:n], *made]))
+    zero = partial(_is_zero, loop, made=made)
     found = []
     for k in range(m):
         carry = _chain(k, jaxpr.invars[n + k], jaxpr.outvars[k], users, results, made, zero) if moving[k] else None
@@ -95,7 +98,9 @@ def _written(loop: Loop) -> list[_Carry]:
     return found
 
 
-def _chain(place: int, state: Any, end: Any, users: dict, results: Sequence, made: dict, zero: set) -> _Carry | None:
+def _chain(
+    place: int, state: Any, end: Any, users: dict, results: Sequence, made: dict, zero: Callable
+) -> _Carry | None:
     carry = _Carry(place)
     if state is end:  # as it was
         return carry
@@ -117,7 +122,7 @@ def _chain(place: int, state: Any, end: Any, users: dict, results: Sequence, mad
 
 
 def _as_write(
-    eqn: Any, state: Any, users: dict, results: Sequence, made: dict, zero: set
+    eqn: Any, state: Any, users: dict, results: Sequence, made: dict, zero: Callable
 ) -> tuple[_Write, list] | None:
     # An equation that writes into a state, or adds zeros that have been written into.
     how = wiring(eqn).how
@@ -128,24 +133,22 @@ def _as_write(
         return None
     (other,) = (a for a in eqn.invars if a is not state)
     write = None if isinstance(other, Literal) else made.get(other)
-    if write is None or wiring(write).how not in _WRITTEN or write.invars[0] not in zero:
+    if write is None or wiring(write).how not in _WRITTEN or len(users[other]) > 1 or other in results:
         return None
-    alone = len(users[other]) == 1 and other not in results
-    return (_Write(write, True), [eqn, write]) if alone else None
+    return (_Write(write, True), [eqn, write]) if zero(write.invars[0]) else None
 
 
 def _is_zero(loop: Loop, v: Any, made: dict) -> bool:
+    # A constant is looked at only here: a walk that has looked at it serves no other one.
     if v in made:
         eqn = made[v]
         return eqn.primitive.name == "broadcast_in_dim" and isinstance(a := eqn.invars[0], Literal) and not a.val
-    given = loop.inputs[loop.program[0].invars.index(v)]
-    if is_tangent(given):
-        return not getattr(given, "width", 1)
-    return (
-        isinstance(given.known, Lazy)
-        and bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))
-        and not given.known.value().any()
-    )
+    consts = loop.program[0].invars[: len(loop.consts)]
+    given = loop.consts[consts.index(v)] if v in consts else None
+    if given is None or is_tangent(given):
+        return given is not None and not getattr(given, "width", 1)
+    known = given.known if jnp.issubdtype(v.aval.dtype, jnp.inexact) else None
+    return isinstance(known, Lazy) and not known.value().any()
 
 
 class _Rest:

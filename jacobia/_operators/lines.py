@@ -1,0 +1,90 @@
+"""All of a block, or its lines in chunks, for whoever sums over them: nothing is remembered.
+
+Knows sweeps and limits. Knows nothing of what is summed.
+Shapes: M by N a block, K lines at once; samples in front.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobia._plans.choose import compute
+from jacobia._plans.mirror import store_of
+from jacobia._plans.request import Request
+from jacobia._plans.sizes import padded, sized
+from jacobia._plans.ways import possible
+from jacobia._read.block import LiveBlock
+from jacobia._run.missing import by_what_exists
+from jacobia._run.point import Linearized
+
+# Lines of a block that does not fit are computed so many bytes at a time, if the limit allows for them.
+_CHUNK = 1 << 26
+# All of a block is computed at once where it takes this part of the limit at most.
+_PART = 4
+
+
+def whole(J: LiveBlock) -> jax.Array | None:
+    """All of a block, in the order of `(*lead, M, N)`; None: it does not fit beside what is made of it.
+
+    The shape is for the caller to give it inside of a kernel: outside, that is a copy.
+    """
+    origin, index = J._origin, J._index
+    m, n = origin.blue.counts[index]
+    known = J._known()
+    if known is not None:
+        return known
+    if 0 in (*origin.lead, m, n):
+        return jnp.zeros((*origin.lead, m, n), origin.blue.blocks[index].dtype)
+    nbytes = math.prod(origin.lead) * m * n * origin.blue.blocks[index].dtype.itemsize
+    limit = origin.limit(_PART * nbytes)
+    if limit is not None and _PART * nbytes > limit and origin.remembers:
+        return None
+    answer = compute(origin, Request(index))
+    return answer.cube(origin)[0] if answer.turned else answer.array
+
+
+def has(J: LiveBlock, way: str) -> bool:
+    """Whether lines can be computed one by one."""
+    origin, block = J._origin, J._origin.blue.blocks[J._index]
+    return by_what_exists(origin, [block], lambda: getattr(possible(origin, block), way))
+
+
+def chunks(J: LiveBlock, way: str) -> Iterator[tuple[slice, jax.Array]]:
+    """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`, one chunk after the other, all of one width but the last."""
+    origin, index = J._origin, J._index
+    m, n = origin.blue.counts[index]
+    count, length = (m, n) if way == "rows" else (n, m)
+    line = max(1, math.prod(origin.lead) * length * origin.blue.blocks[index].dtype.itemsize)
+    limit = origin.limit(count * line)
+    most = max(1, min(_CHUNK, _CHUNK if limit is None else limit // _PART) // line)
+    for start in range(0, count, most):
+        stop = min(start + most, count)
+        yield slice(start, stop), _lines(origin, index, way, np.arange(start, stop))
+
+
+def _lines(origin: Linearized, index: int, way: str, numbers: np.ndarray) -> jax.Array:
+    block, (m, n) = origin.blue.blocks[index], origin.blue.counts[index]
+    sweep = sized(origin, way, block.outs, block.ins, numbers)
+    ((out,),) = origin.run((sweep,), [padded(numbers, sweep)])
+    run = len(numbers) if sweep.width is None else sweep.width
+    store_of(origin, index).count(way, origin.by(way, block), 0, len(numbers), run)
+    shape = (-1, n) if way == "rows" else (m, -1)
+    out = out.reshape(*origin.lead, *shape)
+    return out[..., : len(numbers), :] if way == "rows" else out[..., : len(numbers)]
+
+
+def summed(J: LiveBlock, way: str, step: Callable[[Any, slice], jax.Array]) -> jax.Array:
+    """The sum of `step(lines, their numbers)` over all chunks."""
+    total = None
+    for numbers, lines in chunks(J, way):
+        part = step(lines, numbers)
+        total = part if total is None else _add(total, part)
+    assert total is not None
+    return total
+
+
+_add = jax.jit(jnp.add, donate_argnums=0)
