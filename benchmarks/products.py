@@ -85,8 +85,39 @@ def trees(quick: bool) -> list[Result]:
     return [slower(what, times, "ours", "by hand", 1.0)]
 
 
+def grams(quick: bool) -> list[Result]:
+    """JᵀJ of 100,000 residuals of 200 parameters."""
+    m, n = (20_000, 100) if quick else (100_000, 200)
+    rng = np.random.default_rng(0)
+    A = jnp.asarray(rng.normal(size=(m, n)) / np.sqrt(n), jnp.float32)
+
+    def residuals(x: jax.Array) -> jax.Array:
+        return jnp.tanh(A @ x)
+
+    def chunked(x: jax.Array) -> jax.Array:
+        def part(total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
+            J = jax.vmap(jax.grad(lambda x, a: jnp.tanh(a @ x)), in_axes=(None, 0))(x, rows)
+            return total + J.T @ J, None
+
+        return jax.lax.scan(part, jnp.zeros((n, n)), A.reshape(20, m // 20, n))[0]
+
+    def of_all(x: jax.Array) -> jax.Array:
+        J = jax.jacfwd(residuals)(x)
+        return J.T @ J
+
+    jac, points = jacobian(residuals), [jnp.asarray(rng.normal(size=n), jnp.float32) for _ in range(3)]
+    contenders = {"ours": lambda x: jac(x).gram(), "chunks": jax.jit(chunked), "all": jax.jit(of_all)}
+    np.testing.assert_allclose(contenders["ours"](points[0]), chunked(points[0]), rtol=1e-3, atol=1e-2)
+    times, what = rounds(contenders, points, quick), f"`J.gram()`, {m:,} x {n}"
+    return [
+        slower(f"{what}, against JᵀJ by hand, in chunks of gradients of single residuals", times, "ours", "chunks", 1.2),
+        slower(f"{what}, against JᵀJ by hand, of all of `jacfwd`", times, "ours", "all", 1.2),
+    ]
+
+
 BARS: dict[str, Callable[[bool], list[Result]]] = {
     "products": products,
     "products-trees": trees,
     "products-diagonals": diagonals,
+    "products-grams": grams,
 }

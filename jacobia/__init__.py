@@ -18,6 +18,7 @@ from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian
 from jacobia._view.operator import Operator, operator
 from jacobia._view.tree import materialize
+from jacobia._view.triplets import Triplets, triplets
 
 __version__ = "0.1.0.dev0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "MaterializationError",
     "Operator",
     "Pattern",
+    "Triplets",
     "cache_clear",
     "cache_info",
     "coloring",
@@ -39,6 +41,7 @@ __all__ = [
     "operator",
     "scipy",
     "sparsity_pattern",
+    "triplets",
     "value_and_hessian",
     "value_and_jacobian",
 ]

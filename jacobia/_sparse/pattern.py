@@ -137,6 +137,21 @@ class Pattern:
         numbers = np.arange(self.nnz, dtype=np.int32)
         return _fixed(csr_array((numbers, np.array(self.cols), self.indptr.copy()), shape=self.shape).tocsc().data)
 
+    def lower(self) -> "Pattern":
+        """The entries on and below the diagonal: what solvers take of a symmetric matrix.
+
+        Raises:
+          ValueError: it is not square.
+        """
+        if self.shape[0] != self.shape[1]:
+            raise ValueError(
+                f"Pattern.lower(): expected a square pattern, got shape {self.shape}. It is for symmetric matrices, as "
+                "Hessians are."
+            )
+        rows, cols = np.asarray(self.rows), np.asarray(self.cols)
+        keep = rows >= cols
+        return made_of(rows[keep], cols[keep], self.shape)
+
     def todense(self) -> np.ndarray:
         """Booleans, shape (M, N)."""
         out = np.zeros(self.shape, bool)
