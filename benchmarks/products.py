@@ -110,7 +110,7 @@ def grams(quick: bool) -> list[Result]:
     np.testing.assert_allclose(contenders["ours"](points[0]), chunked(points[0]), rtol=1e-3, atol=1e-2)
     times, what = rounds(contenders, points, quick), f"`J.gram()`, {m:,} x {n}"
     return [
-        slower(f"{what}, against JᵀJ by hand, in chunks of gradients of single residuals", times, "ours", "chunks", 1.2),
+        slower(f"{what}, against JᵀJ by hand, in chunks of single gradients", times, "ours", "chunks", 1.2),
         slower(f"{what}, against JᵀJ by hand, of all of `jacfwd`", times, "ours", "all", 1.2),
     ]
 
