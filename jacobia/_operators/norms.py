@@ -27,7 +27,7 @@ def norms(J: LiveBlock, way: str) -> jax.Array:
     """
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
-    if J._known() is None and m * n > _LARGE and isinstance(origin.blue.sparsity, str) and _is_sparse(J):
+    if J._known() is None and m * n > _LARGE and _is_sparse(J):
         data, pattern = J._other("nonzeros")
         return _of_entries(data, pattern.rows if way == "rows" else pattern.cols, m if way == "rows" else n)
     full = whole(J)

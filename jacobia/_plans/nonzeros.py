@@ -120,7 +120,9 @@ class WalkedProgram:
         name = outs, ins, "on the diagonal"
         if name not in self._found:
             sides = (ins, outs) if self.transposed else (outs, ins)
-            self._found[name] = self._memory.entries(self.walked, *sides, on_diagonal=True)
+            found = self._memory.entries(self.walked, *sides, on_diagonal=True)
+            with eval_context():  # on the device, once
+                self._found[name] = found._replace(arrays=[jax.device_put(a) for a in found.arrays])
         return self._found[name]
 
     def _find(self, outs: tuple[int, ...], ins: tuple[int, ...], symmetric: bool) -> Nonzeros:
@@ -182,7 +184,7 @@ def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> Wal
 
 
 def _walk_of(origin: Linearized, local: bool) -> WalkedProgram:
-    check_linear(origin, _every(origin.blue))
+    check_linear(origin, every(origin.blue))
     blue, point = origin.blue, origin.point
     if origin.batch:  # of one of the views that vmap has stacked
         point = _first(origin)
@@ -202,20 +204,20 @@ def _walk_of(origin: Linearized, local: bool) -> WalkedProgram:
 
 
 def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool) -> WalkedProgram:
-    every = _every(origin.blue)
+    block = every(origin.blue)
     origin.check_alive()
 
     def work() -> WalkedProgram:
-        has = origin.directions(every)
+        has = origin.directions(block)
         if not (has.pullback or has.pushforward):
-            raise refused(origin, every)
+            raise refused(origin, block)
         return WalkedProgram(origin.blue, point, has, known, leaves_known, _memory(origin))
 
-    return by_what_exists(origin, [every], work)
+    return by_what_exists(origin, [block], work)
 
 
-def _every(blue: Blueprint) -> Block:
-    # All outputs and all inputs: they are walked together.
+def every(blue: Blueprint) -> Block:
+    """All outputs and all inputs, which are walked, and multiplied by as one operator, together."""
     outs, ins = range(len(blue.spaces.outputs)), range(len(blue.spaces.inputs))
     return blue.blocks[0]._replace(outs=tuple(outs), ins=tuple(ins))
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._call.linearize import inputs_of
-from jacobia._compat import eval_context
 from jacobia._errors import MaterializationError
 from jacobia._plans.colors import by_colors
 from jacobia._plans.mirror import store_of
@@ -148,14 +147,9 @@ class OnDiagonal(Plan):
 
         return body
 
-    @cached_property
-    def _arrays(self) -> list:
-        with eval_context():
-            return [jax.device_put(a) for a in self.entries.arrays]
-
     def run(self) -> list[Answer]:
         index = self.request.block
-        out = self.origin.run_with(("diagonal", index, Identity(self.entries)), self._body, self._arrays)
+        out = self.origin.run_with(("diagonal", index, Identity(self.entries)), self._body, self.entries.arrays)
         counts = (Count(index, "rows", "pullbacks", 0, 0, 0),)
         return [Answer(index, "diagonal", None, out, counts=counts)]
 

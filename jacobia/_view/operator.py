@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
 
+from jacobia._plans.nonzeros import every
+from jacobia._plans.products import has_products
 from jacobia._run.missing import by_what_exists, refused
 from jacobia._run.multiplied import Multiplied
 from jacobia._run.point import Linearized
@@ -39,10 +41,10 @@ def operator(tree: Any) -> "Operator":
       >>> (op @ x)["y"].tolist()
       [2.0, 2.0]
     """
-    views = [v for v in tree_flatten(tree, is_leaf=_is_view)[0] if not _is_view(v)]
-    blocks = [v for v in tree_flatten(tree, is_leaf=_is_view)[0] if _is_view(v)]
-    if views or not blocks:
-        got = type(views[0]).__name__ if views else "a tree without any"
+    blocks = tree_leaves(tree, is_leaf=_is_view)
+    others = [v for v in blocks if not _is_view(v)]
+    if others or not blocks:
+        got = type(others[0]).__name__ if others else "a tree without any"
         raise TypeError(
             f"operator(tree): expected the views that jacobian(f)(x) or hessian(f)(x) returns, got {got}. "
             "Leave lazy=False and has_aux out, or pass the views alone."
@@ -176,23 +178,20 @@ class Operator:
 
     def _first(self, way: str, vectors: list) -> list[jax.Array]:
         origin, blue = self._origin, self._origin.blue
-        outs, ins = (tuple(range(len(s))) for s in (blue.spaces.outputs, blue.spaces.inputs))
-        every = blue.blocks[0]._replace(outs=outs, ins=ins)
+        block = every(blue)
         seeded = blue.spaces.outputs if way == "rows" else blue.spaces.inputs
 
         def cast(apply: Callable, vectors: list) -> list:
             return apply([jnp.asarray(a, d) for a, d in zip(vectors, seeded.dtypes, strict=True)])
 
         def work() -> list[jax.Array]:
-            known = origin.directions(every)
-            by = blue.by(way, outs, ins)
-            if not (known.linear and (known.pullback if by == "pullback" else known.pushforward)):
-                raise refused(origin, every)
-            sweep = blue.sweep(way, outs, ins, None, None)._replace(by=by)
+            if not has_products(origin, block, way):
+                raise refused(origin, block)
+            sweep = blue.sweep(way, block.outs, block.ins, None, None)
             made = Multiplied(origin, sweep, "operator", cast, False)
             out = made.at(origin, vectors)
             if origin.compiles:
                 blue.found.put("product", ("operator", way, origin.stacks), made)
             return out
 
-        return by_what_exists(origin, [every], work)
+        return by_what_exists(origin, [block], work)
