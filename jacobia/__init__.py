@@ -5,14 +5,16 @@ or go by the ten files that README.md names.
 """
 
 from jacobia import scipy
+from jacobia._derived.divergence import divergence
+from jacobia._derived.laplacian import laplacian, value_and_laplacian
+from jacobia._derived.sparsity import sparsity_pattern
+from jacobia._derived.value import value_and_hessian, value_and_jacobian
 from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
 from jacobia._run.kernels import cache_clear, cache_info
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.partition import coloring
 from jacobia._sparse.pattern import Pattern
-from jacobia._sparsity import sparsity_pattern
 from jacobia._transform import hessian, jacobian
-from jacobia._value import value_and_hessian, value_and_jacobian
 from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
 from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian
@@ -35,8 +37,10 @@ __all__ = [
     "cache_clear",
     "cache_info",
     "coloring",
+    "divergence",
     "hessian",
     "jacobian",
+    "laplacian",
     "materialize",
     "operator",
     "scipy",
@@ -44,4 +48,5 @@ __all__ = [
     "triplets",
     "value_and_hessian",
     "value_and_jacobian",
+    "value_and_laplacian",
 ]

@@ -25,6 +25,17 @@ from jacobia._view.tree import materialize, tree_of
 
 _LATER = {"mesh": None}
 
+# Options of functions that are made of these two.
+_SHARED = {
+    "has_aux": False,
+    "static_argnums": (),
+    "static_argnames": (),
+    "where": None,
+    "batch_axis": None,
+    "verify_batch": True,
+    "memory_limit": None,
+}
+
 
 def jacobian(
     f: Callable,
@@ -179,6 +190,20 @@ def hessian(
     return _make(
         "hessian", f, where, sparsity, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis,
         verify_batch, ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
+    )  # fmt: skip
+
+
+def named(name: str, f: Callable, argnums: Any, mode: str, given: dict) -> "_Transform":
+    """The Jacobian of `f` for a function that is made of it, by its name; a TypeError for options that it has not."""
+    unknown = sorted(set(given) - set(_SHARED))
+    if unknown:
+        raise TypeError(
+            f"{name}({unknown[0]}=...): expected an option among {', '.join(_SHARED)}, got {unknown[0]}. Leave it out."
+        )
+    o = _SHARED | given
+    return _make(
+        name, f, o["where"], "auto", argnums, o["has_aux"], False, o["static_argnums"], o["static_argnames"],
+        o["batch_axis"], o["verify_batch"], False, False, True, True, mode, "auto", o["memory_limit"],
     )  # fmt: skip
 
 

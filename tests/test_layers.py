@@ -15,9 +15,9 @@ PACKAGE = ROOT / "jacobia"
 # circle; its folders inside have an order of their own.
 ROOMS = """
 _errors _compat _words _found _files _space _sparse _program _call _run _store _plans _read _operators _view _transform
-_value _sparsity scipy testing _demo _command __init__ __main__
+_derived scipy testing _demo _command __init__ __main__
 """.split()
-INSIDE = {"_program": ["", "axis", "columns", "readings"]}
+INSIDE = {"_program": ["", "axis", "columns", "readings", "laplace"]}
 MOST_AT_THE_TOP, MOST_LINES = 25, 450
 ALLOWED_ANYWHERE = {"jax", "jaxlib", "numpy", "jacobia"} | set(sys.stdlib_module_names)
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -339,9 +339,10 @@ def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str
     if jnp.issubdtype(dtype, jnp.complexfloating):
         if holomorphic:
             return
+        way_out = "Set holomorphic=True for a holomorphic f, or d" if name in ("jacobian", "hessian") else "D"
         raise TypeError(
             f"{name}({path}): expected a real {what}, got {dtype}. "
-            "Set holomorphic=True for a holomorphic f, or differentiate with respect to real and imaginary parts."
+            f"{way_out}ifferentiate with respect to real and imaginary parts."
         )
     elif jnp.issubdtype(dtype, jnp.floating):
         if not holomorphic:

@@ -418,15 +418,18 @@ class Linearized:
         return self._linearized_here()[2] if self._shares() and self.pushes(one) else None
 
     def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
-        """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name."""
+        """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name.
+
+        A kernel is known by what is differentiated, too, and where samples are: the name need not tell.
+        """
         self.check_alive()
         self.reads += 1
         body = at_each(body, self.stacks, None)
         if not self.compiles:
             return body(self.consts, self.leaves, arrays)
-        kind = (*name, self.stacks)
-        args = self.blue.program, self.blue.positions, self.blue.found.find("kind", kind, lambda: Kind(*kind)), body
-        return call(*args, self.consts, self.at_hand, arrays)
+        blue, kind = self.blue, (*name, self.stacks)
+        named = blue.found.find("kind", kind, lambda: Kind(*kind, blue.positions, blue.spaces))
+        return call(blue.program, blue.positions, named, body, self.consts, self.at_hand, arrays)
 
 
 def _with_taken(out: list, take: Any, places: tuple) -> list:

@@ -135,7 +135,11 @@ def _may_mix(options: Options, dtype: Any, mode: str) -> bool:
     # A complex input with real outputs has rows, as `jax.jacrev` gives them; a complex output with real inputs has
     # columns, as `jax.jacfwd` gives them, where they are asked for.
     allowed = ("rev", "auto") if mode == "rev" else ("fwd",)
-    real = options.name == "jacobian" and not options.holomorphic and options.mode in allowed
+    real = (
+        options.name in ("jacobian", "laplacian", "value_and_laplacian")
+        and not options.holomorphic
+        and options.mode in allowed
+    )
     return real and bool(jnp.issubdtype(dtype, jnp.complexfloating))
 
 

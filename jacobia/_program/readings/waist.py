@@ -5,10 +5,6 @@ values of a program are tangents. Knows nothing of seeds, rows or columns.
 Shapes: M outputs, N inputs, k elements in the cut; A is (M, k), B is (k, N).
 
 References:
-  Ford, Fulkerson, "Maximal flow through a network", Canadian J. Math. 8 (1956), doi:10.4153/CJM-1956-045-5: the
-    narrowest cut is as wide as the largest flow.
-  Even, "An algorithm for determining whether the connectivity of a graph is at least k", SIAM J. Comput. 4 (1975):
-    cuts of vertices, each of which is split in two.
   Griewank, Walther, "Evaluating Derivatives" (2nd ed., 2008), doi:10.1137/1.9780898717761, chapter 10: Jacobians
     accumulated over the linearized computational graph, part by part.
 """
@@ -22,6 +18,7 @@ import numpy as np
 
 from jacobia._compat import Literal, bind, inner_consts
 from jacobia._program.axis.samples import body_of
+from jacobia._program.narrow import Flat, Step, Value, moves, moving, narrowest
 from jacobia._program.readings.dependence import dependence
 from jacobia._program.walk import holds, run, some, subprograms
 from jacobia._program.wiring import wiring
@@ -88,65 +85,38 @@ class _Opaque(Exception):
     pass
 
 
-class _Value:
-    # `sources`: the tangents that a value is made of; None: it is no tangent, as nothing without elements is.
-    def __init__(self, aval: Any, sources: list["_Value"] | None = None):
-        self.aval, self.sources = aval, sources if getattr(aval, "size", 0) else None
-
-
-class _Step(NamedTuple):
-    eqn: Any
-    ins: list  # values, or arrays
-    outs: list[_Value]
-
-
-class _Flat(NamedTuple):
-    inputs: list[_Value]  # that are no tangents
-    tangents: list[_Value]
-    steps: list[_Step]
-    outs: list[_Value]
-
-
 def _is_complex(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, np.complexfloating)
 
 
-def _is_tangent(v: Any) -> bool:
-    return isinstance(v, _Value) and v.sources is not None
-
-
-def _tangents(values: Sequence) -> list[_Value]:
-    return [v for v in values if _is_tangent(v)]
-
-
-def _flattened(jaxpr: Any, start: int) -> _Flat:
+def _flattened(jaxpr: Any, start: int) -> Flat:
     # Nothing is traced: the interpreter runs on names of values, and enters what calls a program on tangents.
-    steps: list[_Step] = []
+    steps: list[Step] = []
     count = 0
 
     def rule(eqn: Any, values: list) -> list:
         nonlocal count
-        body = body_of(eqn) if _tangents(values) else None
+        body = body_of(eqn) if moving(values) else None
         if body is not None:
             return run(getattr(body, "jaxpr", body), inner_consts(body), values, rule)
-        outs = [_Value(v.aval, s) for v, s in zip(eqn.outvars, _sources(jaxpr, eqn, values), strict=True)]
-        count += len(_tangents(outs))
+        outs = [Value(v.aval, s) for v, s in zip(eqn.outvars, _sources(jaxpr, eqn, values), strict=True)]
+        count += len(moving(outs))
         if count > MAX_TANGENTS:
             raise _Opaque
-        steps.append(_Step(eqn, values, outs))
+        steps.append(Step(eqn, values, outs))
         return outs
 
-    inputs = [_Value(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars[:start])]
-    tangents = [_Value(v.aval, []) for v in jaxpr.invars[start:]]
+    inputs = [Value(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars[:start])]
+    tangents = [Value(v.aval, []) for v in jaxpr.invars[start:]]
     split = len(jaxpr.constvars)
     ends = zip(run(jaxpr, inputs[:split], inputs[split:] + tangents, rule), jaxpr.outvars, strict=True)
     # An output that is no tangent is zero.
-    return _Flat(inputs, tangents, steps, [o if _is_tangent(o) else _Value(v.aval) for o, v in ends])
+    return Flat(inputs, tangents, steps, [o if moves(o) else Value(v.aval) for o, v in ends])
 
 
 def _sources(jaxpr: Any, eqn: Any, values: list) -> list:
     # Per result, the tangents that it is made of.
-    tangents = list(dict.fromkeys(_tangents(values)))
+    tangents = list(dict.fromkeys(moving(values)))
     if not tangents:
         return [None] * len(eqn.outvars)
     name = eqn.primitive.name
@@ -156,11 +126,11 @@ def _sources(jaxpr: Any, eqn: Any, values: list) -> list:
         raise _Opaque
     # A loop gives what it is linear at beside its tangents: read which is which off this equation alone.
     seen = {a: v for a, v in zip(eqn.invars, values, strict=True) if not isinstance(a, Literal)}
-    others = [a for a, v in seen.items() if not _is_tangent(v)]
-    moving = [a for a, v in seen.items() if _is_tangent(v)]
-    alone = jaxpr.replace(constvars=[], invars=[*others, *moving], outvars=eqn.outvars, eqns=[eqn])
-    read = dependence(alone, [], [None] * len(others), len(moving)).outputs
-    return [list(dict.fromkeys(seen[moving[k]] for k in sorted(s))) or None for s in read]
+    others = [a for a, v in seen.items() if not moves(v)]
+    changing = [a for a, v in seen.items() if moves(v)]
+    alone = jaxpr.replace(constvars=[], invars=[*others, *changing], outvars=eqn.outvars, eqns=[eqn])
+    read = dependence(alone, [], [None] * len(others), len(changing)).outputs
+    return [list(dict.fromkeys(seen[changing[k]] for k in sorted(s))) or None for s in read]
 
 
 def _forward_only(eqn: Any) -> bool:
@@ -170,76 +140,59 @@ def _forward_only(eqn: Any) -> bool:
     return any(holds(getattr(p, "jaxpr", p), "while") for p in subprograms(eqn))
 
 
-def _narrowest(program: _Flat, n: int, is_complex: bool) -> list[_Value]:
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-    # Each tangent is an edge between two nodes. All N inputs are a cut, so what is wider is never in the narrowest.
-    made = [v for step in program.steps for v in _tangents(step.outs)]
-    inputs, never = _tangents(program.tangents), n + 1
-    values = inputs + made
-    place = {v: 2 * k for k, v in enumerate(values)}
-    source, sink = 2 * len(values), 2 * len(values) + 1
-    edges = [(source, place[v]) for v in inputs]
-    edges += [(place[u] + 1, place[v]) for v in made for u in v.sources or ()]
-    stops = [v for step in program.steps if _forward_only(step.eqn) for v in _tangents(step.ins)]
-    edges += [(place[v] + 1, sink) for v in dict.fromkeys(_tangents(program.outs) + stops)]
-    # A complex number in a real program is two real ones, and not linear over the complex ones.
-    sizes = [min(v.aval.size, never) if _is_complex(v.aval) == is_complex else never for v in values]
-    heads, tails = np.asarray([(p, p + 1) for p in place.values()] + edges, np.int32).T
-    widths = np.asarray(sizes + [never] * len(edges), np.int32)
-    graph = csr_array((widths, (heads, tails)), (sink + 1, sink + 1))
-    left = csr_array(graph - maximum_flow(graph, source, sink).flow)
-    left.eliminate_zeros()
-    reached = np.zeros(sink + 1, bool)
-    reached[breadth_first_order(left, source, return_predecessors=False)] = True
-    return [v for v, p in place.items() if reached[p] and not reached[p + 1]]
+def _narrowest(program: Flat, n: int, is_complex: bool) -> list[Value]:
+    # All N inputs are a cut, so what is wider is never in the narrowest. A complex number in a real program is two real
+    # ones, and not linear over the complex ones.
+    stops = [v for step in program.steps if _forward_only(step.eqn) for v in moving(step.ins)]
+    made = [v for step in program.steps for v in moving(step.outs)]
+    never = {v for v in (*program.moving, *made) if _is_complex(v.aval) != is_complex}
+    return narrowest(program, n, never, stops)
 
 
 _HEAD, _TAIL = 0, 1
 
 
-def _needed(program: _Flat, cut: list[_Value]) -> list[tuple[_Step, list[int]]]:
+def _needed(program: Flat, cut: list[Value]) -> list[tuple[Step, list[int]]]:
     # The steps of the head, of the tail, of both (what leads to one part of the cut may follow from another) or,
     # with what the rest is linear at, of neither; such a step runs once, with the head.
-    wanted = set(cut), set(_tangents(program.outs))
+    wanted = set(cut), set(moving(program.outs))
     known, needed = set(), []
     for step in reversed(program.steps):
         wanted[_TAIL].difference_update(cut)
         sides = [side for side in (_HEAD, _TAIL) if any(v in wanted[side] for v in step.outs)]
         for side in sides:
-            wanted[side].update(_tangents(step.ins))
+            wanted[side].update(moving(step.ins))
         if sides or any(v in known for v in step.outs):
-            known.update(v for v in step.ins if isinstance(v, _Value) and not _is_tangent(v))
+            known.update(v for v in step.ins if isinstance(v, Value) and not moves(v))
             needed.append((step, sides or [_HEAD]))
     return needed[::-1]
 
 
-def _split(program: _Flat, cut: list[_Value]) -> Callable[[Sequence], tuple[Linear, Linear]]:
+def _split(program: Flat, cut: list[Value]) -> Callable[[Sequence], tuple[Linear, Linear]]:
     needed = _needed(program, cut)
 
-    def zeros(values: Sequence[_Value]) -> list:
+    def zeros(values: Sequence[Value]) -> list:
         return [jnp.zeros(v.aval.shape, v.aval.dtype) for v in values]
 
     def split(inputs: Sequence) -> tuple[Linear, Linear]:
         def both(tangents: list, narrow: list) -> tuple[list, list]:
             known = dict(zip(program.inputs, inputs, strict=True))
-            env = dict(zip(program.tangents, tangents, strict=True)), dict(zip(cut, narrow, strict=True))
+            env = dict(zip(program.moving, tangents, strict=True)), dict(zip(cut, narrow, strict=True))
 
             def read(side: int, v: Any) -> Any:
-                if not isinstance(v, _Value):
+                if not isinstance(v, Value):
                     return v
-                where = env[side] if _is_tangent(v) else known
+                where = env[side] if moves(v) else known
                 return where[v] if v in where else zeros([v])[0]  # only beside what the step is run for
 
             for step, sides in needed:
                 for side in sides:
                     for v, o in zip(step.outs, bind(step.eqn, *(read(side, v) for v in step.ins)), strict=True):
-                        (env[side] if _is_tangent(v) else known).setdefault(v, o)
+                        (env[side] if moves(v) else known).setdefault(v, o)
             return [env[_HEAD][v] for v in cut], [read(_TAIL, o) for o in program.outs]
 
         # Linear already; this takes loops apart into what they are linear at and what they do to tangents.
-        before, at = zeros(program.tangents), zeros(cut)
+        before, at = zeros(program.moving), zeros(cut)
         _, linear = jax.linearize(both, before, at)
         return (lambda tangents: linear(list(tangents), at)[0]), (lambda narrow: linear(before, list(narrow))[1])
 

@@ -1,0 +1,72 @@
+"""`divergence(f)`: the trace of the Jacobian of a vector field, without the Jacobian.
+
+Knows calls and views. Knows nothing of how a trace is computed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.tree_util import tree_leaves
+
+from jacobia._call.state import Wrapping
+from jacobia._transform import named
+from jacobia._view.jacobian import Jacobian
+
+
+def divergence(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
+    """The divergence of `f`: the sum of the derivatives of each output by the input in the same place.
+
+    Args:
+      f: any pure JAX function whose output is like its differentiated inputs: an array of the same shape, or a tree of
+        the same leaves.
+      argnums: which positional arguments to differentiate by.
+      **options: `batch_axis`, `verify_batch`, `has_aux`, `where`, `static_argnums`, `static_argnames`, `memory_limit`,
+        as in `jacobian`.
+
+    Returns:
+      A function of the arguments of `f` that returns one number, `(B,)` with `batch_axis`, or `(divergence, aux)` with
+      `has_aux`. Where the Jacobian is sparse, entries on its diagonal alone are computed, at once.
+
+    Raises:
+      What `jacobian` raises, and ValueError: outputs that are not like the inputs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jacobia import divergence
+      >>> divergence(lambda x: x**2)(jnp.array([1.0, 2.0])).item()
+      6.0
+    """
+    return _Divergence(f, argnums, options)
+
+
+class _Divergence(Wrapping):
+    def __init__(self, f: Callable, argnums: Any, options: dict):
+        self.__wrapped__, self._argnums, self._options = f, argnums, options
+        self._transform = named("divergence", f, argnums, "auto", options)
+        self.carries_state = self._transform.carries_state
+
+    @property
+    def __name__(self) -> str:
+        return f"divergence({getattr(self.__wrapped__, '__name__', type(self.__wrapped__).__name__)})"
+
+    def __repr__(self) -> str:
+        return f"<{self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        return _Divergence, (self.__wrapped__, self._argnums, self._options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        made = self._transform(*args, **kwargs)
+        views, aux = made if self._options.get("has_aux", False) else (made, None)
+        leaves = tree_leaves(views, is_leaf=lambda v: isinstance(v, Jacobian))
+        spaces = leaves[0]._origin.blue.spaces
+        if spaces.outputs.shapes != spaces.inputs.shapes:
+            raise ValueError(
+                f"{self.__name__}: expected outputs of the shapes of the differentiated inputs, "
+                f"{', '.join(map(str, spaces.inputs.shapes))}, got {', '.join(map(str, spaces.outputs.shapes))}. "
+                "The divergence is that of a vector field."
+            )
+        own = leaves[:: len(spaces.inputs) + 1]
+        total: jax.Array = sum(v.trace() for v in own[1:]) + own[0].trace()
+        return (total, aux) if self._options.get("has_aux", False) else total
