@@ -1,5 +1,11 @@
-"""Every notebook runs from top to bottom, and is committed without outputs."""
+"""Every notebook runs from top to bottom, and is committed without outputs.
 
+The quickstart runs with the other tests; those that take longer, and packages of the extra `examples`, by
+`pytest -m notebook`.
+"""
+
+import ast
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbclient
@@ -22,10 +28,29 @@ def test_committed_without_outputs(path):
             assert cell.outputs == [] and cell.execution_count is None, cell.source
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def packages(notebook):
+    """What a notebook imports, by its cells; what is tried only is not needed."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for node in ast.parse(cell.source).body:
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                yield from (name.split(".")[0] for name in names)
+                if isinstance(node, ast.ImportFrom):
+                    yield node.module.split(".")[0]
+
+
+def executed(path):
+    mark = () if path.stem == "quickstart" else pytest.mark.notebook
+    return pytest.param(path, marks=mark, id=path.stem)
+
+
+@pytest.mark.parametrize("path", [executed(path) for path in NOTEBOOKS])
 def test_runs(path):
     notebook = nbformat.read(path, as_version=4)
+    missing = sorted({name for name in packages(notebook) if find_spec(name) is None})
+    if missing:
+        pytest.skip(f"{', '.join(missing)} is not installed, or has no wheel for this Python")
     client = nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
     client.execute()  # raises at the first cell that does, showing it
