@@ -1,6 +1,6 @@
-"""Gram matrices: JᴴWJ and J W J'ᴴ, from all of J where that fits, or in chunks of lines.
+"""Gram matrices: JᴴWJ and J W J'ᴴ, from nonzeros, from all of J where that fits, or in chunks of lines.
 
-Knows matrices. Knows nothing of how lines are computed.
+Knows matrices and patterns. Knows nothing of how lines are computed.
 Shapes: M by N a block, L the lines that are summed over, K of them at once; samples in front.
 """
 
@@ -10,11 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jacobia._errors import MaterializationError
-from jacobia._operators.lines import has, summed, whole
+from jacobia._operators.lines import LARGE, has, is_sparse, summed, whole
+from jacobia._plans.colors import pattern_of
 from jacobia._read.block import LiveBlock
 from jacobia._run import limits
+from jacobia._sparse.export import to_scipy
+from jacobia._sparse.pattern import Pattern
+
+# More pairs of nonzeros are not listed. Adding one to its place takes as long as so many operations of a product.
+_MOST, _SCATTERED = 1 << 25, 256
 
 
 def gram(J: LiveBlock, way: str, weights: Any = None, between: bool = False) -> jax.Array:
@@ -37,6 +44,8 @@ def gram(J: LiveBlock, way: str, weights: Any = None, between: bool = False) -> 
         f"J.{name}() of shape {(*origin.lead, size, size)}", nbytes, origin.limit(nbytes),
         "Where J is sparse, take A = J.to_scipy(), and A.T @ A; for a product, J.T @ (J @ v).",
     )  # fmt: skip
+    if J._known() is None and not between and (made := _of_nonzeros(J, way, weights, size)) is not None:
+        return made
     full = whole(J)
     if full is not None:
         return _made(full, weights, way, between, (*origin.lead, m, n))
@@ -60,6 +69,60 @@ def _made(lines: Any, weights: Any, way: str, between: bool, shape: tuple[int, .
         else:
             weighted = weights[..., None] * lines if way == "rows" else lines * weights[..., None, :]
     return other @ weighted if way == "rows" else weighted @ other
+
+
+def _of_nonzeros(J: LiveBlock, way: str, weights: Any, size: int) -> jax.Array | None:
+    # Each line's nonzeros, all with all; None: there are too many of them, or the matrix product is faster.
+    origin, index = J._origin, J._index
+    m, n = origin.blue.counts[index]
+    if m * n <= LARGE or not is_sparse(J):
+        return None
+    pattern = pattern_of(origin, index)
+    lines = pattern.rows if way == "rows" else pattern.cols
+    met = int(np.sum(np.bincount(lines).astype(np.int64) ** 2))
+    if met > _MOST or _SCATTERED * met > m * n * size:
+        return None
+    data, pattern = J._other("nonzeros")
+    pairs = origin.blue.found.find("pairs", (index, way), lambda: _pairs(pattern, way))
+    return _scattered(data, weights, *pairs, size, way)
+
+
+def _pairs(pattern: Pattern, way: str) -> tuple[np.ndarray, ...]:
+    # Of entries in one line: where they are among the nonzeros, their line, and the row and column of the result.
+    lines, places = (pattern.rows, pattern.cols) if way == "rows" else (pattern.cols, pattern.rows)
+    order = np.argsort(lines, kind="stable").astype(np.int32)
+    counts = np.bincount(lines, minlength=pattern.shape[0 if way == "rows" else 1])
+    each = counts[lines[order]]
+    first = np.repeat(np.arange(len(order)), each)
+    begins = np.concatenate([[0], np.cumsum(each)[:-1]])
+    second = np.arange(len(first)) - begins[first] + (np.cumsum(counts) - counts)[lines[order]][first]
+    first, second = order[first], order[second]
+    return first, second, lines[first], places[first], places[second]
+
+
+@partial(jax.jit, static_argnums=(7, 8))
+def _scattered(
+    data: Any, weights: Any, first: Any, second: Any, lines: Any, rows: Any, cols: Any, size: int, way: str
+) -> jax.Array:
+    one, other = (jnp.conj(data), data) if way == "rows" else (data, jnp.conj(data))
+    products = one[..., first] * other[..., second]
+    if weights is not None:
+        products = products * weights.astype(data.dtype)[..., lines]
+    return jnp.zeros((*data.shape[:-1], size, size), data.dtype).at[..., rows, cols].add(products)
+
+
+def sparse_gram(J: LiveBlock, way: str, weights: Any, between: bool, format: str) -> Any:
+    """The same of a matrix without samples, as a sparse matrix of SciPy."""
+    from scipy.sparse import csr_array
+
+    data, pattern = J._other("nonzeros")
+    A = to_scipy(data, pattern, "csr")
+    A = A if way == "rows" else A.conj().T.tocsr()
+    weighted = A
+    if weights is not None:
+        W = np.asarray(weights)
+        weighted = csr_array(W) @ A if between else A.multiply(W[:, None])
+    return (A.conj().T @ weighted).asformat(format)
 
 
 def cross(J: LiveBlock, other: LiveBlock) -> jax.Array:

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._errors import MaterializationError
 from jacobia._plans.choose import compute
+from jacobia._plans.colors import pattern_of
 from jacobia._plans.mirror import store_of
 from jacobia._plans.request import Request
 from jacobia._plans.sizes import padded, sized
@@ -25,6 +27,9 @@ from jacobia._run.point import Linearized
 _CHUNK = 1 << 26
 # All of a block is computed at once where it takes this part of the limit at most.
 _PART = 4
+
+# Nonzeros are looked for where there are so many entries, and taken where at most this share of them can be nonzero.
+LARGE, _SHARE = 1 << 16, 0.25
 
 
 def whole(J: LiveBlock) -> jax.Array | None:
@@ -45,6 +50,17 @@ def whole(J: LiveBlock) -> jax.Array | None:
         return None
     answer = compute(origin, Request(index))
     return answer.cube(origin)[0] if answer.turned else answer.array
+
+
+def is_sparse(J: LiveBlock) -> bool:
+    """Whether nonzeros are what to read all of a block by: looked for where it has more than `LARGE` entries."""
+    origin, index = J._origin, J._index
+    if origin.blue.sparsity != "auto" or J._layout.block.only is not None:
+        return False
+    try:
+        return pattern_of(origin, index).density <= _SHARE
+    except (MaterializationError, ValueError):
+        return False
 
 
 def has(J: LiveBlock, way: str) -> bool:

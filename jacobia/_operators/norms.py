@@ -11,12 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jacobia._errors import MaterializationError
-from jacobia._operators.lines import chunks, has, summed, whole
-from jacobia._plans.colors import pattern_of
+from jacobia._operators.lines import LARGE, chunks, has, is_sparse, summed, whole
 from jacobia._read.block import LiveBlock
-
-# Nonzeros are looked for where there are so many entries, and taken where at most this share of them can be nonzero.
-_LARGE, _SHARE = 1 << 16, 0.25
 
 
 def norms(J: LiveBlock, way: str) -> jax.Array:
@@ -27,7 +23,7 @@ def norms(J: LiveBlock, way: str) -> jax.Array:
     """
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
-    if J._known() is None and m * n > _LARGE and _is_sparse(J):
+    if J._known() is None and m * n > LARGE and is_sparse(J):
         data, pattern = J._other("nonzeros")
         return _of_entries(data, pattern.rows if way == "rows" else pattern.cols, m if way == "rows" else n)
     full = whole(J)
@@ -42,16 +38,6 @@ def norms(J: LiveBlock, way: str) -> jax.Array:
             "lines can be computed one by one. Raise memory_limit."
         )
     return jnp.sqrt(summed(J, other, lambda lines, _: _squares(lines, way)))
-
-
-def _is_sparse(J: LiveBlock) -> bool:
-    origin, index = J._origin, J._index
-    if origin.blue.sparsity != "auto" or J._layout.block.only is not None:
-        return False
-    try:
-        return pattern_of(origin, index).density <= _SHARE
-    except (MaterializationError, ValueError):
-        return False
 
 
 @partial(jax.jit, static_argnums=1)

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jacobia._operators.gram import cross, gram
+from jacobia._operators.gram import cross, gram, sparse_gram
 from jacobia._operators.norms import norms
+from jacobia._sparse.pattern import FORMATS
 from jacobia._view.products import Products
 
 
@@ -57,22 +58,27 @@ class Reductions(Products):
         kept = len(layout.lead) + (heads if self._origin.blue.program.heads is not None else 0)
         return jnp.sum(found, axis=tuple(range(kept, found.ndim)))
 
-    def gram(self, weights: Any = None) -> jax.Array:
-        """`Jᵀ W J`, in chunks of rows where J does not fit; `Jᴴ W J` of complex numbers.
+    def gram(self, weights: Any = None, format: str | None = None) -> Any:
+        """`Jᵀ W J`: out of nonzeros where J is sparse, in chunks of rows where J does not fit; `Jᴴ W J` if complex.
 
         Args:
           weights: one for each row, of shape `y.shape` or `(M,)`; between rows, `(M, M)`; None: ones. With batch axes
             in front for weights of their own of each sample.
+          format: of `scipy.sparse`, such as "csc", for a sparse result out of the nonzeros of J; None: an array.
 
         Returns:
-          `x.shape + x.shape`, `(N, N)` for a matrix view, with batch axes in front.
+          `x.shape + x.shape`, `(N, N)` for a matrix view, with batch axes in front; with a format, `(N, N)`.
 
         Raises:
-          ValueError: weights of another shape.
+          TypeError: a format inside of `jit`, where SciPy can't compute.
+          ValueError: weights of another shape; an unknown format, or one of a view with samples.
           MaterializationError: the result does not fit; nor does J, and rows can't be computed one by one.
         """
         way, (rows, columns) = self._sides("gram")
         weights, between = self._weights(weights, rows)
+        if format is not None:
+            self._check_format(format)
+            return sparse_gram(self, way, weights, between, format)
         out = gram(self, way, weights, between)
         return out.reshape(self._layout.lead + columns + columns)
 
@@ -137,6 +143,20 @@ class Reductions(Products):
         if layout.matrix:
             rows, columns = (math.prod(rows),), (math.prod(columns),)
         return ("columns", (columns, rows)) if layout.turn else ("rows", (rows, columns))
+
+    def _check_format(self, format: str) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"J.gram(format=...): expected None or one of {', '.join(FORMATS)}, got {format!r}.")
+        if self._layout.lead:
+            raise ValueError(
+                f"J.gram(format={format!r}): expected a view without samples, got shape {self.shape}. SciPy has no "
+                "batches: leave format out, or take J.nonzeros()."
+            )
+        if not self._origin.remembers:
+            raise TypeError(
+                f"J.gram(format={format!r}): expected a view outside of jit and other transformations, got one inside. "
+                "Leave format out, or multiply: J.T @ (J @ v)."
+            )
 
     def _weights(self, weights: Any, rows: tuple[int, ...]) -> tuple[jax.Array | None, bool]:
         # Those of rows as (..., M), and whether they are between rows, (..., M, M).

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jacobia import MaterializationError, hessian, jacobian
-from jacobia._operators import lines, norms
+from jacobia._operators import gram, lines, norms
 
 RNG = np.random.default_rng(9)
 B, M, N = 4, 5, 3
@@ -43,8 +43,9 @@ def by(request, monkeypatch, new_programs):
         for module in ("gram", "norms"):
             monkeypatch.setattr(f"jacobia._operators.{module}.whole", lambda J: None)
     if request.param == "nonzeros":
-        monkeypatch.setattr(norms, "_LARGE", 0)
-        monkeypatch.setattr(norms, "_SHARE", 1.0)
+        monkeypatch.setattr(lines, "_SHARE", 1.0)
+        for module in (norms, gram):
+            monkeypatch.setattr(module, "LARGE", 0)
     return request.param
 
 
@@ -172,3 +173,55 @@ def test_what_does_not_fit_is_computed_in_chunks():
 def test_mistakes(call, error, says):
     with pytest.raises(error, match=says):
         call(jacobian(tall)(X))
+
+
+# Out of nonzeros
+
+
+def banded(x):
+    return jnp.concatenate([x[1:] * x[:-1], jnp.sin(x), x[:1] * x[-1:]])
+
+
+@pytest.mark.parametrize("weights", [None, "each", "between"])
+@pytest.mark.parametrize("turned", [False, True], ids=["J", "J.T"])
+def test_gram_of_a_sparse_jacobian(monkeypatch, new_programs, turned, weights):
+    monkeypatch.setattr("jacobia._operators.gram.LARGE", 10)
+    x = np.linspace(0.5, 1, 40, dtype=np.float32)
+    full = np.asarray(jax.jacobian(lambda x: banded(x))(x), np.float64)
+    full = full.T if turned else full
+    random = np.random.default_rng(0).uniform(1, 2, len(full)).astype(np.float32)
+    w = {None: None, "each": random, "between": np.diag(random) + 0.1}[weights]
+    matrix = np.eye(len(full)) if w is None else np.diag(w) if w.ndim == 1 else w
+    right = full.T @ matrix @ full
+    view = jacobian(lambda x: banded(x))(x)
+    J = view.T if turned else view
+    np.testing.assert_allclose(J.gram(w), right, rtol=1e-5, atol=1e-5)
+    if weights != "between":
+        assert view.stats.rows_computed == view.stats.columns_computed == 0  # no line of it was needed
+    sparse = J.gram(w, format="csc")
+    assert sparse.format == "csc"
+    np.testing.assert_allclose(sparse.toarray(), right, rtol=1e-5, atol=1e-5)
+    if w is None:
+        np.testing.assert_allclose(J.outer(), full @ full.T, rtol=1e-5, atol=1e-5)
+
+
+def test_sparse_gram_of_complex_numbers_inside_jit(monkeypatch, new_programs):
+    monkeypatch.setattr("jacobia._operators.gram.LARGE", 10)
+    x = np.linspace(0.5, 1, 40) * np.exp(0.3j * np.arange(40)).astype(np.complex64)
+    full = jax.jacobian(banded, holomorphic=True)(x)
+    J = jacobian(banded, holomorphic=True)(x)
+    np.testing.assert_allclose(J.gram(), full.conj().T @ full, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(J.gram(format="csr").toarray(), full.conj().T @ full, rtol=1e-4, atol=1e-5)
+    found = jax.jit(lambda x: jacobian(banded, holomorphic=True)(x).outer())(x)
+    np.testing.assert_allclose(found, full @ full.conj().T, rtol=1e-4, atol=1e-5)
+
+
+def test_formats_of_gram_that_are_not():
+    J = jacobian(banded)(np.ones(4, np.float32))
+    with pytest.raises(ValueError, match=r"J.gram\(format=...\): expected None or one of bsr.*got 'dense'"):
+        J.gram(format="dense")
+    with pytest.raises(TypeError, match=r"J.gram\(format='csr'\): expected a view outside of jit"):
+        jax.jit(lambda x: jacobian(banded)(x).gram(format="csr"))(np.ones(4, np.float32))
+    batched = jacobian(jax.vmap(banded), batch_axis=0)(np.ones((2, 4), np.float32))
+    with pytest.raises(ValueError, match=r"J.gram\(format='csr'\): expected a view without samples"):
+        batched.gram(format="csr")
