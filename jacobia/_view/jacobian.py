@@ -23,6 +23,7 @@ from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import Stats
 from jacobia._view.array import not_traced
+from jacobia._view.as_lineax import Source, as_lineax
 from jacobia._view.reductions import Reductions
 from jacobia._words import describe, known_lines
 
@@ -257,6 +258,28 @@ class Jacobian(Reductions):
             )
         products = self.matvec, self.rmatvec, self.matmat, np.dtype(self.dtype), self.rmatmat
         return LinearOperator(self.shape, *products)  # pyright: ignore[reportCallIssue]
+
+    def as_lineax(self, tags: Any = ()) -> Any:
+        """A linear operator of lineax, for `lineax.linear_solve` and what is built on it.
+
+        Products are those of `J.mv`. Its questions are answered: whether J is diagonal, tridiagonal or triangular is
+        seen by its pattern, a Hessian is symmetric, `diagonal` is that of J, `linearise` evaluates f once.
+
+        Args:
+          tags: those of lineax that are to be believed, such as `lineax.positive_semidefinite_tag`.
+
+        Raises:
+          ImportError: lineax is not installed (extra `lineax`).
+          ValueError: a view with samples, or tags that its shape or its pattern contradicts.
+        """
+        return as_lineax(
+            self._origin, Source(self._origin.blue, self._index, bool(self._layout.turn), self._block), tags
+        )
+
+    @classmethod
+    def _block(cls, origin: Linearized, number: int) -> "Jacobian":
+        """A block as a matrix."""
+        return view(cls, origin, number, layout_of(origin.blue, number, origin.lead, True, ""))
 
     # Copies
 

@@ -17,6 +17,8 @@ from jacobia._run.missing import by_what_exists, refused
 from jacobia._run.multiplied import Multiplied
 from jacobia._run.point import Linearized
 from jacobia._space import Space
+from jacobia._view.as_lineax import Source, as_lineax
+from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian
 
 
@@ -115,6 +117,38 @@ class Operator:
     def vm(self, u: Any) -> Any:
         """`u J`: one pullback; a tree as `out_structure` to one as `in_structure`."""
         return self._product("vm(u=...)", u, "columns" if self._transposed else "rows")
+
+    def as_lineax(self, tags: Any = ()) -> Any:
+        """A linear operator of lineax on the same trees; see `Jacobian.as_lineax`."""
+        blue = self._origin.blue
+        kind = Hessian if blue.primal is not None else Jacobian
+        return as_lineax(self._origin, Source(blue, None, self._transposed, kind._block, Operator), tags)
+
+    def as_scipy(self) -> Any:
+        """A `scipy.sparse.linalg.LinearOperator` of this shape: leaves flattened, one behind the other.
+
+        Raises:
+          ValueError: samples.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        if self._origin.lead:
+            raise ValueError(
+                f"operator(...).as_scipy(): expected one matrix, got samples, {self._origin.lead}. SciPy has no "
+                "batches: make the operator of one sample."
+            )
+
+        def product(of: "Operator", flat: Any) -> np.ndarray:
+            structure = of.in_structure
+            leaves, treedef = tree_flatten(structure)
+            ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+            parts = [a.reshape(s.shape) for a, s in zip(np.split(np.ravel(flat), ends), leaves, strict=True)]
+            found = [np.ravel(a) for a in tree_leaves(of.mv(tree_unflatten(treedef, parts)))]
+            return np.concatenate(found) if found else np.zeros(0)
+
+        dtype = np.result_type(*(s.dtype for s in tree_leaves((self.in_structure, self.out_structure))))
+        transposed = lambda u: np.conj(product(self.T, np.conj(u)))  # noqa: E731
+        return LinearOperator(self.shape, lambda v: product(self, v), transposed, dtype=dtype)  # pyright: ignore
 
     def __matmul__(self, v: Any) -> Any:
         return self.mv(v)

@@ -1,0 +1,330 @@
+"""Views and operators as linear operators of lineax, with its questions answered by patterns and linear programs.
+
+Knows lineax, points and patterns; what makes views is handed in. Knows nothing of how products are computed.
+Shapes: M outputs, N inputs, nnz entries.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_flatten, tree_leaves, tree_unflatten
+
+from jacobia._compat import Tracer
+from jacobia._errors import MaterializationError
+from jacobia._plans.nonzeros import every, walk_of
+from jacobia._program.fingerprint import Identity
+from jacobia._run.blueprint import Blueprint
+from jacobia._run.point import Linearized
+from jacobia._sparse.pattern import Pattern
+
+
+class Source(NamedTuple):
+    """What an operator is of, apart from its arrays: static in a pytree, and equal for calls that share kernels."""
+
+    blue: Blueprint
+    number: int | None  # of one block; None: all of them, as one operator on trees
+    transposed: bool
+    block: Callable  # of a point and a number, the view of a block as a matrix
+    whole: Callable | None = None  # of a point and whether it is transposed, all blocks as an operator on trees
+    held: tuple[Any, ...] = ()  # arrays that f closes over, by identity; None where it is traced
+
+
+def as_lineax(origin: Linearized, source: Source, tags: Any) -> Any:
+    """A `lineax.AbstractLinearOperator` of a view, or of a tree of views as one operator.
+
+    Raises:
+      ImportError: lineax is not installed.
+      ValueError: a view with samples, or tags that its shape or its pattern contradicts.
+    """
+    if origin.lead:
+        raise ValueError(
+            f"as_lineax(): expected one matrix, got samples, {origin.lead} of them. lineax has no batches: write "
+            "jax.vmap(lambda x, b: lineax.linear_solve(jacobian(f)(x).as_lineax(), b))(X, B)."
+        )
+    held = tuple(None if isinstance(c, Tracer) else Identity(c) for c in origin.consts)
+    arrays = [c for c, h in zip(origin.consts, held, strict=True) if h is None], list(origin.leaves)
+    made = _operator_class()(*arrays, source._replace(held=held), _tags(tags))
+    _check(made)
+    return made
+
+
+def _tags(tags: Any) -> frozenset:
+    return frozenset(tags) if isinstance(tags, Iterable) else frozenset([tags])
+
+
+def _check(made: Any) -> None:
+    import lineax as lx
+
+    square = {
+        lx.symmetric_tag, lx.diagonal_tag, lx.tridiagonal_tag, lx.unit_diagonal_tag, lx.lower_triangular_tag,
+        lx.upper_triangular_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag,
+    }  # fmt: skip
+    given = sorted(map(str, made.tags & square))
+    if given and made.in_size() != made.out_size():
+        raise ValueError(
+            f"as_lineax(tags=...): expected no {given[0]} of a matrix that is not square, got shape "
+            f"({made.out_size()}, {made.in_size()}). Leave the tag out."
+        )
+    symmetric = made.tags & {lx.symmetric_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag}
+    for wrong, holds in (
+        (symmetric, lambda p: p == p.T),
+        (made.tags & {lx.diagonal_tag}, lambda p: _band(p, 0, 0)),
+        (made.tags & {lx.tridiagonal_tag}, lambda p: _band(p, 1, 1)),
+        (made.tags & {lx.lower_triangular_tag}, lambda p: _band(p, None, 0)),
+        (made.tags & {lx.upper_triangular_tag}, lambda p: _band(p, 0, None)),
+    ):
+        # A pattern may have more entries than needed, but one with few of them is hardly wrong about the others.
+        pattern = made.pattern() if wrong else None
+        if pattern is not None and pattern.density < _SPARSE and not holds(pattern):
+            raise ValueError(
+                f"as_lineax(tags=...): expected tags that hold, got {sorted(map(str, wrong))[0]} of a matrix whose "
+                f"pattern has other entries: {pattern.nnz} of {pattern.shape}. Solvers would be silently wrong. Leave "
+                "the tag out."
+            )
+    if symmetric and _origin(made).remembers and made.in_size():
+        _check_symmetry(made)
+
+
+def _check_symmetry(made: Any) -> None:
+    # By one product of two vectors in either order: a solver that is told so of another matrix gives wrong numbers.
+    told = tree_leaves(made.in_structure())
+    keys = jax.random.split(jax.random.key(0), 2)
+    size = sum(s.size for s in told)
+    dtype = jnp.result_type(*(s.dtype for s in told))
+    u, v = (jax.random.rademacher(k, (size,), dtype) for k in keys)
+    Ju, Jv = (_flat(made.mv(_unflat(made, a))) for a in (u, v))
+    apart = abs(jnp.vdot(u, Jv) - jnp.conj(jnp.vdot(v, Ju)) if _is_complex(made) else jnp.vdot(u, Jv) - jnp.vdot(v, Ju))
+    scale = jnp.linalg.norm(Ju) * jnp.linalg.norm(v) + jnp.linalg.norm(Jv) * jnp.linalg.norm(u)
+    if apart > scale * float(jnp.finfo(dtype).eps) ** 0.5:
+        raise ValueError(
+            "as_lineax(tags=...): expected a symmetric matrix, as the tag says, got one of which u @ J @ v and "
+            f"v @ J @ u differ by {float(apart):.3g}, of ones and minus ones. Leave the tag out."
+        )
+
+
+def _flat(tree: Any) -> jax.Array:
+    return jnp.concatenate([jnp.ravel(a) for a in tree_leaves(tree)])
+
+
+def _unflat(made: Any, flat: jax.Array) -> Any:
+    leaves, treedef = tree_flatten(made.in_structure())
+    ends = np.cumsum([s.size for s in leaves])[:-1]
+    parts = zip(jnp.split(flat, ends), leaves, strict=True)
+    return tree_unflatten(treedef, [a.reshape(s.shape).astype(s.dtype) for a, s in parts])
+
+
+# Patterns of which so few entries can be nonzero are believed where they contradict a tag.
+_SPARSE = 0.5
+
+# Nonzeros beyond which a solver had better not be told of a band by listing them all.
+_LISTED = 1 << 24
+
+
+def _band(pattern: Pattern, below: int | None, above: int | None) -> bool:
+    offset = pattern.rows - pattern.cols
+    low = below is None or not (offset > below).any()
+    return low and (above is None or not (-offset > above).any())
+
+
+def _origin(made: Any) -> Linearized:
+    rest, held = iter(made.consts), made.of.held
+    consts = [next(rest) if h is None else h.held for h in held]
+    return Linearized.anywhere(made.of.blue, consts, made.leaves)
+
+
+def _operator(made: Any) -> Any:
+    assert made.of.whole is not None
+    return made.of.whole(_origin(made), made.of.transposed)
+
+
+def _views(made: Any, places: Iterable[int]) -> list:
+    # Some blocks, as matrices.
+    origin = _origin(made)
+    return [made.of.block(origin, k) for k in places]
+
+
+def _structure(made: Any, side: str) -> Any:
+    # Of a block: arrays of the shapes of its rows or columns.
+    blue, index = made.of.blue, made.of.number
+    if index is None:
+        return getattr(_operator(made), side)
+    block = blue.blocks[index]
+    rows = (side == "out_structure") != made.of.transposed
+    space, leaves = (blue.spaces.outputs, block.outs) if rows else (blue.spaces.inputs, block.ins)
+    return jax.ShapeDtypeStruct(
+        block.row_shape if rows else block.column_shape, jnp.result_type(*space.pick(leaves).dtypes)
+    )
+
+
+def _product(made: Any, vector: Any) -> Any:
+    if made.of.number is None:
+        return _operator(made).mv(vector)
+    J, told = _views(made, [made.of.number])[0], _structure(made, "out_structure")
+    flat = jnp.ravel(vector)
+    return (flat @ J if made.of.transposed else J @ flat).reshape(told.shape).astype(told.dtype)
+
+
+def _matrix(made: Any) -> jax.Array:
+    blue, of = made.of.blue, made.of
+    if of.number is not None or blue.ravel:
+        full = _views(made, [of.number or 0])[0][...]
+    else:
+        views, n = _views(made, range(len(blue.blocks))), len(blue.spaces.inputs)
+        full = jnp.block([[J[...] for J in views[k : k + n]] for k in range(0, len(views), n)])
+    return full.T if of.transposed else full
+
+
+def _pattern(made: Any) -> Pattern | None:
+    # None: it is not to be had.
+    blue, of = made.of.blue, made.of
+    block = every(blue) if of.number is None else blue.blocks[of.number]
+    if blue.program.jaxpr is None or blue.sparsity != "auto":
+        return None
+    try:
+        found = walk_of(_origin(made), quiet=True).of(block.outs, block.ins, blue.symmetric).pattern
+    except (MaterializationError, TypeError, ValueError):
+        return None
+    return found.T if of.transposed else found
+
+
+def _within(made: Any, below: int | None, above: int | None) -> bool:
+    # Whether all entries that can be nonzero are within so many diagonals.
+    size, other = made.in_size(), made.out_size()
+    if size != other:
+        return False
+    key = made.of.number, made.of.transposed, below, above
+
+    def look() -> bool:
+        pattern = made.pattern()
+        return pattern is not None and pattern.nnz <= _LISTED and _band(pattern, below, above)
+
+    return made.of.blue.found.find("band", key, look)
+
+
+def _diagonal(made: Any) -> jax.Array:
+    blue, of = made.of.blue, made.of
+    if of.number is not None:
+        return _views(made, [of.number])[0].diagonal()
+    outs, ins = blue.spaces.outputs, blue.spaces.inputs
+    if blue.ravel or outs.sizes != ins.sizes:
+        return jnp.diagonal(_matrix(made))
+    own = range(0, len(blue.blocks), len(ins) + 1)
+    return jnp.concatenate([J.diagonal() for J in _views(made, own)])
+
+
+def _tridiagonal(made: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # Main, lower and upper diagonal, out of nonzeros where these are known to be few.
+    of, n = made.of, made.in_size()
+    pattern = made.pattern()
+    if of.number is None or pattern is None or pattern.density > _SPARSE:
+        full = _matrix(made)
+        return jnp.diagonal(full), jnp.diagonal(full, -1), jnp.diagonal(full, 1)
+    data, pattern = _views(made, [of.number])[0]._nonzeros()
+    offset, found = pattern.rows - pattern.cols, []
+    for k in (0, -1, 1) if of.transposed else (0, 1, -1):
+        at = np.flatnonzero(offset == k)
+        places = np.minimum(pattern.rows[at], pattern.cols[at])
+        found.append(jnp.zeros(n - abs(k), data.dtype).at[places].set(data[at]))
+    return found[0], found[1], found[2]
+
+
+@cache
+def _operator_class() -> type:
+    try:
+        import equinox as eqx
+        import lineax as lx
+    except ImportError as error:
+        raise ImportError(
+            "J.as_lineax(): expected the package lineax, which is not installed. "
+            'Install it: pip install "jacobia[lineax]".'
+        ) from error
+
+    class JacobianOperator(lx.AbstractLinearOperator):
+        """A Jacobian or Hessian as a linear operator: products without the matrix, structure read off its program."""
+
+        consts: list
+        leaves: list
+        of: Source = eqx.field(static=True)
+        tags: frozenset[object] = eqx.field(static=True)
+
+        def mv(self, vector: Any) -> Any:
+            return _product(self, vector)
+
+        def as_matrix(self) -> jax.Array:
+            return _matrix(self)
+
+        def transpose(self) -> Any:
+            if lx.is_symmetric(self):
+                return self
+            of = self.of._replace(transposed=not self.of.transposed)
+            return JacobianOperator(self.consts, self.leaves, of, lx.transpose_tags(self.tags))
+
+        def in_structure(self) -> Any:
+            return _structure(self, "in_structure")
+
+        def out_structure(self) -> Any:
+            return _structure(self, "out_structure")
+
+        def pattern(self) -> Pattern | None:
+            """Which entries can be nonzero; None: that is not to be told."""
+            return _pattern(self)
+
+    _answer(lx, JacobianOperator)
+    return JacobianOperator
+
+
+def _answer(lx: Any, kind: type) -> None:
+    """What lineax asks of every operator."""
+
+    def tagged(*tags: Any) -> Callable[[Any], bool]:
+        return lambda op: bool(op.tags & frozenset(tags))
+
+    def symmetric(op: Any) -> bool:
+        blue, index, real = op.of.blue, op.of.number, not _is_complex(op)
+        known = blue.symmetric and (index is None or blue.mirrors[index] == index)
+        definite = real and tagged(lx.positive_semidefinite_tag, lx.negative_semidefinite_tag)(op)
+        return known or definite or tagged(lx.symmetric_tag, lx.diagonal_tag)(op)
+
+    def within(below: int | None, above: int | None, *tags: Any) -> Callable[[Any], bool]:
+        return lambda op: tagged(*tags)(op) or _within(op, below, above)
+
+    def linearise(op: Any) -> Any:
+        # A product is linear in its vector: what is not is computed once.
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), op.in_structure())
+        _, linear = jax.linearize(op.mv, zeros)
+        tags = op.tags | ({lx.symmetric_tag} if symmetric(op) else set())
+        return lx.FunctionLinearOperator(linear, op.in_structure(), tags)
+
+    def materialise(op: Any) -> Any:
+        flat = all(len(s.shape) == 1 for s in (op.in_structure(), op.out_structure()) if hasattr(s, "shape"))
+        tags = op.tags | ({lx.symmetric_tag} if symmetric(op) else set())
+        if flat and op.of.number is not None:
+            return lx.MatrixLinearOperator(op.as_matrix(), tags)
+        return lx.materialise(linearise(op))
+
+    answers: dict[Any, Callable] = {
+        lx.is_symmetric: symmetric,
+        lx.is_diagonal: within(0, 0, lx.diagonal_tag),
+        lx.is_tridiagonal: within(1, 1, lx.tridiagonal_tag, lx.diagonal_tag),
+        lx.is_lower_triangular: within(None, 0, lx.lower_triangular_tag),
+        lx.is_upper_triangular: within(0, None, lx.upper_triangular_tag),
+        lx.has_unit_diagonal: tagged(lx.unit_diagonal_tag),
+        lx.is_positive_semidefinite: tagged(lx.positive_semidefinite_tag),
+        lx.is_negative_semidefinite: tagged(lx.negative_semidefinite_tag),
+        lx.diagonal: _diagonal,
+        lx.tridiagonal: _tridiagonal,
+        lx.linearise: linearise,
+        lx.materialise: materialise,
+        lx.conj: lambda op: lx.conj(linearise(op)) if _is_complex(op) else op,
+    }
+    for question, answer in answers.items():
+        question.register(kind)(answer)
+
+
+def _is_complex(op: Any) -> bool:
+    leaves = tree_leaves((op.in_structure(), op.out_structure()))
+    return any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in leaves)
