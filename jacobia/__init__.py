@@ -5,7 +5,9 @@ or go by the ten files that README.md names.
 """
 
 from jacobia import scipy
+from jacobia._derived.curvature import empirical_fisher, ggn
 from jacobia._derived.divergence import divergence
+from jacobia._derived.estimates import estimate_diagonal, estimate_trace
 from jacobia._derived.laplacian import laplacian, value_and_laplacian
 from jacobia._derived.sparsity import sparsity_pattern
 from jacobia._derived.value import value_and_hessian, value_and_jacobian
@@ -38,6 +40,10 @@ __all__ = [
     "cache_info",
     "coloring",
     "divergence",
+    "empirical_fisher",
+    "estimate_diagonal",
+    "estimate_trace",
+    "ggn",
     "hessian",
     "jacobian",
     "laplacian",

@@ -97,13 +97,20 @@ class _Callback:
                     f"jacobia.scipy.{self._name}(f): expected an f from one array to one array, got {got}. Set "
                     "ravel=True for one matrix of all leaves."
                 )
+            block = J._layout.block
+            if self._name == "hess" and len(block.row_shape) != len(block.column_shape):
+                raise ValueError(
+                    f"jacobia.scipy.hess(f): expected an f of one number, got a Hessian of shape {J.shape}. Take the "
+                    "one that is minimized; of a constraint, hess(lambda x, v: v @ fun(x))."
+                )
             if self.format is None:
                 large = J.size >= _LARGE and J.matrix.shape[0] > 1
                 self.format = "csr" if large and J.pattern.density <= _SHARE else "dense"
             if self.format != "dense":
                 return J.matrix.to_scipy(self.format)
-            gradient = not J._layout.block.row_shape and self._name == "jac"
-            return np.array(J[...]).reshape((-1,) if gradient else J.matrix.shape)
+            gradient = not block.row_shape and self._name == "jac"
+            shape = (-1,) if gradient else J.matrix.shape
+            return np.array(J[...]).reshape(shape if block.column_shape or block.row_shape else ())
 
     def _in_float64(self, x: Any) -> np.ndarray:
         array = np.asarray(x)

@@ -136,3 +136,11 @@ MISTAKES = [
 def test_what_does_not_fit(make, error, says):
     with pytest.raises(error, match=says):
         make(jacobia.scipy.jac)
+
+
+def test_of_scalars_and_of_vectors():
+    f = lambda x: x**3 - 2 * x  # noqa: E731
+    root = scipy.optimize.newton(f, 2.0, fprime=jacobia.scipy.jac(f), fprime2=jacobia.scipy.hess(f))
+    np.testing.assert_allclose(root, 2**0.5)
+    with pytest.raises(ValueError, match=r"jacobia.scipy.hess\(f\): expected an f of one number, got .*\(3, 3, 3\)"):
+        jacobia.scipy.hess(lambda x: x**2)(np.ones(3))

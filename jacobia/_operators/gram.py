@@ -117,7 +117,7 @@ def sparse_gram(J: LiveBlock, way: str, weights: Any, between: bool, format: str
 
     data, pattern = J._other("nonzeros")
     A = to_scipy(data, pattern, "csr")
-    A = A if way == "rows" else A.conj().T.tocsr()
+    A = A if way == "rows" else A.T.tocsr()
     weighted = A
     if weights is not None:
         W = np.asarray(weights)

@@ -16,7 +16,7 @@ import numpy as np
 from jacobia._call.linearize import Point, pullback, value
 from jacobia._compat import opened
 from jacobia._program.axis.cut import cut
-from jacobia._program.laplace.carried import Carried
+from jacobia._program.laplace.carried import Carried, written_out
 from jacobia._program.laplace.sweep import Sweep
 from jacobia._program.readings.cost import peak_bytes
 from jacobia._program.walk import holds, needed
@@ -89,13 +89,17 @@ class Swept:
         point = point._replace(consts=consts, leaves=leaves)
         if self._cut is None:
             outs = self._sweep.run([*self._own, *consts, *leaves], factored, self._room)
-            values, laplacians, legs = _apart(outs, self._keeps_legs(outs))
+            values, laplacians, legs = self._apart(outs)
             return values, laplacians, self._gradient(point, legs)
         return self._of_samples(point, factored)
 
-    def _keeps_legs(self, outs: Sequence[Carried]) -> bool:
-        # Whether the sweep went along every input: then it has found the gradient.
-        return self._with_gradient and all(len(z.legs) == 1 and len(z.legs[0]) == self._sweep.count for z in outs)
+    def _apart(self, outs: Sequence[Carried]) -> tuple[list, list, list]:
+        # Where the sweep went along every input, it has found the gradient.
+        values = [jnp.asarray(z.value) for z in outs]
+        laplacians = [jnp.zeros_like(z.value) if z.laplacian is None else z.laplacian for z in outs]
+        every = [written_out(z, self._sweep.count) for z in outs] if self._with_gradient else []
+        known = all(len(z.legs) == 1 and len(z.legs[0]) == self._sweep.count for z in every)
+        return values, laplacians, [z.legs[0] for z in every] if known else []
 
     def _gradient(self, point: Point, legs: list) -> list:
         if not self._with_gradient:
@@ -120,7 +124,7 @@ class Swept:
             sample, own = given
             leaves = [jnp.expand_dims(own[k], axes[k]) if k in axes else a for k, a in enumerate(point.leaves)]
             outs = self._sweep.run([*self._own, sample, *point.consts, *leaves], factored, self._room)
-            values, laplacians, legs = _apart(outs, self._keeps_legs(outs))
+            values, laplacians, legs = self._apart(outs)
             return _squeezed(values, batch), _squeezed(laplacians, batch), [leg.reshape(-1) for leg in legs]
 
         own = {k: jnp.moveaxis(point.leaves[k], axis, 0) for k, axis in axes.items()}
@@ -132,12 +136,6 @@ class Swept:
         values, laplacians, legs = made
         legs = [jnp.moveaxis(leg, 0, 1) for leg in legs]
         return to_place(values, batch.outputs), to_place(laplacians, batch.outputs), self._gradient(point, legs)
-
-
-def _apart(outs: Sequence[Carried], with_legs: bool) -> tuple[list, list, list]:
-    values = [jnp.asarray(z.value) for z in outs]
-    laplacians = [jnp.zeros_like(z.value) if z.laplacian is None else z.laplacian for z in outs]
-    return values, laplacians, [z.legs[0] for z in outs] if with_legs else []
 
 
 def _squeezed(leaves: list, batch: Batch) -> list:

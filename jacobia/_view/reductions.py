@@ -79,7 +79,10 @@ class Reductions(Products):
         if format is not None:
             self._check_format(format)
             return sparse_gram(self, way, weights, between, format)
-        out = gram(self, way, weights, between)
+        # Of Jᵀ it is the conjugate of what J gives.
+        turned = way == "columns"
+        out = gram(self, way, jnp.conj(weights) if turned and weights is not None else weights, between)
+        out = jnp.conj(out) if turned else out
         return out.reshape(self._layout.lead + columns + columns)
 
     def outer(self, other: Any = None) -> jax.Array:
@@ -99,7 +102,8 @@ class Reductions(Products):
         way, (rows, columns) = self._sides("outer")
         lead = self._layout.lead
         if other is None:
-            return gram(self, "columns" if way == "rows" else "rows").reshape(lead + rows + rows)
+            out = gram(self, "columns" if way == "rows" else "rows")
+            return (jnp.conj(out) if way == "columns" else out).reshape(lead + rows + rows)
         if not isinstance(other, Reductions):
             raise TypeError(
                 f"J.outer(other=...): expected a view, got {type(other).__name__}. Write J @ A.T for an array A, which "

@@ -58,7 +58,7 @@ class Triplets:
           J: a view of one matrix of this shape. Entries that its pattern lacks are zero.
 
         Raises:
-          TypeError: no view.
+          TypeError: no view, or one inside of `jit`.
           ValueError: another shape, samples, or entries of J that are not among these.
         """
         if not isinstance(J, Jacobian):
@@ -67,6 +67,11 @@ class Triplets:
             raise ValueError(
                 f"Triplets.values(J=...): expected one matrix of shape {self.pattern.shape}, got shape {J.shape}. "
                 "The pattern is that of J.matrix."
+            )
+        if not J._origin.remembers:
+            raise TypeError(
+                "Triplets.values(J): expected a view outside of jit and other transformations, got one inside. Take "
+                "J.nonzeros() there."
             )
         data, pattern = J.matrix._nonzeros()
         found, data = self._places(pattern), np.asarray(data, np.float64)

@@ -264,3 +264,39 @@ def test_errors():
         value_and_laplacian(lambda x: x)(X)
     with pytest.raises(BatchMixingError, match=r"laplacian\(batch_axis=...\).*reduce_sum"):
         laplacian(lambda x: x - x.mean(0), batch_axis=0)(BATCH)
+
+
+def test_stop_gradient():
+    stop = lax.stop_gradient
+    programs = [
+        lambda x: jnp.sum(x**2 * stop(x)),
+        lambda x: jnp.sum((x + stop(jnp.round(x) - x)) ** 2),
+        lambda x: jnp.sum(jnp.exp(x - stop(x.max()))),
+        lambda x: jnp.sum(stop(x**3)),
+        lambda x: lax.scan(lambda c, a: (c * a + stop(c * a), c), 1.0, x)[0],
+    ]
+    for f in programs:
+        y, gradient, found = value_and_laplacian(f)(X)
+        close(found, trace_of_hessian(f, X))
+        close(gradient, jax.grad(f)(X))
+
+
+def test_while_loops_of_samples():
+    f = lambda a: lax.while_loop(lambda s: s < 4, lambda s: s * 1.5 + a**2 + 0.3, a)  # noqa: E731
+    x = jnp.array([0.3, 1.7])
+    right = jax.vmap(jax.jacfwd(jax.jacfwd(f)))(x)
+    close(laplacian(jax.vmap(f), batch_axis=0)(x), right)
+    close(laplacian(lambda x: jax.vmap(f)(x).sum())(x), right.sum())
+
+
+def test_sums_of_very_many_inputs(new_programs):
+    # No direction is written out: D by D numbers would not fit.
+    d = 200_000
+    x = jnp.linspace(0.1, 1.0, d)
+    close(laplacian(lambda x: jnp.sum(x**3))(x), 6 * jnp.sum(x))
+    close(laplacian(lambda x: jnp.exp(jnp.mean(x)))(x), jnp.exp(jnp.mean(x)) / d, 1e-8)
+    close(laplacian(jnp.linalg.norm)(x), (d - 1) / jnp.linalg.norm(x), 1e-8)
+    close(laplacian(jnp.sin)(x), -jnp.sin(x))
+    two = laplacian(lambda x: jnp.sum(jnp.sin(jnp.sum(x.reshape(2, -1) ** 2, axis=1) / d)))(x)
+    s = np.sum(np.asarray(x).reshape(2, -1) ** 2, axis=1) / d
+    close(two, jnp.sum(np.cos(s) - 4 / d * np.sin(s) * s), 1e-8)

@@ -225,3 +225,14 @@ def test_formats_of_gram_that_are_not():
     batched = jacobian(jax.vmap(banded), batch_axis=0)(np.ones((2, 4), np.float32))
     with pytest.raises(ValueError, match=r"J.gram\(format='csr'\): expected a view without samples"):
         batched.gram(format="csr")
+
+
+def test_transposes_of_complex_views():
+    matrix = jnp.asarray(draw(4, 3) + 1j * draw(4, 3))
+    weights = jnp.asarray(draw(3, 3) + 1j * draw(3, 3))
+    J = jacobian(lambda z: matrix @ z, holomorphic=True)(jnp.ones(3, jnp.complex64))
+    A = np.asarray(matrix).T
+    close(J.T.gram(), A.conj().T @ A)
+    close(J.T.gram(weights), A.conj().T @ np.asarray(weights) @ A)
+    close(J.T.outer(), A @ A.conj().T)
+    np.testing.assert_allclose(J.T.gram(format="csr").toarray(), A.conj().T @ A, rtol=1e-4, atol=1e-5)

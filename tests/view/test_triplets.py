@@ -69,3 +69,9 @@ def test_mistakes():
         t.values(jacobian(jnp.sin)(X))
     with pytest.raises(ValueError, match="expected one matrix"):
         t.values(jax.vmap(jacobian(f))(np.stack([X, X])))
+
+
+def test_inside_jit():
+    t = triplets(sparsity_pattern(jnp.sin, np.zeros(3)))
+    with pytest.raises(TypeError, match=r"Triplets.values\(J\): expected a view outside of jit.*J.nonzeros\(\)"):
+        jax.jit(lambda x: t.values(jacobian(jnp.sin)(x)))(np.zeros(3))

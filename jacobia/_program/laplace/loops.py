@@ -106,21 +106,36 @@ def _swapped(arrays: tuple, moves: bool, axis: int) -> tuple:
     return arrays[0], *(jnp.moveaxis(leg, axis, 0) for leg in arrays[1:-1]), arrays[-1]
 
 
+def _where(going: Any, new: Any, old: Any, ndim: int) -> Any:
+    # The condition is on the first axes of a value; directions are in front of these.
+    ahead = new.ndim - ndim
+    return jnp.where(going.reshape((1,) * ahead + going.shape + (1,) * (ndim - going.ndim)), new, old)
+
+
 def _while(eqn: Any, ins: list[Carried], frame: _Frame) -> list[Carried]:
     c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     tested, consts, first = ins[:c], ins[c : c + b], ins[c + b :]
     body, test = eqn.params["body_jaxpr"], eqn.params["cond_jaxpr"]
     carried = _grown(eqn, body, [z.moves for z in ins[c:]], b, len(first))
 
-    def goes_on(carry: list) -> Any:
+    def asked(carry: list) -> Any:
         return frame.run(test, [*(Carried(z.value) for z in tested), *(Carried(a[0]) for a in carry)])[0].value
 
     def step(carry: list) -> list:
         outs = frame.run(body, [*consts, *(frame.unpacked(a, m) for a, m in zip(carry, carried, strict=True))])
-        return [frame.packed(z, m) for z, m in zip(outs, carried, strict=True)]
+        made = [frame.packed(z, m) for z, m in zip(outs, carried, strict=True)]
+        going = asked(carry)
+        if not jnp.ndim(going):
+            return made
+        # Of several that go on for as long as one does, those that are done stay as they are.
+        pairs = zip(made, carry, strict=True)
+        return [tuple(_where(going, a, b, own[0].ndim) for a, b in zip(own, was, strict=True)) for own, was in pairs]
 
     start = [frame.packed(z, m) for z, m in zip(first, carried, strict=True)]
-    return [frame.unpacked(a, m) for a, m in zip(lax.while_loop(goes_on, step, start), carried, strict=True)]
+    return [
+        frame.unpacked(a, m)
+        for a, m in zip(lax.while_loop(lambda c: jnp.any(asked(c)), step, start), carried, strict=True)
+    ]
 
 
 _RULES = {"cond": _cond, "scan": _scan, "while": _while}

@@ -9,6 +9,7 @@ References:
     Carlo with Forward Laplacian", Nature Machine Intelligence 6 (2024), doi:10.1038/s42256-024-00794-x.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,9 +28,10 @@ def through(eqn: Any, ins: list[Carried], count: int) -> list[Carried]:
     moving = [k for k, z in enumerate(ins) if z.moves]
     if not moving:
         return [Carried(v) for v in bind(eqn, *(z.value for z in ins))]
-    if not any(map(_is_inexact, eqn.outvars)):  # numbers of places, comparisons: they have no derivatives
-        return [Carried(v) for v in bind(eqn, *(z.value for z in ins))]
     how, name = wiring(eqn), eqn.primitive.name
+    # Numbers of places and comparisons have no derivatives, and this one is to have none.
+    if name == "stop_gradient" or not any(map(_is_inexact, eqn.outvars)):
+        return [Carried(v) for v in bind(eqn, *(z.value for z in ins))]
     alone = any(ins[k].owner is not None for k in moving)
     if alone and name in MOVES and (made := _moved(eqn, ins, moving)) is not None:
         return made
@@ -42,6 +44,8 @@ def through(eqn: Any, ins: list[Carried], count: int) -> list[Carried]:
             return [_along(eqn, own, moving, linear) if linear else _element(eqn, own, moving)]
     if name == "dot_general" and alone and (made := _of_owners(eqn, ins, moving, count)) is not None:
         return [made]
+    if name == "reduce_sum" and alone:
+        return [_summed(eqn, ins[0], count)]
     ins = _all_out(ins, count)
     linear = _linear(eqn, moving)
     if linear and len(eqn.outvars) == 1:
@@ -138,6 +142,26 @@ def _of_owners(eqn: Any, ins: list[Carried], moving: Sequence[int], count: int) 
         return bind(eqn, *((t, other) if side == 0 else (other, t)))[0]
 
     return Carried(push(z.value), (leg,), None, None if z.laplacian is None else push(z.laplacian), z.fixed)
+
+
+def _summed(eqn: Any, z: Carried, count: int) -> Carried:
+    # Each element of a sum depends on as many inputs as it has terms: nothing else is written out.
+    def push(t: Any) -> Any:
+        return bind(eqn, t)[0]
+
+    value, axes, owner = push(z.value), eqn.params["axes"], z.owner
+    assert owner is not None
+    kept = [k for k in range(owner.ndim) if k not in axes]
+    to_front = [*kept, *(k for k in range(owner.ndim) if k in axes)]
+    size = math.prod(owner.shape[k] for k in kept)
+    rows = owner.transpose(to_front).reshape(size, -1)
+    terms = jnp.transpose(z.legs[0][0], to_front).reshape(size, -1)
+    places = np.where(rows < 0, count, rows)  # an element of no input is dropped
+    leg = jnp.zeros((count, size), terms.dtype).at[places, np.arange(size)[:, None]].add(terms, mode="drop")
+    if np.array_equal(places, np.arange(count)[None]):
+        leg = terms.T
+    leg = leg.reshape(count, *value.shape).astype(value.dtype)
+    return Carried(value, (leg,), None, None if z.laplacian is None else push(z.laplacian), z.fixed)
 
 
 def _moved(eqn: Any, ins: list[Carried], moving: Sequence[int]) -> list[Carried] | None:

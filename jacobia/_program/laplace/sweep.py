@@ -32,6 +32,9 @@ _MOST = 5_000
 # A multiplication that makes a Gram matrix, in those of what a direction costs in what follows.
 _WORTH = 4
 
+# Of values along directions so many are there at a time.
+_BESIDE = 3
+
 # A chunk of fewer directions spends its time on values, which every chunk computes.
 _FEWEST = 8
 
@@ -89,17 +92,24 @@ class Sweep:
     @cached_property
     def expansion(self) -> float:
         """How many numbers the directions take, for each operation that f takes."""
-        sizes: list[tuple[int, int]] = []
+        (along, alone), every = self._looked[0], [*(s for cut in self._cuts for s in cut.steps), *self._rest]
+        return along / max(1, alone, sum(flops(s.eqn) for s in every if not any(subprograms(s.eqn))))
+
+    @cached_property
+    def _looked(self) -> tuple[tuple[int, int], int]:
+        # From shapes alone: elements of directions that are written out, and of values; bytes of the largest of the
+        # former behind the last place where directions were replaced.
+        found: list[tuple[tuple[int, int], int]] = []
 
         def look(args: list) -> None:
-            env, _, _ = self._through_cuts(args, True)
+            env, since, _ = self._through_cuts(args, True)
             self._do(self._rest, env)
-            each = [(sum(leg.size for leg in z.legs if z.owner is None), jnp.size(z.value)) for z in env.values()]
-            sizes.append((sum(a for a, _ in each), sum(b for _, b in each)))
+            each = {v: sum(leg.size for leg in z.legs if z.owner is None) for v, z in env.items()}
+            behind = [n * env[v].value.dtype.itemsize for v, n in each.items() if n and v not in since]
+            found.append(((sum(each.values()), sum(jnp.size(z.value) for z in env.values())), max(behind, default=0)))
 
         jax.eval_shape(look, [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self._flat.inputs])
-        (along, alone), every = sizes[0], [*(s for cut in self._cuts for s in cut.steps), *self._rest]
-        return along / max(1, alone, sum(flops(s.eqn) for s in every if not any(subprograms(s.eqn))))
+        return found[0]
 
     def run(self, args: Sequence, factored: bool, room: int | None = None) -> list[Carried]:
         """The outputs.
@@ -110,13 +120,12 @@ class Sweep:
             no legs.
         """
         env, since, steps = self._through_cuts(args, factored)
-        size = max((_nbytes(step) for step in steps), default=0)
-        rows = max([len(z.legs[0]) if z.owner is None else self.count for z in since.values() if z.moves], default=0)
-        pairs = max((len(z.legs) for z in since.values()), default=0)
-        if room is not None and rows * pairs * size > room:
-            return self._in_chunks(steps, since, rows, max(_FEWEST, room // (pairs * size)))
+        nbytes = _BESIDE * self._looked[1]
+        if room is not None and nbytes > room:
+            rows = max(len(z.legs[0]) if z.owner is None else self.count for z in since.values() if z.moves)
+            return self._in_chunks(steps, since, rows, max(_FEWEST, rows * room // nbytes))
         self._do(self._rest, env)
-        return [written_out(z, self.count) for z in self._outs(env)]
+        return self._outs(env)
 
     def _through_cuts(self, args: Sequence, factored: bool) -> tuple[dict, dict, list[Step]]:
         # What there is at the last narrow place; what there was where directions were last replaced, and what is left
@@ -167,6 +176,8 @@ class Sweep:
     def _do(self, steps: Sequence[Step], env: dict) -> None:
         for eqn, ins, outs in steps:
             given = [self._read(env, v) for v in ins]
+            if not moving(outs):
+                given = [Carried(z.value) for z in given]
             env.update(zip(outs, self._one(eqn, given), strict=True))
 
     def _one(self, eqn: Any, ins: list[Carried]) -> list[Carried]:
@@ -187,11 +198,6 @@ class Sweep:
         return [o if isinstance(o, Carried) else Carried(jnp.asarray(o)) for o in outs]
 
 
-def _nbytes(step: Step) -> int:
-    # Of what moves, beside each other.
-    return sum(v.aval.size * v.aval.dtype.itemsize for v in moving([*step.ins, *step.outs]))
-
-
 def _flattened(jaxpr: Any, places: set[int]) -> Flat:
     steps: list[Step] = []
 
@@ -200,13 +206,23 @@ def _flattened(jaxpr: Any, places: set[int]) -> Flat:
         if body is not None:
             return run(getattr(body, "jaxpr", body), inner_consts(body), values, rule)
         sources = list(dict.fromkeys(moving(values)))
-        found = [sources if sources and jnp.issubdtype(v.aval.dtype, jnp.inexact) else None for v in eqn.outvars]
+        stops = eqn.primitive.name == "stop_gradient"
+        still = [stops or not sources or not jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.outvars]
+        found = [None if s else sources for s in still]
         outs = [Value(v.aval, own) for v, own in zip(eqn.outvars, found, strict=True)]
         steps.append(Step(eqn, values, outs))
         return outs
 
     inputs = [Value(v.aval, [] if k in places else None) for k, v in enumerate(jaxpr.invars)]
     outs = run(jaxpr, [], inputs, rule)
+    # What no output is made of, as behind a `stop_gradient`, need not move.
+    live = set(moving(outs))
+    for step in reversed(steps):
+        if live.isdisjoint(step.outs):
+            for v in step.outs:
+                v.sources = None
+        else:
+            live.update(v for o in step.outs if o in live for v in o.sources or ())
     return Flat(inputs, [v for v in inputs if moves(v)], steps, outs)
 
 

@@ -1,0 +1,136 @@
+"""Curvature of a loss of a model: generalized Gauss-Newton and empirical Fisher matrices, as lazy Hessians.
+
+Both are Hessians of a function in which the model is replaced by its linearization at the point. Knows calls. Knows
+nothing of how Hessians are read.
+Shapes: M outputs of the model, N parameters, B samples.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import tree_flatten, tree_unflatten
+
+from jacobia._call.state import Wrapping, carries_state
+from jacobia._transform import hessian
+
+
+def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
+    """The generalized Gauss-Newton matrix `Jᵀ H J` of `loss(f(x))`: J of the model, H the Hessian of the loss.
+
+    Args:
+      loss: from what `f` returns to one number; of `(y, aux)` with `has_aux`, so that targets may be arguments of `f`.
+      f: the model, any pure JAX function that JAX can push through (`jax.jvp`).
+      argnums: which positional arguments of `f` to differentiate.
+      **options: those of `hessian`.
+
+    Returns:
+      A function of the arguments of `f` that returns lazy views as `hessian` does: rows, `G @ v`, `G.diagonal()`,
+      nonzeros, `operator(tree)`. It is the Hessian of the loss where `f` is linear, and positive semidefinite where
+      `loss` is convex.
+
+    Raises:
+      TypeError: loss or f is no function, and what `hessian` raises.
+
+    References:
+      Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 14
+      (2002), doi:10.1162/08997660260028683.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jacobia import ggn
+      >>> G = ggn(lambda y: jnp.sum(y**2) / 2, lambda w: jnp.sin(w))(jnp.zeros(2))
+      >>> G[...].tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return hessian(_Linearized("ggn", loss, f, argnums, options.pop("has_aux", False)), argnums, **options)
+
+
+def empirical_fisher(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
+    """The empirical Fisher matrix: the mean over samples of `g gᵀ`, with g the gradient of the loss of one sample.
+
+    Args:
+      loss: from what `f` returns to one number for each sample, `(B,)`; of `(y, aux)` with `has_aux`.
+      f: the model of a batch, as in `ggn`.
+      argnums: which positional arguments of `f` to differentiate.
+      **options: those of `hessian`.
+
+    Returns:
+      A function of the arguments of `f` that returns lazy views as `hessian` does.
+
+    Raises:
+      As `ggn`, and ValueError: a loss that is no vector.
+
+    References:
+      Kunstner, Balles, Hennig, "Limitations of the empirical Fisher approximation for natural gradient descent",
+      NeurIPS (2019), arXiv:1905.12558, on what it is and is not.
+    """
+    has_aux = options.pop("has_aux", False)
+    made = _Linearized("empirical_fisher", _half_mean_square, _Losses(loss, f, has_aux), argnums, False)
+    return hessian(made, argnums, **options)
+
+
+def _half_mean_square(losses: jax.Array) -> jax.Array:
+    return jnp.sum(losses**2) / (2 * losses.size)
+
+
+class _Losses(Wrapping):
+    # The loss of each sample.
+    def __init__(self, loss: Callable, f: Callable, has_aux: bool):
+        _check("empirical_fisher", loss, f)
+        self._loss, self._f, self._has_aux = loss, f, has_aux
+        self.carries_state = carries_state(loss) or carries_state(f)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        out = self._f(*args, **kwargs)
+        losses = self._loss(*out) if self._has_aux else self._loss(out)
+        if jnp.ndim(losses) != 1:
+            raise ValueError(
+                "empirical_fisher(loss=...): expected one number for each sample, (B,), got shape "
+                f"{jnp.shape(losses)}. Leave the mean or the sum over samples out."
+            )
+        return losses
+
+
+class _Linearized(Wrapping):
+    # The loss of the model with its linearization at x in place of the model: `f(c) + J (x - c)` at c = x.
+    def __init__(self, name: str, loss: Callable, f: Callable, argnums: Any, has_aux: bool):
+        _check(name, loss, f)
+        self.__wrapped__ = f
+        self._name, self._loss, self._f, self._argnums, self._has_aux = name, loss, f, argnums, has_aux
+        self.carries_state = carries_state(loss) or carries_state(f)
+
+    @property
+    def __name__(self) -> str:
+        return f"{self._name} of {getattr(self._f, '__name__', type(self._f).__name__)}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        numbers = (self._argnums,) if isinstance(self._argnums, int) else tuple(self._argnums)
+        leaves, treedef = tree_flatten([args[k] for k in numbers])
+        moving = [k for k, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
+        at = [jax.lax.stop_gradient(jnp.asarray(leaves[k])) for k in moving]
+
+        def model(*xs: Any) -> tuple[Any, Any]:
+            changed = list(leaves)
+            for k, x in zip(moving, xs, strict=True):
+                changed[k] = x
+            given = list(args)
+            for k, value in zip(numbers, tree_unflatten(treedef, changed), strict=True):
+                given[k] = value
+            out = self._f(*given, **kwargs)
+            return out if self._has_aux else (out, None)
+
+        steps = tuple(leaves[k] - c for k, c in zip(moving, at, strict=True))
+        y, pushed, aux = jax.jvp(model, tuple(at), steps, has_aux=True)
+        linear = jax.tree.map(lambda a, d: a if d.dtype == jax.dtypes.float0 else a + d, y, pushed)
+        return self._loss(linear, aux) if self._has_aux else self._loss(linear)
+
+
+def _check(name: str, loss: Any, f: Any) -> None:
+    for what, given in (("loss", loss), ("f", f)):
+        if not callable(given):
+            raise TypeError(
+                f"{name}({what}=...): expected a function, got {type(given).__name__}. "
+                "Pass the function, not its result."
+            )

@@ -1,0 +1,97 @@
+"""Gauss-Newton and empirical Fisher matrices beside products of dense ones by JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jacobia import Hessian, empirical_fisher, ggn, hessian, operator
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RANDOM = np.random.default_rng(0)
+INPUTS, TARGETS = RANDOM.normal(size=(7, 3)), RANDOM.integers(0, 2, size=7)
+W = RANDOM.normal(size=(3, 2))
+
+
+def model(w, inputs=INPUTS):
+    return jnp.tanh(inputs @ w) @ w.T[:, :2]
+
+
+def cross_entropy(y):
+    return -jnp.sum(jax.nn.log_softmax(y)[jnp.arange(len(y)), TARGETS])
+
+
+def dense(loss, f, w):
+    J = jax.jacobian(lambda v: f(v.reshape(w.shape)).ravel())(w.ravel())
+    y = f(w)
+    H = jax.hessian(lambda y_: loss(y_.reshape(y.shape)))(y.ravel())
+    return np.asarray(J.T @ H @ J)
+
+
+def close(found, right):
+    np.testing.assert_allclose(found, right, rtol=1e-9, atol=1e-9)
+
+
+def test_ggn():
+    right = dense(cross_entropy, model, W)
+    G = ggn(cross_entropy, model)(W)
+    assert isinstance(G, Hessian) and G.shape == (3, 2, 3, 2)
+    v = np.arange(6.0)
+    close(G.matrix @ v, right @ v)
+    assert G.stats.rows_computed == 0  # no row was needed
+    close(G[1, 0], right.reshape(3, 2, 6)[1, 0].reshape(3, 2))
+    assert G.stats.rows_computed == 1
+    close(G.diagonal(), np.diagonal(right).reshape(3, 2))
+    close(G.matrix[...], right)
+    assert np.linalg.eigvalsh(right).min() > -1e-10
+    assert np.abs(np.asarray(hessian(lambda w: cross_entropy(model(w)))(W).matrix) - right).max() > 0.01  # another one
+
+
+def test_targets_as_arguments_and_trees():
+    def f(p, inputs, targets):
+        return inputs @ p["w"] + p["b"], targets
+
+    def loss(y, targets):
+        return jnp.sum((y - targets) ** 2) / 2
+
+    p = {"w": W, "b": np.ones(2)}
+    G = ggn(loss, f, has_aux=True)(p, INPUTS, np.zeros((7, 2)))
+    flat = lambda v: (INPUTS @ v[2:].reshape(3, 2) + v[:2]).ravel()  # noqa: E731
+    J = np.asarray(jax.jacobian(flat)(np.concatenate([np.ones(2), W.ravel()])))
+    close(G["b"]["w"].matrix[...], (J.T @ J)[:2, 2:])
+    product = operator(G) @ p
+    close(np.concatenate([product["b"], product["w"].ravel()]), J.T @ J @ np.concatenate([p["b"], W.ravel()]))
+
+
+def test_sparse_ggn_inside_jit():
+    f = lambda x: x[1:] * x[:-1]  # noqa: E731
+    x = np.linspace(1, 2, 30)
+    J = np.asarray(jax.jacobian(f)(x))
+    right = J.T @ np.diag(3 * f(x) ** 2) @ J
+    loss = lambda y: jnp.sum(y**4) / 4  # noqa: E731
+    G = ggn(loss, f)(x)
+    assert G.pattern.nnz == 30 + 2 * 29
+    close(G.to_scipy().toarray(), right)
+    close(jax.jit(lambda x: ggn(loss, f)(x)[2])(x), right[2])
+    close(jax.jit(ggn(loss, f))(x)[...], right)
+
+
+def test_empirical_fisher():
+    losses = lambda y: -jax.nn.log_softmax(y)[jnp.arange(len(y)), TARGETS]  # noqa: E731
+    J = np.asarray(jax.jacobian(lambda v: losses(model(v.reshape(3, 2))))(W.ravel()))
+    F = empirical_fisher(losses, model)(W)
+    close(F.matrix[...], J.T @ J / 7)
+    close(F.matrix @ np.arange(6.0), J.T @ (J @ np.arange(6.0)) / 7)
+    F = empirical_fisher(lambda y, t: jnp.sum((y - t) ** 2, 1), lambda w, t: (model(w), t), has_aux=True)
+    J = np.asarray(jax.jacobian(lambda v: jnp.sum((model(v.reshape(3, 2)) - 1) ** 2, 1))(W.ravel()))
+    close(F(W, np.ones((7, 2))).matrix[...], J.T @ J / 7)
+
+
+def test_errors():
+    with pytest.raises(TypeError, match=r"ggn\(f=...\): expected a function, got ndarray"):
+        ggn(cross_entropy, W)
+    with pytest.raises(TypeError, match=r"empirical_fisher\(loss=...\): expected a function, got float"):
+        empirical_fisher(1.0, model)
+    with pytest.raises(ValueError, match=r"empirical_fisher\(loss=...\): expected one number for each sample.*\(\)"):
+        empirical_fisher(cross_entropy, model)(W)
