@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobia
-from benchmarks import keys, memory, plans, products, ranking, second_order, solvers, sparse, timing
+from benchmarks import keys, laplacians, memory, plans, products, ranking, second_order, solvers, sparse, timing
 from benchmarks.peers import BASE, by_hand
 from benchmarks.results import (
     MIB,
@@ -405,6 +405,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     "plans-ranking": ranking.plans_ranking,
     **second_order.BARS,
     **products.BARS,
+    **laplacians.BARS,
     **sparse.BARS,
     **plans.BARS,
     **solvers.BARS,

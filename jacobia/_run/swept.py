@@ -18,7 +18,6 @@ from jacobia._compat import opened
 from jacobia._program.axis.cut import cut
 from jacobia._program.laplace.carried import Carried, written_out
 from jacobia._program.laplace.sweep import Sweep
-from jacobia._program.readings.cost import peak_bytes
 from jacobia._program.walk import holds, needed
 from jacobia._run.limits import fits_cache
 from jacobia._run.point import Linearized
@@ -61,7 +60,7 @@ class Swept:
         self._room = _ROOM if blue.memory_limit is None else blue.memory_limit // 2
         self._block = None
         if self._cut is not None and spaces.batch is not None:
-            self._block = _block(origin, spaces.batch.size, self._sweep.count * peak_bytes(jaxpr))
+            self._block = _block(origin, spaces.batch.size, max(1, self._sweep.nbytes))
 
     @property
     def expansion(self) -> float:

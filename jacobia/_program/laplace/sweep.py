@@ -95,6 +95,11 @@ class Sweep:
         (along, alone), every = self._looked[0], [*(s for cut in self._cuts for s in cut.steps), *self._rest]
         return along / max(1, alone, sum(flops(s.eqn) for s in every if not any(subprograms(s.eqn))))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that directions take at a time, behind the last place where there are fewer of them."""
+        return _BESIDE * self._looked[1]
+
     @cached_property
     def _looked(self) -> tuple[tuple[int, int], int]:
         # From shapes alone: elements of directions that are written out, and of values; bytes of the largest of the
@@ -120,10 +125,9 @@ class Sweep:
             no legs.
         """
         env, since, steps = self._through_cuts(args, factored)
-        nbytes = _BESIDE * self._looked[1]
-        if room is not None and nbytes > room:
+        if room is not None and self.nbytes > room:
             rows = max(len(z.legs[0]) if z.owner is None else self.count for z in since.values() if z.moves)
-            return self._in_chunks(steps, since, rows, max(_FEWEST, rows * room // nbytes))
+            return self._in_chunks(steps, since, rows, max(_FEWEST, rows * room // self.nbytes))
         self._do(self._rest, env)
         return self._outs(env)
 
