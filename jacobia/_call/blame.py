@@ -49,7 +49,7 @@ def looks_at_values(name: str, f: Callable, error: Exception, jit: bool) -> Type
     elif isinstance(error, errors.TracerBoolConversionError):
         got = "got Python control flow (if, while, and, or, assert) that depends on it"
         hint = "Write jax.lax.cond, jax.lax.while_loop or jax.numpy.where"
-        hint += ", or set jit=False to run f by Python" if jit else ""
+        hint += ", or set jit=False to run f by Python" if jit and name in ("jacobian", "hessian") else ""
     elif isinstance(error, errors.NonConcreteBooleanIndexError):
         got = "got a mask as an index, whose result has no shape that is known before"
         hint = "Write jax.numpy.where(mask, x, 0)"

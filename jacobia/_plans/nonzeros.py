@@ -170,27 +170,28 @@ def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tupl
     return within // size, own[leaf] + within % size
 
 
-def walk_of(origin: Linearized, local: bool = False, quiet: bool = False) -> WalkedProgram:
+def walk_of(origin: Linearized, local: bool = False, quiet: bool = False, narrow: bool = False) -> WalkedProgram:
     """The linear program of a call, walked: once for a program, where what it relies on is the same.
 
     Args:
       local: at this point alone.
       quiet: nobody has asked for a pattern, so nobody wants to hear where it has more entries than needed.
+      narrow: raise where there are many columns in an intermediate, for what else is as good then.
     """
-    walk = _walk_of(origin, local)
+    walk = _walk_of(origin, local, narrow)
     if not quiet:
         walk.walked.tell()
     return walk
 
 
-def _walk_of(origin: Linearized, local: bool) -> WalkedProgram:
+def _walk_of(origin: Linearized, local: bool, narrow: bool) -> WalkedProgram:
     check_linear(origin, every(origin.blue))
     blue, point = origin.blue, origin.point
     if origin.batch:  # of one of the views that vmap has stacked
         point = _first(origin)
     concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
     if local or blue.program.jaxpr is None:
-        return _walked(origin, point, concrete, local)
+        return _walked(origin, point, concrete, local, narrow)
     name = blue.positions, blue.spaces, blue.memory_limit, tuple(concrete)
     walks = blue.program.found.find("walks", name, list)
     for walk in walks:
@@ -199,11 +200,11 @@ def _walk_of(origin: Linearized, local: bool) -> WalkedProgram:
     if len(walks) >= _WALKS:
         concrete = [k and not jnp.issubdtype(c.dtype, jnp.inexact) for k, c in zip(concrete, point.consts, strict=True)]
         del walks[0]
-    walks.append(_walked(origin, point, concrete, False))
+    walks.append(_walked(origin, point, concrete, False, narrow))
     return walks[-1]
 
 
-def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool) -> WalkedProgram:
+def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool, narrow: bool) -> WalkedProgram:
     block = every(origin.blue)
     origin.check_alive()
 
@@ -211,7 +212,7 @@ def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_know
         has = origin.directions(block)
         if not (has.pullback or has.pushforward):
             raise refused(origin, block)
-        return WalkedProgram(origin.blue, point, has, known, leaves_known, _memory(origin))
+        return WalkedProgram(origin.blue, point, has, known, leaves_known, _memory(origin, narrow))
 
     return by_what_exists(origin, [block], work)
 
@@ -222,8 +223,8 @@ def every(blue: Blueprint) -> Block:
     return blue.blocks[0]._replace(outs=tuple(outs), ins=tuple(ins))
 
 
-def _memory(origin: Linearized) -> Memory:
-    return Memory(origin.blue, None if origin.traced else origin.device)
+def _memory(origin: Linearized, narrow: bool) -> Memory:
+    return Memory(origin.blue, None if origin.traced else origin.device, narrow)
 
 
 def _first(origin: Linearized) -> Point:

@@ -67,12 +67,13 @@ def _worth(origin: Linearized, index: int) -> bool:
 
 def _made(origin: Linearized, request: Request) -> "OnDiagonal | None":
     try:
-        walk, block = walk_of(origin, quiet=True), origin.blue.blocks[request.block]
+        walk, block = walk_of(origin, quiet=True, narrow=True), origin.blue.blocks[request.block]
         made = OnDiagonal(
             origin, request, Outline("nonzeros", 0, 0, "entries on the diagonal alone are accumulated at once"),
             walk.on_diagonal(block.outs, block.ins),
         )  # fmt: skip
     except MaterializationError:
+        origin.blue.found.put("diagonal", request.block, False)
         return None
     return made if made.pays else None
 

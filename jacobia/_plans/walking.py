@@ -29,10 +29,14 @@ _LONG = 1536
 
 
 class Memory:
-    """What arrays may take, for one Jacobian."""
+    """What arrays may take, for one Jacobian.
 
-    def __init__(self, blue: Blueprint, device: Any):
-        self._memory_limit, self._device = blue.memory_limit, device
+    Args:
+      narrow: whether only few columns for each input and output are worth a walk.
+    """
+
+    def __init__(self, blue: Blueprint, device: Any, narrow: bool = False):
+        self._memory_limit, self._device, self._narrow = blue.memory_limit, device, narrow
         lead = 1 if blue.spaces.batch is None else blue.spaces.batch.size
         self.rows, self.columns = (lead * sum(s.sizes) for s in (blue.spaces.outputs, blue.spaces.inputs))
 
@@ -41,6 +45,8 @@ class Memory:
         wide = max(_WIDE, _LONG * (self.rows + self.columns))
         if self._memory_limit is None or self._memory_limit > wide:
             yield wide
+            if self._narrow:
+                return
         yield self._most()
 
     def _most(self, need: int = sys.maxsize) -> int:
