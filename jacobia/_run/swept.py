@@ -18,13 +18,18 @@ from jacobia._compat import opened
 from jacobia._program.axis.cut import cut
 from jacobia._program.laplace.carried import Carried, written_out
 from jacobia._program.laplace.sweep import Sweep
-from jacobia._program.walk import holds, needed
+from jacobia._program.walk import holds, needed, some
+from jacobia._program.wiring import wiring
 from jacobia._run.limits import fits_cache
 from jacobia._run.point import Linearized
 from jacobia._space import Batch, to_place
 
 # Bytes of the directions that are carried at once: what is beyond the cache is not faster.
 _ROOM = 1 << 26
+
+# Matrices that are factored at once on a CPU, where that is done one by one. Of many, in two factorizations beside each
+# other, JAX has been seen to wait for ever.
+_FACTORED = 16
 
 Found = tuple[list, list, list]  # leaves of y, their Laplacians, leaves of the gradient
 
@@ -60,7 +65,7 @@ class Swept:
         self._room = _ROOM if blue.memory_limit is None else blue.memory_limit // 2
         self._block = None
         if self._cut is not None and spaces.batch is not None:
-            self._block = _block(origin, spaces.batch.size, max(1, self._sweep.nbytes))
+            self._block = _block(origin, spaces.batch.size, max(1, self._sweep.nbytes), jaxpr)
 
     @property
     def expansion(self) -> float:
@@ -175,9 +180,12 @@ def _owners(shapes: Sequence[tuple[int, ...]], batch: Batch) -> list[np.ndarray]
     return owners
 
 
-def _block(origin: Linearized, samples: int, each: int) -> int | None:
+def _block(origin: Linearized, samples: int, each: int, jaxpr: Any) -> int | None:
     # How many samples at once, each of so many bytes; None: all.
     if jax.default_backend() == "cpu":
-        return fits_cache(samples, each, os.cpu_count() or 1)
+        most = _FACTORED if some(jaxpr, lambda eqn: bool(wiring(eqn).core)) else samples
+        fitting = fits_cache(samples, each, os.cpu_count() or 1) or samples
+        block = min(most, fitting)
+        return None if block >= samples else block
     limit = origin.limit(samples * each)
     return None if limit is None or 2 * samples * each <= limit else max(1, limit // (2 * each))

@@ -55,6 +55,12 @@ def while_loop(x):
     return jnp.sum(lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.sin(c[1]) * x), (0, x))[1])
 
 
+def determinants(x):
+    matrices = jnp.sin(jnp.einsum("kij,j->ki", POSITIVE.reshape(2, 3, D), x))[:, :, None] * x[:3] + 2 * jnp.eye(3)
+    sign, log = jnp.linalg.slogdet(matrices)
+    return jnp.sum(sign * log) * log[0]
+
+
 PROGRAMS = {
     "mlp": mlp,
     "products with the input": lambda x: jnp.tanh(W @ x) @ W @ x + x @ x,
@@ -69,6 +75,7 @@ PROGRAMS = {
     "triangular solve": lambda x: jnp.sum(
         jax.scipy.linalg.solve_triangular(POSITIVE + jnp.diag(x), x, lower=True) ** 2
     ),
+    "determinants": determinants,
     "slogdet": lambda x: jnp.linalg.slogdet(POSITIVE + jnp.outer(x, x))[1],
     "cholesky": lambda x: jnp.sum(jnp.linalg.cholesky(POSITIVE + jnp.diag(x**2))),
     "eigh": lambda x: jnp.sum(jnp.linalg.eigh(POSITIVE + jnp.outer(jnp.sin(x), jnp.sin(x)))[0][:3]),
@@ -118,7 +125,7 @@ def test_programs(name):
 
 
 @pytest.mark.parametrize("factored, room", [(False, None), (True, 1), (False, 1)], ids=str)
-@pytest.mark.parametrize("name", ["mlp", "products with the input", "one row for all", "scan", "cond", "electrons"])
+@pytest.mark.parametrize("name", ["mlp", "products with the input", "one row for all", "scan", "cond", "determinants"])
 def test_pairs_and_chunks(name, factored, room):
     # What takes the place of a factor under a derivative, and directions some at a time.
     f = PROGRAMS[name]
@@ -129,7 +136,7 @@ def test_pairs_and_chunks(name, factored, room):
     close(z.laplacian, trace_of_hessian(f, X))
 
 
-@pytest.mark.parametrize("name", ["mlp", "rules", "electrons", "scan", "attention", "solve"])
+@pytest.mark.parametrize("name", ["mlp", "rules", "electrons", "scan", "attention", "solve", "determinants"])
 def test_samples(name):
     f = PROGRAMS[name]
     right = jax.vmap(lambda x: trace_of_hessian(f, x))(BATCH)

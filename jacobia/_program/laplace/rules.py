@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._compat import bind
+from jacobia._compat import bind, rule_of_jax
 from jacobia._program.laplace.carried import Carried, added, pushed, written_out
 from jacobia._program.moves import MOVES
 from jacobia._program.wiring import ALL, BEHIND, EACH, wiring
@@ -42,6 +42,8 @@ def through(eqn: Any, ins: list[Carried], count: int) -> list[Carried]:
             own = ins if same else _all_out(ins, count)
             linear = _linear(eqn, moving)
             return [_along(eqn, own, moving, linear) if linear else _element(eqn, own, moving)]
+    if is_determinant(eqn) and not _is_complex(ins, moving):
+        return _determinant(eqn, written_out(ins[0], count))
     if name == "dot_general" and alone and (made := _of_owners(eqn, ins, moving, count)) is not None:
         return [made]
     if name == "reduce_sum" and alone:
@@ -236,6 +238,26 @@ def _product(eqn: Any, ins: list[Carried]) -> Carried:
     terms = [None if a.laplacian is None else times(a.laplacian, b.value)]
     terms += [None if b.laplacian is None else times(a.value, b.laplacian), *both]
     return Carried(times(a.value, b.value), legs, None, added(terms))
+
+
+def is_determinant(eqn: Any) -> bool:
+    """Whether an equation is a call of `jnp.linalg.slogdet`, which is a function with a derivative rule of JAX."""
+    if eqn.params.get("name") != "slogdet" or "jaxpr" not in eqn.params or len(eqn.invars) != 1:
+        return False
+    inner = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"]).eqns
+    return len(inner) == 1 and inner[0].primitive.name == "custom_jvp_call" and rule_of_jax(inner[0])
+
+
+def _determinant(eqn: Any, z: Carried) -> list[Carried]:
+    # d log|A| = tr A⁻¹ dA, and once more - tr A⁻¹ dA A⁻¹ dA: one factorization for all directions.
+    sign, value = bind(eqn, z.value)
+    inverse = jnp.linalg.inv(z.value)
+    solved = tuple(inverse @ leg for leg in z.legs)
+    second = -jnp.einsum("r...ij,r...ji->...", solved[0], solved[-1])
+    if z.laplacian is not None:
+        second += jnp.trace(inverse @ z.laplacian, axis1=-2, axis2=-1)
+    legs = tuple(jnp.trace(b, axis1=-2, axis2=-1) for b in solved)
+    return [Carried(sign), Carried(value, legs, None, second)]
 
 
 def anything(g: Callable, ins: list[Carried], moving: Sequence[int]) -> list[Carried]:

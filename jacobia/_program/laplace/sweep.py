@@ -45,7 +45,7 @@ _BLOCK = 1 << 21
 
 def _body(eqn: Any) -> Any:
     name = eqn.primitive.name
-    if name not in _ENTERED or (name in CALLS and not is_plain_call(eqn)):
+    if name not in _ENTERED or (name in CALLS and not is_plain_call(eqn)) or rules.is_determinant(eqn):
         return None
     return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
 
@@ -55,7 +55,6 @@ class Cut(NamedTuple):
 
     steps: list[Step]
     values: list[Value]
-    size: int
 
 
 class Sweep:
@@ -232,7 +231,7 @@ def _flattened(jaxpr: Any, places: set[int]) -> Flat:
 
 def _ordered(flat: Flat, count: int) -> tuple[list[Cut], list[Step]]:
     # From the narrowest place back towards the inputs, as long as what comes before has another one.
-    parts: list[tuple[list[Value], int]] = []
+    parts: list[list[Value]] = []
     ends = moving(flat.outs)
     never: list[Value] = []
     while ends and len(flat.steps) <= _MOST:
@@ -240,14 +239,14 @@ def _ordered(flat: Flat, count: int) -> tuple[list[Cut], list[Step]]:
         size = sum(v.aval.size for v in found)
         if not 0 < size < count or any(v in never for v in found):
             break
-        parts.append((found, size))
+        parts.append(found)
         ends = found
         never += found
     cuts, done = [], set()
-    for found, size in reversed(parts):
+    for found in reversed(parts):
         steps = _leading_to(flat, found, done)
         done.update(id(s) for s in steps)
-        cuts.append(Cut(steps, found, size))
+        cuts.append(Cut(steps, found))
     rest = _leading_to(flat, [v for v in flat.outs if isinstance(v, Value)], done)
     return cuts, rest
 
@@ -264,8 +263,11 @@ def _leading_to(flat: Flat, ends: Sequence[Value], done: set[int]) -> list[Step]
 
 def _narrowed(env: dict, cut: Cut, left: Sequence[Step], count: int, factored: bool) -> bool:
     # K directions for the values of a cut, where these and making them cost less than those that there are.
-    zs = [written_out(env[v], count) for v in cut.values]
-    k, rows, pairs = cut.size, len(zs[0].legs[0]), len(zs[0].legs)
+    values = [v for v in cut.values if env[v].moves]  # a sign of a determinant does not, when all is told
+    if not values:
+        return False
+    zs, k = [written_out(env[v], count) for v in values], sum(v.aval.size for v in values)
+    rows, pairs = len(zs[0].legs[0]), len(zs[0].legs)
     fixed = all(z.fixed for z in zs)
     alone = fixed and factored and pairs == 1
     each = sum(flops(s.eqn) + sum(o.aval.size for o in s.outs) for s in left if moving(s.ins))
@@ -277,7 +279,7 @@ def _narrowed(env: dict, cut: Cut, left: Sequence[Step], count: int, factored: b
     gram = _inner_products(flat[0], flat[-1])
     legs = (_factor(gram),) if alone else (jnp.eye(k, dtype=dtype), gram if pairs == 1 else (gram + gram.T) / 2)
     start = 0
-    for v, z in zip(cut.values, zs, strict=True):
+    for v, z in zip(values, zs, strict=True):
         end = start + v.aval.size
         own = tuple(leg[:, start:end].reshape(k, *v.aval.shape).astype(z.value.dtype) for leg in legs)
         env[v], start = z._replace(legs=own, owner=None), end
