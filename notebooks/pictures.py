@@ -16,6 +16,7 @@ TARGET = FOLDER.parent / "docs" / "pictures"
 # Which picture of a notebook, by its place among them.
 CHOSEN = {
     "bundle_adjustment": 1,
+    "curvature": -1,
     "optimal_control": 1,
     "power_grid": 1,
     "quantum": 0,

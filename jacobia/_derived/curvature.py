@@ -20,15 +20,16 @@ def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options
     """The generalized Gauss-Newton matrix `Jᵀ H J` of `loss(f(x))`: J of the model, H the Hessian of the loss.
 
     Args:
-      loss: from what `f` returns to one number; of `(y, aux)` with `has_aux`, so that targets may be arguments of `f`.
+      loss: from what `f` returns to one number. With `has_aux`, f returns `(y, aux)` and the loss is `loss(y, aux)`,
+        so that targets may be arguments of `f`: `ggn(loss, lambda w, x, t: (net(w, x), t), has_aux=True)(w, x, t)`.
       f: the model, any pure JAX function that JAX can push through (`jax.jvp`).
       argnums: which positional arguments of `f` to differentiate.
       **options: those of `hessian`.
 
     Returns:
-      A function of the arguments of `f` that returns lazy views as `hessian` does: rows, `G @ v`, `G.diagonal()`,
-      nonzeros, `operator(tree)`. It is the Hessian of the loss where `f` is linear, and positive semidefinite where
-      `loss` is convex.
+      A function of the arguments of `f` that returns lazy views as `hessian` does, and no aux: rows, `G @ v`,
+      `G.diagonal()`, nonzeros, `operator(tree)`. It is the Hessian of the loss where `f` is linear, and positive
+      semidefinite where `loss` is convex.
 
     Raises:
       TypeError: loss or f is no function, and what `hessian` raises.
@@ -51,7 +52,7 @@ def empirical_fisher(loss: Callable, f: Callable, argnums: int | Sequence[int] =
     """The empirical Fisher matrix: the mean over samples of `g gᵀ`, with g the gradient of the loss of one sample.
 
     Args:
-      loss: from what `f` returns to one number for each sample, `(B,)`; of `(y, aux)` with `has_aux`.
+      loss: from what `f` returns to one number for each sample, `(B,)`; `loss(y, aux)` with `has_aux`, as in `ggn`.
       f: the model of a batch, as in `ggn`.
       argnums: which positional arguments of `f` to differentiate.
       **options: those of `hessian`.
