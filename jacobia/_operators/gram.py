@@ -44,8 +44,8 @@ def gram(J: LiveBlock, way: str, weights: Any = None, between: bool = False) -> 
         f"J.{name}() of shape {(*origin.lead, size, size)}", nbytes, origin.limit(nbytes),
         "Where J is sparse, take A = J.to_scipy(), and A.T @ A; for a product, J.T @ (J @ v).",
     )  # fmt: skip
-    if J._known() is None and not between and (made := _of_nonzeros(J, way, weights, size)) is not None:
-        return made
+    if not between and has_few_pairs(J, way):
+        return _of_nonzeros(J, way, weights, size)
     full = whole(J)
     if full is not None:
         return _made(full, weights, way, between, (*origin.lead, m, n))
@@ -71,19 +71,21 @@ def _made(lines: Any, weights: Any, way: str, between: bool, shape: tuple[int, .
     return other @ weighted if way == "rows" else weighted @ other
 
 
-def _of_nonzeros(J: LiveBlock, way: str, weights: Any, size: int) -> jax.Array | None:
-    # Each line's nonzeros, all with all; None: there are too many of them, or the matrix product is faster.
+def has_few_pairs(J: LiveBlock, way: str) -> bool:
+    """Whether adding up pairs of nonzeros of each line is faster than a matrix product."""
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
-    if m * n <= LARGE or not is_sparse(J):
-        return None
+    if J._known() is not None or m * n <= LARGE or not is_sparse(J):
+        return False
     pattern = pattern_of(origin, index)
     lines = pattern.rows if way == "rows" else pattern.cols
     met = int(np.sum(np.bincount(lines).astype(np.int64) ** 2))
-    if met > _MOST or _SCATTERED * met > m * n * size:
-        return None
+    return met <= _MOST and _SCATTERED * met <= m * n * (n if way == "rows" else m)
+
+
+def _of_nonzeros(J: LiveBlock, way: str, weights: Any, size: int) -> jax.Array:
     data, pattern = J._other("nonzeros")
-    pairs = origin.blue.found.find("pairs", (index, way), lambda: _pairs(pattern, way))
+    pairs = J._origin.blue.found.find("pairs", (J._index, way), lambda: _pairs(pattern, way))
     return _scattered(data, weights, *pairs, size, way)
 
 

@@ -32,6 +32,15 @@ _PART = 4
 LARGE, _SHARE = 1 << 16, 0.25
 
 
+def fits(J: LiveBlock) -> bool:
+    """Whether all of a block fits beside what is made of it."""
+    origin, index = J._origin, J._index
+    m, n = origin.blue.counts[index]
+    nbytes = _PART * math.prod(origin.lead) * m * n * origin.blue.blocks[index].dtype.itemsize
+    limit = origin.limit(nbytes)
+    return J._known() is not None or limit is None or nbytes <= limit or not origin.remembers
+
+
 def whole(J: LiveBlock) -> jax.Array | None:
     """All of a block, in the order of `(*lead, M, N)`; None: it does not fit beside what is made of it.
 
@@ -44,9 +53,7 @@ def whole(J: LiveBlock) -> jax.Array | None:
         return known
     if 0 in (*origin.lead, m, n):
         return jnp.zeros((*origin.lead, m, n), origin.blue.blocks[index].dtype)
-    nbytes = math.prod(origin.lead) * m * n * origin.blue.blocks[index].dtype.itemsize
-    limit = origin.limit(_PART * nbytes)
-    if limit is not None and _PART * nbytes > limit and origin.remembers:
+    if not fits(J):
         return None
     answer = compute(origin, Request(index))
     return answer.cube(origin)[0] if answer.turned else answer.array
@@ -69,17 +76,22 @@ def has(J: LiveBlock, way: str) -> bool:
     return by_what_exists(origin, [block], lambda: getattr(possible(origin, block), way))
 
 
-def chunks(J: LiveBlock, way: str) -> Iterator[tuple[slice, jax.Array]]:
-    """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`, one chunk after the other, all of one width but the last."""
+def at_once(J: LiveBlock, way: str) -> int:
+    """How many rows or columns there are in a chunk."""
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
     count, length = (m, n) if way == "rows" else (n, m)
     line = max(1, math.prod(origin.lead) * length * origin.blue.blocks[index].dtype.itemsize)
     limit = origin.limit(count * line)
-    most = max(1, min(_CHUNK, _CHUNK if limit is None else limit // _PART) // line)
+    return max(1, min(_CHUNK, _CHUNK if limit is None else limit // _PART) // line)
+
+
+def chunks(J: LiveBlock, way: str) -> Iterator[tuple[slice, jax.Array]]:
+    """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`, one chunk after the other, all of one width but the last."""
+    most, count = at_once(J, way), J._origin.blue.counts[J._index][0 if way == "rows" else 1]
     for start in range(0, count, most):
         stop = min(start + most, count)
-        yield slice(start, stop), _lines(origin, index, way, np.arange(start, stop))
+        yield slice(start, stop), _lines(J._origin, J._index, way, np.arange(start, stop))
 
 
 def _lines(origin: Linearized, index: int, way: str, numbers: np.ndarray) -> jax.Array:

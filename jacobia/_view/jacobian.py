@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer
+from jacobia._operators.told import NAMES
 from jacobia._plans.colors import coloring_of, pattern_of, transposed
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline
@@ -231,10 +232,10 @@ class Jacobian(Reductions):
     def explain(self, key: Any = ...) -> Explanation:
         """What `J[key]` would do now, and what else it could do: an object that prints as a short table.
 
-        `J.explain("nonzeros")` and `J.explain("diagonal")` tell the same of `J.nonzeros()` and `J.diagonal()`.
-        Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
+        `J.explain("nonzeros")`, "diagonal", "trace", "gram", "outer", "row_norms" and "column_norms" tell the same of
+        what these give. Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
         """
-        return explain(self, key)
+        return self._told(key) if isinstance(key, str) and key in NAMES else explain(self, key)
 
     # Reading
 

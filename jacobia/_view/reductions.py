@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from jacobia._operators.gram import cross, gram, sparse_gram
 from jacobia._operators.norms import norms
+from jacobia._operators.told import told
+from jacobia._read.explain import Explanation
 from jacobia._sparse.pattern import FORMATS
 from jacobia._view.products import Products
 
@@ -134,6 +136,19 @@ class Reductions(Products):
         """
         way, (_, columns) = self._sides("column_norms")
         return norms(self, "columns" if way == "rows" else "rows").reshape(self._layout.lead + columns)
+
+    def _told(self, name: str) -> Explanation:
+        way, (rows, columns) = self._sides(name) if name != "trace" else ("rows", ((), ()))
+        other = "columns" if way == "rows" else "rows"
+        made = {
+            "gram": (way, columns + columns),
+            "outer": (other, rows + rows),
+            "row_norms": (way, rows),
+            "column_norms": (other, columns),
+            "trace": (way, ()),
+        }
+        summed, shape = made[name]
+        return told(self, name, summed, self._layout.lead + shape)
 
     def _sides(self, name: str) -> tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         # What rows of this view are in the block, and the shapes of its two sides.

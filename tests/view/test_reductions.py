@@ -236,3 +236,20 @@ def test_transposes_of_complex_views():
     close(J.T.gram(weights), A.conj().T @ np.asarray(weights) @ A)
     close(J.T.outer(), A @ A.conj().T)
     np.testing.assert_allclose(J.T.gram(format="csr").toarray(), A.conj().T @ A, rtol=1e-4, atol=1e-5)
+
+
+def test_explained(monkeypatch, new_programs):
+    x = np.linspace(0.5, 1, 400, dtype=np.float32)
+    J = jacobian(lambda x: banded(x))(x)
+    told = J.explain("gram")
+    assert told.way == "nonzeros" and told.shape == (400, 400) and "gram: pairs of nonzeros" in str(told)
+    assert "row_norms: squares of nonzeros" in str(J.explain("row_norms"))
+    assert J.explain("column_norms").shape == (400,) and J.explain("outer").shape == (800, 800)
+    assert "trace: the sum of the diagonal" in str(jacobian(jnp.sin)(x).explain("trace"))
+    dense = jacobian(tall)(X)
+    assert "gram: made of all of J at once" in str(dense.explain("gram")) and dense.explain("gram").shape == (N, N)
+    monkeypatch.setattr("jacobia._operators.told.fits", lambda J: False)
+    assert "rows at a time, added up and forgotten" in str(dense.explain("gram"))
+    assert dense.stats.kernel_calls == J.stats.kernel_calls == 0
+    batched = jacobian(wide, batch_axis=0)(draw(B, M))
+    assert batched.explain("gram").shape == (B, M, M)

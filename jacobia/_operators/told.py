@@ -1,0 +1,37 @@
+"""What a Gram matrix, a norm or a trace would be made of, as an `Explanation`: nothing is computed.
+
+Knows matrices, and how they are read. Knows nothing of what the reads run.
+"""
+
+import math
+from dataclasses import replace
+
+from jacobia._operators.gram import has_few_pairs
+from jacobia._operators.lines import LARGE, at_once, fits, is_sparse
+from jacobia._read.block import LiveBlock
+from jacobia._read.considered import explain
+from jacobia._read.explain import Explanation
+
+NAMES = ("gram", "outer", "row_norms", "column_norms", "trace")
+
+
+def told(J: LiveBlock, name: str, way: str, shape: tuple[int, ...]) -> Explanation:
+    """What `J.gram()` and its like would do.
+
+    Args:
+      way: what is summed over, or of what norms are taken: "rows" or "columns" of the block.
+      shape: of the result.
+    """
+    m, n = J._origin.blue.counts[J._index]
+    if name == "trace":
+        base, note = explain(J, "diagonal"), "the sum of the diagonal"
+    elif name in ("gram", "outer") and has_few_pairs(J, way):
+        base, note = explain(J, "nonzeros"), f"pairs of nonzeros of each of the {way}, added up"
+    elif "norms" in name and J._known() is None and m * n > LARGE and is_sparse(J):
+        base, note = explain(J, "nonzeros"), "squares of nonzeros, added up"
+    elif fits(J):
+        base, note = explain(J, ...), "made of all of J at once"
+    else:
+        base, note = explain(J, ...), f"J does not fit: {at_once(J, way)} {way} at a time, added up and forgotten"
+    nbytes = math.prod(shape) * J._layout.block.dtype.itemsize
+    return replace(base, shape=shape, nbytes=nbytes, notes=(f"{name}: {note}", *base.notes))
