@@ -29,7 +29,8 @@ def accumulated(origin: Linearized, index: int) -> WholeKernel | None:
 
 
 def _accumulated(origin: Linearized, index: int) -> WholeKernel:
-    block, walk = origin.blue.blocks[index], walk_of(origin, quiet=True)
+    block = origin.blue.blocks[index]
+    walk = walk_of(origin, quiet=True, narrow=origin.blue.mode != "accumulate")
     it = nonzeros_in(walk, origin, index)
     it.check()
     shape, pattern = block.row_shape + block.column_shape, it.pattern
