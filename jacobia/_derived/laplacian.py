@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import tree_leaves, tree_unflatten
 
 from jacobia._call.state import Wrapping
-from jacobia._program.walk import holds
+from jacobia._program.walk import has_rules, holds
 from jacobia._run import swept
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Spaces
@@ -27,7 +27,8 @@ def laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> 
 
     Derivatives along all inputs are carried from the inputs to the outputs together, in one sweep, with the sum of
     second derivatives beside them; where everything goes through fewer than D numbers, that many directions take the
-    place of D, exactly. Where the Hessian is sparse and D is large, its diagonal is read off its program.
+    place of D, exactly. Where the Hessian is sparse and D is large, its diagonal is read off its program. Of an f with
+    derivative rules of its own (`jax.custom_jvp`, `jax.custom_vjp`) it is the trace of its Hessian, as JAX has it.
 
     Args:
       f: any pure JAX function of real inputs that JAX can push through (`jax.jvp`), or whose Hessian JAX computes.
@@ -115,7 +116,8 @@ class _Laplacian(Wrapping):
         program, spaces = origin.blue.program, origin.blue.spaces
         if program.jaxpr is None:
             return False
-        if holds(program.jaxpr, "custom_vjp_call"):
+        # Of a function with a rule of its own, second derivatives are what that rule says when it is differentiated.
+        if holds(program.jaxpr, "custom_vjp_call") or has_rules(program.jaxpr):
             return True
         if spaces.outputs.size != 1 or spaces.inputs.size <= _FEW or holds(program.jaxpr, "while"):
             return False
