@@ -97,8 +97,9 @@ def _estimate(name: str, op: Any, key: Any, method: str, methods: tuple[str, ...
         product = Operator(at, turned).mv if number is None else _flattened(block(at, number), turned)
         return _METHODS[name, method](product, structure, keys[0], samples)
 
-    shapes = tuple((s.shape, s.dtype) for s in jax.tree.leaves(structure))
-    return origin.run_with((name, method, samples, turned, number, shapes), body, [key])
+    leaves, treedef = jax.tree.flatten(structure)  # functions of other trees may share the program, not the answer
+    shapes = tuple((s.shape, s.dtype) for s in leaves)
+    return origin.run_with((name, method, samples, turned, number, treedef, shapes), body, [key])
 
 
 def _flattened(J: Jacobian, turned: bool) -> Callable:

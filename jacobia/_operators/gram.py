@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._errors import MaterializationError
-from jacobia._operators.lines import LARGE, has, is_sparse, summed, whole
+from jacobia._operators.lines import has, is_sparse, summed, whole
 from jacobia._plans.colors import pattern_of
 from jacobia._read.block import LiveBlock
 from jacobia._run import limits
@@ -75,7 +75,7 @@ def has_few_pairs(J: LiveBlock, way: str) -> bool:
     """Whether adding up pairs of nonzeros of each line is faster than a matrix product."""
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
-    if J._known() is not None or m * n <= LARGE or not is_sparse(J):
+    if not is_sparse(J):
         return False
     pattern = pattern_of(origin, index)
     lines = pattern.rows if way == "rows" else pattern.cols

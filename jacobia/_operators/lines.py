@@ -29,7 +29,7 @@ _CHUNK = 1 << 26
 _PART = 4
 
 # Nonzeros are looked for where there are so many entries, and taken where at most this share of them can be nonzero.
-LARGE, _SHARE = 1 << 16, 0.25
+_LARGE, _SHARE = 1 << 16, 0.25
 
 
 def fits(J: LiveBlock) -> bool:
@@ -60,8 +60,10 @@ def whole(J: LiveBlock) -> jax.Array | None:
 
 
 def is_sparse(J: LiveBlock) -> bool:
-    """Whether nonzeros are what to read all of a block by: looked for where it has more than `LARGE` entries."""
+    """Whether nonzeros are what to read all of a block by: looked for where it is large, and not known as a whole."""
     origin, index = J._origin, J._index
+    if J._known() is not None or math.prod(origin.blue.counts[index]) <= _LARGE:
+        return False
     if origin.blue.sparsity != "auto" or J._layout.block.only is not None:
         return False
     try:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jacobia._errors import MaterializationError
-from jacobia._operators.lines import LARGE, chunks, has, is_sparse, summed, whole
+from jacobia._operators.lines import chunks, has, is_sparse, summed, whole
 from jacobia._read.block import LiveBlock
 
 
@@ -23,7 +23,7 @@ def norms(J: LiveBlock, way: str) -> jax.Array:
     """
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
-    if J._known() is None and m * n > LARGE and is_sparse(J):
+    if is_sparse(J):
         data, pattern = J._other("nonzeros")
         return _of_entries(data, pattern.rows if way == "rows" else pattern.cols, m if way == "rows" else n)
     full = whole(J)

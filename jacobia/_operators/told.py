@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 from jacobia._operators.gram import has_few_pairs
-from jacobia._operators.lines import LARGE, at_once, fits, is_sparse
+from jacobia._operators.lines import at_once, fits, is_sparse
 from jacobia._read.block import LiveBlock
 from jacobia._read.considered import explain
 from jacobia._read.explain import Explanation
@@ -22,12 +22,11 @@ def told(J: LiveBlock, name: str, way: str, shape: tuple[int, ...]) -> Explanati
       way: what is summed over, or of what norms are taken: "rows" or "columns" of the block.
       shape: of the result.
     """
-    m, n = J._origin.blue.counts[J._index]
     if name == "trace":
         base, note = explain(J, "diagonal"), "the sum of the diagonal"
     elif name in ("gram", "outer") and has_few_pairs(J, way):
         base, note = explain(J, "nonzeros"), f"pairs of nonzeros of each of the {way}, added up"
-    elif "norms" in name and J._known() is None and m * n > LARGE and is_sparse(J):
+    elif "norms" in name and is_sparse(J):
         base, note = explain(J, "nonzeros"), "squares of nonzeros, added up"
     elif fits(J):
         base, note = explain(J, ...), "made of all of J at once"

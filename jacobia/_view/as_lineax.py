@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_flatten, tree_leaves, tree_unflatten
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import tree_leaves
 
 from jacobia._compat import Tracer
 from jacobia._errors import MaterializationError
@@ -91,30 +92,17 @@ def _check(made: Any) -> None:
 
 def _check_symmetry(made: Any) -> None:
     # By one product of two vectors in either order: a solver that is told so of another matrix gives wrong numbers.
-    told = tree_leaves(made.in_structure())
-    keys = jax.random.split(jax.random.key(0), 2)
-    size = sum(s.size for s in told)
-    dtype = jnp.result_type(*(s.dtype for s in told))
-    u, v = (jax.random.rademacher(k, (size,), dtype) for k in keys)
-    Ju, Jv = (_flat(made.mv(_unflat(made, a))) for a in (u, v))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), made.in_structure())
+    flat, unflat = ravel_pytree(zeros)
+    u, v = (jax.random.rademacher(k, flat.shape, flat.dtype) for k in jax.random.split(jax.random.key(0)))
+    Ju, Jv = (ravel_pytree(made.mv(unflat(a)))[0] for a in (u, v))
     apart = abs(jnp.vdot(u, Jv) - jnp.conj(jnp.vdot(v, Ju)) if _is_complex(made) else jnp.vdot(u, Jv) - jnp.vdot(v, Ju))
     scale = jnp.linalg.norm(Ju) * jnp.linalg.norm(v) + jnp.linalg.norm(Jv) * jnp.linalg.norm(u)
-    if apart > scale * float(jnp.finfo(dtype).eps) ** 0.5:
+    if apart > scale * float(jnp.finfo(flat.dtype).eps) ** 0.5:
         raise ValueError(
             "as_lineax(tags=...): expected a symmetric matrix, as the tag says, got one of which u @ J @ v and "
             f"v @ J @ u differ by {float(apart):.3g}, of ones and minus ones. Leave the tag out."
         )
-
-
-def _flat(tree: Any) -> jax.Array:
-    return jnp.concatenate([jnp.ravel(a) for a in tree_leaves(tree)])
-
-
-def _unflat(made: Any, flat: jax.Array) -> Any:
-    leaves, treedef = tree_flatten(made.in_structure())
-    ends = np.cumsum([s.size for s in leaves])[:-1]
-    parts = zip(jnp.split(flat, ends), leaves, strict=True)
-    return tree_unflatten(treedef, [a.reshape(s.shape).astype(s.dtype) for a, s in parts])
 
 
 # Patterns of which so few entries can be nonzero are believed where they contradict a tag.

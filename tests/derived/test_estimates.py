@@ -65,6 +65,8 @@ def test_exact_where_there_are_vectors_enough():
     diagonal, error = estimate_diagonal(operator(hessian(energy)(t)), jax.random.key(0))
     np.testing.assert_allclose(diagonal["a"], 12 * t["a"])
     assert diagonal["b"].shape == () and error["b"] == 0
+    pair = operator(hessian(lambda t: jnp.sum(t[0] ** 3) * t[1])((t["a"], t["b"])))
+    assert isinstance(estimate_diagonal(pair, jax.random.key(0))[0], tuple)  # another tree, the same program
 
 
 def test_errors():

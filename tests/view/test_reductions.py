@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jacobia import MaterializationError, hessian, jacobian
-from jacobia._operators import gram, lines, norms
+from jacobia._operators import lines
 
 RNG = np.random.default_rng(9)
 B, M, N = 4, 5, 3
@@ -44,8 +44,7 @@ def by(request, monkeypatch, new_programs):
             monkeypatch.setattr(f"jacobia._operators.{module}.whole", lambda J: None)
     if request.param == "nonzeros":
         monkeypatch.setattr(lines, "_SHARE", 1.0)
-        for module in (norms, gram):
-            monkeypatch.setattr(module, "LARGE", 0)
+        monkeypatch.setattr(lines, "_LARGE", 0)
     return request.param
 
 
@@ -185,7 +184,7 @@ def banded(x):
 @pytest.mark.parametrize("weights", [None, "each", "between"])
 @pytest.mark.parametrize("turned", [False, True], ids=["J", "J.T"])
 def test_gram_of_a_sparse_jacobian(monkeypatch, new_programs, turned, weights):
-    monkeypatch.setattr("jacobia._operators.gram.LARGE", 10)
+    monkeypatch.setattr("jacobia._operators.lines._LARGE", 10)
     x = np.linspace(0.5, 1, 40, dtype=np.float32)
     full = np.asarray(jax.jacobian(lambda x: banded(x))(x), np.float64)
     full = full.T if turned else full
@@ -206,7 +205,7 @@ def test_gram_of_a_sparse_jacobian(monkeypatch, new_programs, turned, weights):
 
 
 def test_sparse_gram_of_complex_numbers_inside_jit(monkeypatch, new_programs):
-    monkeypatch.setattr("jacobia._operators.gram.LARGE", 10)
+    monkeypatch.setattr("jacobia._operators.lines._LARGE", 10)
     x = np.linspace(0.5, 1, 40) * np.exp(0.3j * np.arange(40)).astype(np.complex64)
     full = jax.jacobian(banded, holomorphic=True)(x)
     J = jacobian(banded, holomorphic=True)(x)

@@ -61,7 +61,7 @@ def _cond(eqn: Any, ins: list[Carried], frame: _Frame) -> list[Carried]:
     def one(program: Any) -> Callable:
         def run(arrays: list) -> list:
             zs = frame.run(program, [frame.unpacked(a, m) for a, m in zip(arrays, moves, strict=True)])
-            return [frame.packed(written_out(z, frame.rows), m) for z, m in zip(zs, outs, strict=True)]
+            return [frame.packed(z, m) for z, m in zip(zs, outs, strict=True)]
 
         return run
 
@@ -93,17 +93,17 @@ def _scan(eqn: Any, ins: list[Carried], frame: _Frame) -> list[Carried]:
         return packed[:m], packed[m:]
 
     # Steps are in front in a scan, directions in a leg.
-    steps = [_swapped(frame.packed(z, mv), mv, 1) for z, mv in zip(xs, read, strict=True)]
+    steps = [_swapped(frame.packed(z, mv), mv) for z, mv in zip(xs, read, strict=True)]
     start = [frame.packed(z, mv) for z, mv in zip(first, carried, strict=True)]
     last, ys = lax.scan(step, start, steps, params["length"], params["reverse"], params["unroll"])
     out = [frame.unpacked(a, mv) for a, mv in zip(last, carried, strict=True)]
-    return out + [frame.unpacked(_swapped(a, mv, 1), mv) for a, mv in zip(ys, told, strict=True)]
+    return out + [frame.unpacked(_swapped(a, mv), mv) for a, mv in zip(ys, told, strict=True)]
 
 
-def _swapped(arrays: tuple, moves: bool, axis: int) -> tuple:
+def _swapped(arrays: tuple, moves: bool) -> tuple:
     if not moves:
         return arrays
-    return arrays[0], *(jnp.moveaxis(leg, axis, 0) for leg in arrays[1:-1]), arrays[-1]
+    return arrays[0], *(jnp.moveaxis(leg, 1, 0) for leg in arrays[1:-1]), arrays[-1]
 
 
 def _where(going: Any, new: Any, old: Any, ndim: int) -> Any:

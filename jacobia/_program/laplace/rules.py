@@ -159,9 +159,10 @@ def _summed(eqn: Any, z: Carried, count: int) -> Carried:
     rows = owner.transpose(to_front).reshape(size, -1)
     terms = jnp.transpose(z.legs[0][0], to_front).reshape(size, -1)
     places = np.where(rows < 0, count, rows)  # an element of no input is dropped
-    leg = jnp.zeros((count, size), terms.dtype).at[places, np.arange(size)[:, None]].add(terms, mode="drop")
     if np.array_equal(places, np.arange(count)[None]):
         leg = terms.T
+    else:
+        leg = jnp.zeros((count, size), terms.dtype).at[places, np.arange(size)[:, None]].add(terms, mode="drop")
     leg = leg.reshape(count, *value.shape).astype(value.dtype)
     return Carried(value, (leg,), None, None if z.laplacian is None else push(z.laplacian), z.fixed)
 

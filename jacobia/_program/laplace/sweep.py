@@ -38,7 +38,6 @@ _BESIDE = 3
 # A chunk of fewer directions spends its time on values, which every chunk computes.
 _FEWEST = 8
 
-
 # Bytes of the directions that are multiplied at once.
 _BLOCK = 1 << 21
 
