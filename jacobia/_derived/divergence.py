@@ -9,8 +9,7 @@ from typing import Any
 import jax
 from jax.tree_util import tree_leaves
 
-from jacobia._call.state import Wrapping
-from jacobia._transform import named
+from jacobia._derived.of_function import OfFunction
 from jacobia._view.jacobian import Jacobian
 
 
@@ -40,25 +39,16 @@ def divergence(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) ->
     return _Divergence(f, argnums, options)
 
 
-class _Divergence(Wrapping):
+class _Divergence(OfFunction):
     def __init__(self, f: Callable, argnums: Any, options: dict):
-        self.__wrapped__, self._argnums, self._options = f, argnums, options
-        self._transform = named("divergence", f, argnums, "auto", options)
-        self.carries_state = self._transform.carries_state
-
-    @property
-    def __name__(self) -> str:
-        return f"divergence({getattr(self.__wrapped__, '__name__', type(self.__wrapped__).__name__)})"
-
-    def __repr__(self) -> str:
-        return f"<{self.__name__}>"
+        super().__init__("divergence", f, argnums, "auto", options)
 
     def __reduce__(self) -> Any:
         return _Divergence, (self.__wrapped__, self._argnums, self._options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         made = self._transform(*args, **kwargs)
-        views, aux = made if self._options.get("has_aux", False) else (made, None)
+        views, aux = made if self._has_aux else (made, None)
         leaves = tree_leaves(views, is_leaf=lambda v: isinstance(v, Jacobian))
         spaces = leaves[0]._origin.blue.spaces
         if spaces.outputs.shapes != spaces.inputs.shapes:
@@ -69,4 +59,4 @@ class _Divergence(Wrapping):
             )
         own = leaves[:: len(spaces.inputs) + 1]
         total: jax.Array = sum(v.trace() for v in own[1:]) + own[0].trace()
-        return (total, aux) if self._options.get("has_aux", False) else total
+        return (total, aux) if self._has_aux else total

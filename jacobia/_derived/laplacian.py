@@ -10,12 +10,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax.tree_util import tree_leaves, tree_unflatten
 
-from jacobia._call.state import Wrapping
+from jacobia._derived.of_function import OfFunction
 from jacobia._program.walk import has_rules, holds
 from jacobia._run import swept
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Spaces
-from jacobia._transform import hessian, named
+from jacobia._transform import hessian
 from jacobia._view.jacobian import Jacobian
 
 # Where a sweep takes so many numbers for each operation of f, or fewer, nobody looks whether the Hessian is sparse.
@@ -75,20 +75,10 @@ def value_and_laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options
     return _Laplacian(f, argnums, options, True)
 
 
-class _Laplacian(Wrapping):
+class _Laplacian(OfFunction):
     def __init__(self, f: Callable, argnums: Any, options: dict, with_value: bool):
-        self._name = "value_and_laplacian" if with_value else "laplacian"
-        self.__wrapped__, self._argnums, self._options, self._with_value = f, argnums, options, with_value
-        self._transform: Any = named(self._name, f, argnums, "fwd", options)
-        self._hessian: Any = hessian(f, argnums, **options)
-        self.carries_state = self._transform.carries_state
-
-    @property
-    def __name__(self) -> str:
-        return f"{self._name}({getattr(self.__wrapped__, '__name__', type(self.__wrapped__).__name__)})"
-
-    def __repr__(self) -> str:
-        return f"<{self.__name__}>"
+        super().__init__("value_and_laplacian" if with_value else "laplacian", f, argnums, "fwd", options)
+        self._with_value, self._hessian = with_value, hessian(f, argnums, **options)
 
     def __reduce__(self) -> Any:
         return _Laplacian, (self.__wrapped__, self._argnums, self._options, self._with_value)
@@ -103,13 +93,13 @@ class _Laplacian(Wrapping):
             found = _run(origin, "gradient", swept.gradient) if self._with_value else []
         else:
             values, laplacians, found = _run(origin, self._name, self._sweeper(origin).at)
-        out, has_aux = tree_unflatten(blue.out_tree, laplacians), self._options.get("has_aux", False)
+        out = tree_unflatten(blue.out_tree, laplacians)
         if not self._with_value:
-            return (out, origin.aux()) if has_aux else out
+            return (out, origin.aux()) if self._has_aux else out
         y = tree_unflatten(blue.out_tree, origin.value()[0] if values is None else values)
         rest = iter(found)
         gradient = tree_unflatten(blue.in_tree, [next(rest) if kept else None for kept in blue.kept_leaves])
-        return (y, origin.aux()) if has_aux else y, gradient, out
+        return (y, origin.aux()) if self._has_aux else y, gradient, out
 
     def _by_hessian(self, origin: Linearized, args: tuple, kwargs: dict) -> bool:
         # Where f can't be pushed through, or where the diagonal of a large Hessian is read off its program.
@@ -134,7 +124,7 @@ class _Laplacian(Wrapping):
     def _diagonals(self, args: tuple, kwargs: dict) -> list[Jacobian]:
         # Of each output, the blocks of each input with itself.
         made = self._hessian(*args, **kwargs)
-        made = made[0] if self._options.get("has_aux", False) else made
+        made = made[0] if self._has_aux else made
         views = tree_leaves(made, is_leaf=lambda v: isinstance(v, Jacobian))
         n = len(views[0]._origin.blue.spaces.inputs)
         return [v for k, v in enumerate(views) if k % (n * n) % (n + 1) == 0]
