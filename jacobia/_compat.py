@@ -12,13 +12,14 @@ import jax
 from jax import api_util
 from jax.core import Tracer, eval_context, eval_jaxpr
 from jax.extend import linear_util
-from jax.extend.core import Literal, get_opaque_trace_state
+from jax.extend.core import Literal, Var, get_opaque_trace_state
 from jax.extend.core.primitives import convert_element_type_p
 from jax.interpreters import batching
 
 __all__ = [
     "Literal",
     "Tracer",
+    "Var",
     "asked_by_matmul",
     "bind",
     "config_values",

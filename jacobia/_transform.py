@@ -17,13 +17,12 @@ from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._plans.colors import is_traced
 from jacobia._run.kernels import compiled
 from jacobia._run.point import Linearized
+from jacobia._run.spread import checked_mesh
 from jacobia._view.entries import Entries, entries_of, where_key
-from jacobia._view.entry import Entry, entry
+from jacobia._view.entry import Entry, entry, types_of
 from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian, view
 from jacobia._view.tree import materialize, tree_of
-
-_LATER = {"mesh": None}
 
 # Options of functions that are made of these two.
 _SHARED = {
@@ -104,7 +103,9 @@ def jacobian(
         the compiled program and no constant in it; the view can't leave `jit`, and what is missing is not looked for.
       memory_limit: bytes that one result and its working set may take. Default: half of the free memory of the
         device that holds the inputs.
-      mesh: not there yet.
+      mesh: a `jax.sharding.Mesh` with one axis, or a mesh and the name of one of its axes: rows (columns where they are
+        computed, samples with `batch_axis`) are spread over its devices. Results are divided among them along an axis
+        that they divide. `chunk_size` and `memory_limit` count for one device.
 
     Returns:
       A function of the arguments of `f`. It returns a view of shape `y.shape + x.shape` and dtype
@@ -117,17 +118,15 @@ def jacobian(
         number of samples; a pattern of another shape than the Jacobian, or one for several inputs or outputs without
         `ravel`. Reading nonzeros raises it for a pattern that lacks one (see `Jacobian.nonzeros`), and for a coloring
         that takes a direction which `f` has not got; reading all of a block, for a mode that `f` does not allow.
-      NotImplementedError: an argument that is not there yet.
       IndependenceError: with `strict`, an output that does not depend on an input.
       BatchMixingError: with `batch_axis`, a derivative that mixes samples.
 
     References:
       Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10, for accumulation and products of parts.
     """
-    _check_later("jacobian", mesh)
     return _make(
-        "jacobian", f, where, sparsity, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis,
-        verify_batch, ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
+        "jacobian", f, where, sparsity, mesh, argnums, has_aux, holomorphic, static_argnums, static_argnames,
+        batch_axis, verify_batch, ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
     )  # fmt: skip
 
 
@@ -186,9 +185,8 @@ def hessian(
       Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), for the rows;
       Griewank and Walther, "Evaluating Derivatives" (2008), section 5.1, for forward over forward (`diagonal`).
     """
-    _check_later("hessian", mesh)
     return _make(
-        "hessian", f, where, sparsity, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis,
+        "hessian", f, where, sparsity, mesh, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis,
         verify_batch, ravel, strict, lazy, jit, mode, chunk_size, memory_limit,
     )  # fmt: skip
 
@@ -202,21 +200,12 @@ def named(name: str, f: Callable, argnums: Any, mode: str, given: dict) -> "_Tra
         )
     o = _SHARED | given
     return _make(
-        name, f, o["where"], "auto", argnums, o["has_aux"], False, o["static_argnums"], o["static_argnames"],
+        name, f, o["where"], "auto", None, argnums, o["has_aux"], False, o["static_argnums"], o["static_argnames"],
         o["batch_axis"], o["verify_batch"], False, False, True, True, mode, "auto", o["memory_limit"],
     )  # fmt: skip
 
 
-def _check_later(transform: str, *given: Any) -> None:
-    for (name, default), value in zip(_LATER.items(), given, strict=True):
-        if value is not default and value != default:
-            raise NotImplementedError(
-                f"{transform}({name}=...): expected {default!r}, all that this version takes, got {value!r}. "
-                "Leave it out."
-            )
-
-
-def _make(name: str, f: Any, where: Any, sparsity: Any, *rest: Any) -> "_Transform":
+def _make(name: str, f: Any, where: Any, sparsity: Any, mesh: Any, *rest: Any) -> "_Transform":
     if not callable(f):
         raise TypeError(
             f"{name}(f=...): expected a callable, got {type(f).__name__}. Pass the function, not its result."
@@ -227,6 +216,8 @@ def _make(name: str, f: Any, where: Any, sparsity: Any, *rest: Any) -> "_Transfo
         checked = options.__wrapped__(name, *rest)
     if not (isinstance(sparsity, str) and sparsity == "auto"):  # not looked up: that cache would hold large patterns
         checked = checked._replace(sparsity=checked_sparsity(name, sparsity))
+    if mesh is not None:
+        checked = checked._replace(spread=checked_mesh(name, mesh))
     return _Transform(f, checked, where)
 
 
@@ -238,7 +229,7 @@ class _Transform(Wrapping):
         self._f, self._options, self._where = f, options, copied_where(where)
         # What carries state is traced at every call; its kernels are found by its program all the same.
         self.carries_state = carries_state(f) or (is_predicate(where) and carries_state(where))
-        plain = not (options.static_argnums or options.static_argnames or not options.jit)
+        plain = options.jit and options.spread is None and not (options.static_argnums or options.static_argnames)
         self._plain = plain and not self.carries_state
         self._static = static_arguments(f, options.static_argnums, options.static_argnames)
         # A traced coloring has no content yet: what is known with it goes with this transform.
@@ -409,7 +400,7 @@ class _Transform(Wrapping):
         call = take_apart(options.name, args, kwargs, *self._static)
         known = self._entry(call)
         _ARRAYS.update(type(a) for a in call.leaves if not isinstance(a, Tracer))
-        origin = Linearized.anywhere(known.blue, known.consts, call.leaves)
+        origin = Linearized.anywhere(known.blue, known.consts, known.blue.placed(call.leaves))
         origin.source = None if origin.traced else (self, *call.rebuild(call.leaves))
         return origin, known
 
@@ -417,7 +408,7 @@ class _Transform(Wrapping):
         jit = self._options.jit and not jit_disabled()
         lasts = jit and not (self.carries_state or call.carries_state)
         form = call.form if any(call[2:]) else None if call.treedef == _ONE_ARRAY else call.treedef
-        key = (form, settings_token(), *[jax.typeof(a) for a in call.leaves])
+        key = (form, settings_token(), *types_of(self._options, call))
         known = self._entries.get(key) if lasts else None
         if known is None:
             known = entry(self._f, self._options, self._where, call, jit)

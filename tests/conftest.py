@@ -7,7 +7,8 @@ import tempfile
 import weakref
 
 # Two devices, of which all but the tests of several devices use the first. Kernels that are run once need not be fast.
-_FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+_DEVICES = os.environ.get("JACOBIA_DEVICES", "2")
+_FLAGS = f"--xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=0"
 if "JACOBIA_TESTS" not in os.environ:  # else a worker, which has it all from the process that started it
     os.environ["JACOBIA_TESTS"] = folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

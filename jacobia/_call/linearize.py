@@ -229,7 +229,8 @@ def gradient(point: Point, heads: Space, forward: bool = False) -> tuple[Program
         made = Program(run, num_y, num_leaves)
         made.heads = of
         return made, []
-    jaxpr, own = opened(jax.make_jaxpr(run)(list(point.consts), [*point.leaves, *cotangents]))
+    consts = [v.aval for v in program.jaxpr.invars[: len(point.consts)]]  # as the program has them, on a mesh or off it
+    jaxpr, own = opened(jax.make_jaxpr(run)(consts, [*point.leaves, *cotangents]))
     return interned(jaxpr, num_leaves, num_y, of), own
 
 

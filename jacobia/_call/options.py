@@ -31,6 +31,7 @@ class Options(NamedTuple):
     chunk_size: Any
     memory_limit: int | None
     sparsity: Any = "auto"  # or "dense", a Pattern, a Coloring: hashed by content
+    spread: Any = None  # or an axis of a mesh
 
 
 MODES = ("auto", "fwd", "rev", "accumulate", "waist")

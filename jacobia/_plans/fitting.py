@@ -23,11 +23,14 @@ def fitting(
     The kernel is compiled for it, and kept for the call to come.
     """
     blue = origin.blue
+    if blue.spread is not None:
+        return sweeps
     most = max(_at_once(origin, s) for s in sweeps)
     if blue.chunk_size != "auto" or not origin.compiles or origin.batch or most == 1:
         return sweeps
-    limit = origin.limit(sum(num_seeds(s, origin.blue.spaces) for s in sweeps) * blue.per_seed)
-    if limit is None or most * blue.per_seed < _NEAR * limit or origin.keeps_for(sweeps):
+    each = [blue.nbytes_of_seed(s.way, *s.ends) for s in sweeps]
+    limit = origin.limit(sum(num_seeds(s, blue.spaces) * n for s, n in zip(sweeps, each, strict=True)))
+    if limit is None or most * max(each) < _NEAR * limit or origin.keeps_for(sweeps):
         return sweeps
     while most > 1:
         taken = _taken(origin, sweeps, ids, images)

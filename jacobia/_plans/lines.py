@@ -92,6 +92,8 @@ class Lines(PlanOfLines):
             for each in zip(self.missing, self.ways, setting.todo, setting.places, strict=True)
         ]
         made = [Answer(block, "rows", None, full) for block, full in zip(images, out[-1], strict=False)]
+        if origin.blue.spread is not None:
+            return answers
         if len(answers) == 1 and not any(isinstance(i, Tracer) for i in setting.ids):
             self._remember_one(answers[0], sweeps, setting.places[0].answer)
         elif len(answers) > 1 and all(i is None for i in setting.ids):
@@ -122,7 +124,7 @@ class Lines(PlanOfLines):
     def _images(self, setting: "Setting") -> dict[int, Image]:
         # Whole blocks that are wanted and are transposes of what is computed, by their numbers.
         blue = self.origin.blue
-        if not blue.symmetric:
+        if not blue.symmetric or blue.spread is not None:
             return {}
         wanted = self.reflected | {r.block for r in self.missing if r.asks == "all"}
         computed = {t.request.block for t in setting.todo}
@@ -141,7 +143,13 @@ class Lines(PlanOfLines):
         one = sweep.single and origin.blue.memory_limit is None  # nothing to divide, however long it is
         width = None if every else sweep.width
         count = most_of(origin.blue.blocks[request.block], way) if width is None else width
-        need = 2 * nbytes_of(origin, request.block) if every else 0 if one else count * origin.blue.per_seed
+        need = (
+            2 * nbytes_of(origin, request.block)
+            if every
+            else 0
+            if one
+            else count * origin.blue.nbytes_of_seed(sweep.way, *sweep.ends)
+        )
         if not worth_remembering(origin, need):
             return
         name = recipe_name(origin, request.block, "all" if request.asks == "all" else way, width)
@@ -166,6 +174,8 @@ class Lines(PlanOfLines):
     def by(self) -> str:
         if self.origin.blue.symmetric:
             return "Hessian-vector products"
+        if self.origin.blue.apart(self.outline.way, self._block.outs, self._block.ins) is not None:
+            return "pullbacks of one sample each"
         return self.origin.by(self.outline.way, self._block)
 
     def work(self) -> Work | None:

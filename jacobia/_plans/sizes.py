@@ -57,23 +57,25 @@ def sized(
     answer = 1 if diagonal else read.size
     share = 1.0 if samples is None else samples / math.prod(origin.lead)
     line = int(answer * max(d.itemsize for d in seeded.dtypes + read.dtypes) * math.prod(origin.lead) * share)
-    per_seed = int(blue.per_seed * math.prod(origin.batch) * share)
-    limit = origin.limit(width * (line + per_seed))
+    per_seed = int(blue.nbytes_of_seed(way, outs, ins) * math.prod(origin.batch) * share)
+    each = -(-width // blue.devices)  # of one device
+    limit = origin.limit(each * (line + per_seed))
     _limits.check_result(
         f"{blue.name}: {counted(seeds, way)} of a Jacobian",
-        seeds * line,
+        -(-seeds // blue.devices) * line,
         limit,
         "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
     )
-    if limit is not None and width * line > limit:
+    if limit is not None and each * line > limit:
         width = seeds  # a kernel of its own, where padding would not fit
-    chunk = _limits.chunk(width, per_seed, width * line, blue.chunk_size, limit)
+        each = -(-width // blue.devices)
+    chunk = _limits.chunk(each, per_seed, each * line, blue.chunk_size, limit)
     block = None
     if chunk is None and samples is None and blue.chunk_size == "auto" and origin.cores:
         if blue.spaces.batch is not None:
             size = blue.spaces.batch.size
             block = _limits.fits_cache(size, blue.heavy * width // size, origin.cores, samples=True)
         elif way == "rows" and numbers is None:  # columns would have to be laid out anew
-            chunk = _limits.fits_cache(width, blue.heavy, origin.cores)
+            chunk = _limits.fits_cache(each, blue.heavy_of_seed(way, outs, ins), origin.cores)
     sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded, diagonal, block)
     return blue.found.put("sweep", name, sweep) if limit is None else sweep

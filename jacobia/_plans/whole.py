@@ -118,7 +118,7 @@ def _against(origin: Linearized, index: int) -> tuple[str, str] | None:
 
 def _may_pay(origin: Linearized, index: int) -> bool:
     blue = origin.blue
-    if blue.mode != "auto" or blue.chunk_size != "auto":
+    if blue.mode != "auto" or blue.chunk_size != "auto" or blue.spread is not None:
         return False
     return 2 * min(blue.counts[index]) * blue.primal_cost > WORTH_LOOKING
 
@@ -129,8 +129,10 @@ def _cheapest(origin: Linearized, index: int) -> WholeKernel | None:
         return _WAYS[blue.mode](origin, index)
     block, (rows, columns) = blue.blocks[index], blue.counts[index]
     lines = {"rows": rows, "columns": columns}
-    # Where one takes several times as many passes as the other it is not the cheaper one, and need not be traced.
-    near = [way for way, count in lines.items() if count <= CLOSE * min(lines.values())]
+    # Where one takes several times as many passes as the other it is not the cheaper one, and need not be traced;
+    # unless its passes are of one sample each.
+    apart = blue.apart("rows", block.outs, block.ins) is not None
+    near = [way for way, count in lines.items() if count <= CLOSE * min(lines.values()) or (apart and way == "rows")]
     passes = min(lines[way] * blue.pass_cost(way, block) for way in near) + blue.primal_cost
     if not WORTH_LOOKING < passes < math.inf:
         return None

@@ -56,6 +56,14 @@ class LiveBlock:
     _layout: Layout
 
     def _item(self, key: Any) -> jax.Array:
+        return self._divided(self._found(key))
+
+    def _divided(self, out: Any) -> Any:
+        # A result, as the mesh has it over which seeds are spread.
+        spread = self._origin.blue.spread
+        return out if spread is None else spread.divided(out)
+
+    def _found(self, key: Any) -> jax.Array:
         origin, index, name = self._origin, self._index, None
         store = origin.stores.get(index)
         if (store is None or store.full is None) and origin.compiles:
@@ -208,7 +216,9 @@ class LiveBlock:
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
         data, pattern = self._other("nonzeros")
         data = weakly(data) if self._layout.weak else data
-        return turned(data, pattern) if self._layout.transposed else (data, pattern)
+        if self._layout.transposed:
+            data, pattern = turned(data, pattern)
+        return self._divided(data), pattern
 
     def _diagonal(self) -> jax.Array:
         layout, shape = self._layout, diagonal_shape(self._origin, self._index, self._layout.matrix)
@@ -216,7 +226,7 @@ class LiveBlock:
             return empty(self._origin.leaves, shape, layout.block.dtype)
         out = self._other("diagonal")[0].reshape(shape)
         out = weakly(out) if layout.weak else out
-        return jnp.transpose(out) if layout.turn == "T" and out.ndim > 1 else out
+        return self._divided(jnp.transpose(out) if layout.turn == "T" and out.ndim > 1 else out)
 
     def _other(self, kind: str) -> tuple[jax.Array, Any]:
         # What is no lines of the block: its nonzeros, with their pattern, or its diagonal.
@@ -265,7 +275,7 @@ class LiveBlock:
         return whole_in_trace(self._origin, self._index) if full is None else full
 
     def _check_result(self, shape: tuple[int, ...]) -> None:
-        nbytes = math.prod(shape) * self._layout.block.dtype.itemsize
+        nbytes = math.prod(shape) * self._layout.block.dtype.itemsize // self._origin.blue.devices
         _limits.check_result(
             f"J[...] of shape {shape}",
             nbytes,

@@ -78,6 +78,8 @@ def _notes(origin: Linearized, view: LiveBlock) -> Iterator[str]:
         yield "gradient: f has no pullback, so that it is made of pushforwards: forward over forward"
     if not known.linear:
         yield "pullback: not linear in its cotangent (custom_vjp), so that there are rows and nothing else"
+    if blue.spread is not None:
+        yield blue.spread.told()
     yield "f: compiled" if blue.jit else "f: run by Python at each read (jit=False), which is slow"
 
 

@@ -19,8 +19,10 @@ from jacobia._found import Found
 from jacobia._program.axis.cut import Cut, cut
 from jacobia._program.readings.cost import Work, peak_bytes, seed_cost, work, written_bytes
 from jacobia._program.readings.seed import products_met
+from jacobia._run.apart import Apart, apart
 from jacobia._run.directions import Directions, Ways, directions, learn
 from jacobia._run.seeds import Spaces, Sweep, applied_program, is_by_number
+from jacobia._run.spread import Spread
 from jacobia._space import Batch, Space
 
 
@@ -41,6 +43,9 @@ _LINEAR = 2
 # Where all passes cost less than this many elements read or written, which is some microseconds, they are not weighed:
 # reading what they cost takes some ten milliseconds, once.
 _WORTH_WEIGHING = 1e4
+
+# Where evaluating f costs less, which is some ten microseconds, samples are not told apart.
+_WORTH_APART = 1e4
 
 # An element of an answer to seeds that are picked by number, which run in a loop, beside what a pass costs: 1.7 ns in
 # the median (0.2 to 4), of a tridiagonal program, exp, a layer and an MLP, 256 to 1000 of 512 to 2000 seeds.
@@ -84,6 +89,7 @@ class Blueprint:
     primal: Primal | None = None  # of a Hessian
     sparsity: Any = "auto"  # or "dense", a pattern, a coloring
     weak: tuple[bool, ...] = ()  # of the differentiated leaves: are they weakly typed
+    spread: Spread | None = None  # over which devices
 
     @cached_property
     def _hash(self) -> int:
@@ -96,6 +102,22 @@ class Blueprint:
     def single(self) -> bool:
         """One view and no tree around it."""
         return self.ravel or (tree_structure(0) == self.in_tree == self.out_tree and self.kept_leaves == (True,))
+
+    @property
+    def devices(self) -> int:
+        """How many devices share the seeds."""
+        return 1 if self.spread is None else self.spread.size
+
+    def placed(self, leaves: Sequence) -> Sequence:
+        """The point on the devices that share the seeds."""
+        spread, axes = self.spread, self.sample_axes
+        return leaves if spread is None else [spread.place(a, axes.get(k)) for k, a in enumerate(leaves)]
+
+    @property
+    def sample_axes(self) -> dict[int, int]:
+        """Of the leaves that have samples, the axis that has them."""
+        batch = self.spaces.batch
+        return {} if batch is None else dict(zip(self.positions, batch.inputs, strict=True))
 
     def point(self, consts: Sequence, leaves: Sequence) -> Point:
         """Where the program is linearized."""
@@ -203,6 +225,10 @@ class Blueprint:
         return self._of_program("cost", key, lambda: self._pass_cost(way, block.outs, block.ins))
 
     def _pass_cost(self, way: str, outs: tuple, ins: tuple) -> float:
+        own = self.apart(way, outs, ins)
+        return self._cost_of_all(way, outs, ins) if own is None else own.cost
+
+    def _cost_of_all(self, way: str, outs: tuple, ins: tuple) -> float:
         closed = self.pass_program(way, outs, ins)
         if closed is None:
             return math.inf
@@ -225,6 +251,9 @@ class Blueprint:
         closed = None if self.program.heads is not None else self.pass_program(way, block.outs, block.ins)
         if closed is None:
             return None
+        own = self.apart(way, block.outs, block.ins)
+        if own is not None:
+            return work(own.row, 1)
         left_out = self._left_out(way, block.outs, block.ins)
         return work(closed.jaxpr, len(block.outs if way == "rows" else block.ins), left_out)
 
@@ -249,6 +278,19 @@ class Blueprint:
     def primal_cost(self) -> float:
         """What evaluating f costs, in the same units."""
         return math.inf if self.program.jaxpr is None else seed_cost(self.program.jaxpr, self.program.num_leaves, False)
+
+    def apart(self, way: str, outs: tuple, ins: tuple) -> Apart | None:
+        """How rows are pulled back through their own samples alone, where f evaluates samples one by one."""
+        spaces = self.spaces
+        if way != "rows" or len(outs) != 1 or spaces.batch is not None or spaces.hessian or self.program.jaxpr is None:
+            return None
+        if self.primal_cost < _WORTH_APART or self.by(way, outs, ins) != "pullback":
+            return None
+        key = self.by(way, outs, ins), outs, ins
+        return self._of_program("apart", key, lambda: self._apart(outs, ins))
+
+    def _apart(self, outs: tuple, ins: tuple) -> Apart | None:
+        return apart(self.program, self.positions, self.spaces, outs[0], ins, self._cost_of_all("rows", outs, ins))
 
     def cut(self, sweep: Sweep) -> Cut | None:
         """The program that answers one seed for one sample, where samples can be told apart in all of it."""
@@ -281,16 +323,26 @@ class Blueprint:
         """What has been found out at such arguments: costs and ways, by blocks; names of kernels; layouts of views."""
         return Found()
 
+    def nbytes_of_seed(self, way: str, outs: tuple, ins: tuple) -> int:
+        """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
+        own = self.apart(way, outs, ins)
+        return self.per_seed if own is None else own.nbytes
+
+    def heavy_of_seed(self, way: str, outs: tuple, ins: tuple) -> int:
+        """Bytes of what one seed makes pass through memory: answers of operations that no compiler fuses."""
+        own = self.apart(way, outs, ins)
+        return self.heavy if own is None else own.heavy
+
     @cached_property
     def per_seed(self) -> int:
-        """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
+        """The same of a seed of all samples."""
         peak = peak_bytes(self.program.jaxpr) if self.program.jaxpr is not None else 0
         sides, lead = (self.spaces.outputs, self.spaces.inputs), math.prod(self.spaces.lead)
         return peak + lead * sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in sides)
 
     @cached_property
     def heavy(self) -> int:
-        """Bytes of what one seed makes pass through memory: answers of operations that no compiler fuses."""
+        """The same of a seed of all samples."""
         return 0 if self.program.jaxpr is None else _LINEAR * written_bytes(self.program.jaxpr)
 
     @property

@@ -16,7 +16,7 @@ def device_of(leaves: Sequence) -> Any:
     """The device of the first array, or of the first shape to compile for; None: all of them are traced."""
     for a in leaves:
         if isinstance(a, jax.Array) and not isinstance(a, Tracer):
-            return next(iter(a.sharding.device_set))  # an array that has been deleted has no `devices()`
+            return next(iter(a.sharding.addressable_devices))  # an array that has been deleted has no `devices()`
         if isinstance(a, jax.ShapeDtypeStruct):  # to compile ahead of time for
             return jax.devices()[0] if a.sharding is None else next(iter(a.sharding.device_set))
     return None

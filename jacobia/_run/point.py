@@ -15,11 +15,13 @@ from jacobia._call.linearize import Point, linearize, value
 from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
 from jacobia._program.axis.cut import Cut
+from jacobia._run.apart import Apart, rows_or_columns
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.devices import device_of
 from jacobia._run.directions import Directions, has_second
 from jacobia._run.kernels import Kept, Kind, ReadError, call, keep, residual_bytes
 from jacobia._run.limits import byte_limit, worth_apart
+from jacobia._run.over_mesh import over_mesh
 from jacobia._run.seeds import (
     Image,
     Sweep,
@@ -198,8 +200,10 @@ class Linearized:
         """
         self.check_alive()
         self.reads += 1
+        if self.blue.spread is not None and all(s.way != "second" for s in sweeps):
+            return over_mesh(self, self.blue.spread, sweeps, ids)
         if not self.compiles:
-            if self._shares() and all(map(self.pushes, sweeps)):
+            if self._shares() and all(map(self._pushes_all, sweeps)):
                 return sweeps_of(self._linearized_here()[2], self.blue.spaces, sweeps, ids)
             return self._fused(sweeps)(self.consts, self.leaves, ids, ())
         return self._compiled(sweeps, ids, images, take, places)
@@ -247,11 +251,14 @@ class Linearized:
     def cuts(self, sweep: Sweep, samples: Any) -> bool:
         """Whether a sweep can be run for some samples alone: f evaluates the samples one by one, and so can we."""
         if not self.batch:
-            return self._cut(sweep) is not None
+            return self.cut_of(sweep) is not None
         chosen = choose(self.stacks, samples) if self.blue.spaces.batch is None else None
         return chosen is not None and worth_apart(count(chosen), math.prod(self.batch))
 
-    def _cut(self, sweep: Sweep) -> Cut | None:
+    def apart_of(self, sweep: Sweep) -> Apart | None:
+        return self.blue.apart(sweep.way, *sweep.ends) if sweep.by == "pullback" else None
+
+    def cut_of(self, sweep: Sweep) -> Cut | None:
         # The program of one sample. One without its derivative rules must not be differentiated again.
         made = None if self.blue.spaces.batch is None else self.blue.cut(sweep)
         return made if made is not None and (self.compiles or not made.has_rules) else None
@@ -312,12 +319,12 @@ class Linearized:
         at, spaces = (blue.primal_point, blue.primal_spaces) if second else (blue.point, blue.spaces)
         # One seed of all samples runs f as it is, and shares its value with what is computed beside the view.
         whole = all(s.block is None and num_seeds(s, spaces) == 1 for s in sweeps)
-        cuts = [None if whole else self._cut(s) for s in sweeps]
+        cuts, aparts = [None if whole else self.cut_of(s) for s in sweeps], [self.apart_of(s) for s in sweeps]
 
         def body(consts: Sequence, leaves: Sequence, ids: Sequence) -> list:
             point = at(consts, leaves)
             if None in cuts:
-                out = sweeps_at(point, spaces, sweeps, ids)
+                out = [rows_or_columns(a, point, spaces, s, i) for a, s, i in zip(aparts, sweeps, ids, strict=True)]
             else:
                 out = [sweep_in_blocks(c, point, spaces, s, i) for c, s, i in zip(cuts, sweeps, ids, strict=True) if c]
             return [*out, [i.of(out[i.sweep][i.place]) for i in images]] if images else out
@@ -334,7 +341,9 @@ class Linearized:
     def _keeps(self, sweeps: tuple[Sweep, ...], reads: int) -> bool:
         if self._kept is None and reads < 2 and not (self.expects_more and self.blue.found.get("read again")):
             return False
-        if self.batch or any(s.width is None or s.width > 64 or not self.pushes(s) for s in sweeps):
+        if self.batch or self.blue.spread is not None:
+            return False
+        if any(s.width is None or s.width > 64 or not self._pushes_all(s) for s in sweeps):
             return False
         return self._kept is not None or self._residuals_fit()
 
@@ -342,6 +351,10 @@ class Linearized:
         need = residual_bytes(self.point)
         limit = self.limit(need)
         return limit is None or need <= limit // 4
+
+    def _pushes_all(self, sweep: Sweep) -> bool:
+        # A row of one sample is cheaper than a pullback through what is kept of all of them.
+        return self.apart_of(sweep) is None and self.pushes(sweep)
 
     def pushes(self, sweep: Sweep) -> bool:
         """Whether the linear program of all outputs gives what a sweep asks for."""

@@ -96,10 +96,10 @@ def _seeded(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: int) -
 
     many = mapped(one, 0, axis)
     if sweep.width is None:
-        return _all(many, basis.size, sweep.chunk, axis)
+        return all_of(many, basis.size, sweep.chunk, axis)
     ids = jnp.asarray(ids)
     if not sweep.padded:
-        return _all(lambda places: many(ids[places]), sweep.width, sweep.chunk, axis)
+        return all_of(lambda places: many(ids[places]), sweep.width, sweep.chunk, axis)
     loop = min(sweep.chunk or LOOP, sweep.width)
     return many(jnp.where(ids < 0, ids[0], ids)) if sweep.width <= loop else _some(many, ids, loop, axis)
 
@@ -120,7 +120,7 @@ def mapped(fn: Callable, in_axis: int, out_axis: int) -> Callable:
     return run
 
 
-def _all(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array]:
+def all_of(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Array]:
     if chunk is None or chunk >= n:
         return many(jax.lax.iota(jnp.int32, n))
     if chunk == 1 and n <= UNROLLED:
@@ -344,10 +344,16 @@ def sweep_of_samples(
     return jax.vmap(one)(samples)
 
 
-def sweep_in_blocks(cut: Callable, point: Point, spaces: Spaces, sweep: Sweep, ids: Any) -> list[jax.Array]:
-    """The same for all samples, `sweep.block` of them at a time (None: all): what they need stays in the cache."""
+def sweep_in_blocks(
+    cut: Callable, point: Point, spaces: Spaces, sweep: Sweep, ids: Any, first: Any = 0, of: int | None = None
+) -> list[jax.Array]:
+    """The same for all samples, `sweep.block` of them at a time (None: all): what they need stays in the cache.
+
+    Args:
+      first: the number of the first sample, where these are a part `of` so many, or padding behind them.
+    """
     axes, (size,) = _sample_axes(point), spaces.lead
-    block = sweep.block or size
+    block = min(sweep.block or size, size)
 
     def some(start: Any) -> list[jax.Array]:
         def one(sample: Any, own: dict[int, Any]) -> list[jax.Array]:
@@ -358,6 +364,8 @@ def sweep_in_blocks(cut: Callable, point: Point, spaces: Spaces, sweep: Sweep, i
         if block < size:
             own = {k: jax.lax.dynamic_slice_in_dim(a, start, block, axes[k]) for k, a in own.items()}
         numbers = start + jax.lax.iota(jnp.int32, block)
+        if of is not None:
+            numbers = jnp.minimum(first + numbers, of - 1)
         for k, axis in axes.items():
             numbers = sharded_like(numbers, own[k], axis)
         return jax.vmap(one, in_axes=(0, axes))(numbers, own)

@@ -11,21 +11,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 
 from jacobia._call.arguments import Call, check_inexact, differentiated
 from jacobia._call.linearize import Point, gradient, linearize, read_dependence, read_mixing
 from jacobia._call.options import Options
-from jacobia._call.trace import Program, Traced, trace
+from jacobia._call.trace import Program, Traced, interned, trace
 from jacobia._compat import Tracer
 from jacobia._errors import BatchMixingError, IndependenceError
 from jacobia._found import Found
-from jacobia._program.walk import has_rules
+from jacobia._program.plain import names_a_mesh, plain
+from jacobia._program.walk import has_rules, holds
 from jacobia._read.layout import Layout, layout_of
 from jacobia._run.blueprint import Block, Blueprint, Primal
 from jacobia._run.directions import Directions, directions, learn, said_by_jax
 from jacobia._run.seeds import Spaces
+from jacobia._run.spread import Spread
 from jacobia._space import Batch, Space
 from jacobia._sparse.coloring import Coloring
+
+# Operations that hold derivative rules as Python functions.
+_RULES = "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "call_hi_primitive"
 
 # So many functions with the same program are a loop in which f is made anew.
 _TRACED = 100
@@ -40,8 +46,28 @@ class Entry(NamedTuple):
     only: Layout | None  # of the one view that is returned as it is
 
 
+def types_of(options: Options, call: Call) -> list:
+    """The types of the arrays of a call, as f is traced with them: over a mesh as one of its devices has them."""
+    types = [jax.typeof(a) for a in call.leaves]
+    if options.spread is None:
+        return types
+    return [ShapedArray(t.shape, t.dtype, weak_type=t.weak_type) for t in types]
+
+
 def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> Entry:
     """Trace f, find its samples, and check what can be checked before anything is computed."""
+    if options.spread is None:
+        return _entry(f, options, where, call, jit)
+    made: list[Entry] = []
+
+    def traced(leaves: list) -> None:
+        made.append(_entry(f, options, where, call._replace(leaves=leaves), jit))
+
+    jax.eval_shape(traced, types_of(options, call))
+    return made[0]
+
+
+def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> Entry:
     name = options.name
     positions, paths, in_tree, kept = differentiated(name, call, options.argnums, where)
     mixing = None  # a complex input of an f that is not holomorphic: its outputs must be real
@@ -55,6 +81,8 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
     if options.batch_axis is not None:
         _batch_axes(name, options.batch_axis, ins, "input", None)
     traced = trace(name, f, call, positions, options.has_aux, jit)
+    if options.spread is not None:
+        traced = _on_devices(name, traced, options.spread)
     for aval, path in zip(traced.out_avals, traced.out_paths, strict=True):
         if mixing is not None and jnp.issubdtype(aval.dtype, jnp.complexfloating):
             check_inexact(name, *mixing, False, "input")  # both are complex
@@ -76,6 +104,25 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
     else:
         _count_again(name, found)
     return known
+
+
+def _on_devices(name: str, traced: Traced, spread: Spread) -> Traced:
+    # What one device runs: it knows of no mesh, and has all arrays that f closes over.
+    program = traced.program
+    if program.jaxpr is None:
+        raise ValueError(
+            f"{name}(mesh=...): expected an f that is compiled, got jit=False, by which Python runs it. Leave one of "
+            "them out."
+        )
+    if names_a_mesh(program.jaxpr):
+        if any(holds(program.jaxpr, rule) for rule in _RULES):
+            raise TypeError(
+                f"{name}(mesh=...): expected no derivative rules, such as that of jax.nn.relu, in an f that closes "
+                "over arrays with Explicit axes, got some: a rule can't be taken off the mesh. Pass these arrays as "
+                "arguments of f, or put them on a mesh with Auto axes."
+            )
+        program = interned(plain(program.jaxpr), program.num_leaves, program.num_y)
+    return traced._replace(program=program, consts=[spread.place(c) for c in traced.consts])
 
 
 def _count_again(name: str, found: Found) -> None:
@@ -112,7 +159,7 @@ def _settled(
         name, program, positions, spaces, in_tree, kept, traced.out_tree, traced.aux_tree, options.ravel, options.mode,
         options.chunk_size, options.memory_limit, jit, tuple(a.shape for a in call.leaves),
         tuple(c.shape for c in consts), primal, options.sparsity,
-        tuple(jax.typeof(call.leaves[p]).weak_type for p in positions),
+        tuple(jax.typeof(call.leaves[p]).weak_type for p in positions), options.spread,
     )  # fmt: skip
     if options.ravel and not any(blue.exact):
         raise TypeError(

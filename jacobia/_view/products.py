@@ -96,14 +96,16 @@ class Products(LiveBlock, ArrayLike):
             seeded = spaces.outputs.pick(block.outs) if form.way == "rows" else spaces.inputs.pick(block.ins)
             if not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
                 return self._multiplied(form, vectors.real) + 1j * self._multiplied(form, vectors.imag)
+        spread = origin.blue.spread
+        vectors = vectors if spread is None else spread.place(vectors)
         out = multiply(origin, index, form, vectors)
         if out is not None:
-            return out
+            return self._divided(out)
         self._check_defined(form.way, "J[...] @ v" if form.way == "columns" else "u @ J[...]")
         request = Request(index, kind="product")
         _, answers = run(origin, [index], lambda: products(origin, request, form, vectors, self._known(), self._full))
         note(origin, answers)
-        return answers[0].array
+        return self._divided(answers[0].array)
 
     def _factor(self, other: Any) -> jax.Array:
         if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse, and perhaps too large to be made dense

@@ -85,7 +85,7 @@ class Reductions(Products):
         turned = way == "columns"
         out = gram(self, way, jnp.conj(weights) if turned and weights is not None else weights, between)
         out = jnp.conj(out) if turned else out
-        return out.reshape(self._layout.lead + columns + columns)
+        return self._divided(out.reshape(self._layout.lead + columns + columns))
 
     def outer(self, other: Any = None) -> jax.Array:
         """`J Jᵀ`, in chunks of columns where J does not fit; `J J'ᵀ` of two views with the same inputs.
@@ -105,7 +105,7 @@ class Reductions(Products):
         lead = self._layout.lead
         if other is None:
             out = gram(self, "columns" if way == "rows" else "rows")
-            return (jnp.conj(out) if way == "columns" else out).reshape(lead + rows + rows)
+            return self._divided((jnp.conj(out) if way == "columns" else out).reshape(lead + rows + rows))
         if not isinstance(other, Reductions):
             raise TypeError(
                 f"J.outer(other=...): expected a view, got {type(other).__name__}. Write J @ A.T for an array A, which "
@@ -117,7 +117,7 @@ class Reductions(Products):
                 "J.outer(other=...): expected two views, not transposed, with inputs of one shape, got "
                 f"{self.shape} and {other.shape}. Take J.matrix where the axes alone differ."
             )
-        return cross(self, other).reshape(lead + rows + others)
+        return self._divided(cross(self, other).reshape(lead + rows + others))
 
     def row_norms(self) -> jax.Array:
         """The Euclidean norm of each row, without the matrix where that does not fit, or where it is sparse.
@@ -126,7 +126,7 @@ class Reductions(Products):
           `y.shape`, `(M,)` for a matrix view, with batch axes in front.
         """
         way, (rows, _) = self._sides("row_norms")
-        return norms(self, way).reshape(self._layout.lead + rows)
+        return self._divided(norms(self, way).reshape(self._layout.lead + rows))
 
     def column_norms(self) -> jax.Array:
         """The Euclidean norm of each column, as `row_norms` of rows.
@@ -135,7 +135,8 @@ class Reductions(Products):
           `x.shape`, `(N,)` for a matrix view, with batch axes in front.
         """
         way, (_, columns) = self._sides("column_norms")
-        return norms(self, "columns" if way == "rows" else "rows").reshape(self._layout.lead + columns)
+        out = norms(self, "columns" if way == "rows" else "rows")
+        return self._divided(out.reshape(self._layout.lead + columns))
 
     def _told(self, name: str) -> Explanation:
         way, (rows, columns) = self._sides(name) if name != "trace" else ("rows", ((), ()))

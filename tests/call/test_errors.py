@@ -642,15 +642,6 @@ def test_conj_away_from_x_is_no_matter():
 # Options
 
 
-@pytest.mark.parametrize("transform", [jacobian, hessian], ids=["jacobian", "hessian"])
-@pytest.mark.parametrize("option, value", [("mesh", object())], ids=["mesh"])
-def test_options_that_are_not_there_yet(transform, option, value):
-    f = Watched()
-    with pytest.raises(NotImplementedError, match=option):
-        transform(f, **{option: value})(X)
-    assert f.runs == 0
-
-
 def test_their_defaults_pass():
     J = jacobian(jnp.sin, batch_axis=None, sparsity="auto", mesh=None)(X)
     assert_close(J[...], np.diag(np.cos(X)))
