@@ -16,6 +16,8 @@ from jacobia._run.kernels import cache_clear, cache_info
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.partition import coloring
 from jacobia._sparse.pattern import Pattern
+from jacobia._stream.saved import Saved
+from jacobia._stream.saved import open_saved as open
 from jacobia._transform import hessian, jacobian
 from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
 from jacobia._view.hessian import Hessian
@@ -35,6 +37,7 @@ __all__ = [
     "MaterializationError",
     "Operator",
     "Pattern",
+    "Saved",
     "Triplets",
     "cache_clear",
     "cache_info",
@@ -48,6 +51,7 @@ __all__ = [
     "jacobian",
     "laplacian",
     "materialize",
+    "open",
     "operator",
     "scipy",
     "sparsity_pattern",

@@ -20,6 +20,7 @@ from jacobia._plans.request import Request
 from jacobia._plans.sizes import padded, sized
 from jacobia._plans.ways import possible
 from jacobia._read.block import LiveBlock
+from jacobia._run.limits import balanced
 from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
 
@@ -91,20 +92,19 @@ def at_once(J: LiveBlock, way: str) -> int:
 def chunks(J: LiveBlock, way: str) -> Iterator[tuple[slice, jax.Array]]:
     """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`, one chunk after the other, all of one width but the last."""
     most, count = at_once(J, way), J._origin.blue.counts[J._index][0 if way == "rows" else 1]
+    most = balanced(count, most)
     for start in range(0, count, most):
         stop = min(start + most, count)
-        yield slice(start, stop), _lines(J._origin, J._index, way, np.arange(start, stop))
+        yield slice(start, stop), lines_at(J._origin, J._index, way, np.arange(start, stop))
 
 
-def _lines(origin: Linearized, index: int, way: str, numbers: np.ndarray) -> jax.Array:
+def lines_at(origin: Linearized, index: int, way: str, numbers: np.ndarray) -> jax.Array:
+    """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`: nothing is remembered, but what it took is counted."""
     block, (m, n) = origin.blue.blocks[index], origin.blue.counts[index]
-    sweep = sized(origin, way, block.outs, block.ins, numbers)
+    sweep = sized(origin, way, block.outs, block.ins, numbers, exact=True)
     ((out,),) = origin.run((sweep,), [padded(numbers, sweep)])
-    run = len(numbers) if sweep.width is None else sweep.width
-    store_of(origin, index).count(way, origin.by(way, block), 0, len(numbers), run)
-    shape = (-1, n) if way == "rows" else (m, -1)
-    out = out.reshape(*origin.lead, *shape)
-    return out[..., : len(numbers), :] if way == "rows" else out[..., : len(numbers)]
+    store_of(origin, index).count(way, origin.by(way, block), 0, len(numbers), len(numbers))
+    return out.reshape(*origin.lead, *((-1, n) if way == "rows" else (m, -1)))
 
 
 def summed(J: LiveBlock, way: str, step: Callable[[Any, slice], jax.Array]) -> jax.Array:

@@ -19,6 +19,10 @@ from jacobia._run.point import Linearized
 # Writing one entry to its place, in elements read or written in order: 1.5 ns and 0.1 ns on a CPU.
 _PLACED = 15
 
+# Where a matrix has more entries, of which a good part can be nonzero, they are not listed: that takes 0.25 us each,
+# once, and lines of a dense matrix are hardly slower.
+_MANY, _DENSE = 1 << 22, 4
+
 
 def accumulated(origin: Linearized, index: int) -> WholeKernel | None:
     """None where the program can't be walked within memory."""
@@ -28,9 +32,11 @@ def accumulated(origin: Linearized, index: int) -> WholeKernel | None:
         return None
 
 
-def _accumulated(origin: Linearized, index: int) -> WholeKernel:
-    block = origin.blue.blocks[index]
+def _accumulated(origin: Linearized, index: int) -> WholeKernel | None:
+    block, (m, n) = origin.blue.blocks[index], origin.blue.counts[index]
     walk = walk_of(origin, quiet=True, narrow=origin.blue.mode != "accumulate")
+    if origin.blue.mode != "accumulate" and _MANY < m * n <= _DENSE * walk.walked.most_entries:
+        return None
     it = nonzeros_in(walk, origin, index)
     it.check()
     shape, pattern = block.row_shape + block.column_shape, it.pattern

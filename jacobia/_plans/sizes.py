@@ -37,13 +37,16 @@ def sized(
     numbers: Any,
     diagonal: bool = False,
     samples: int | None = None,
+    exact: bool = False,
 ) -> Sweep:
     """A sweep over some seeds (None: all), for so many samples (None: all), as wide as memory allows.
+
+    `exact`: a kernel for as many seeds as there are and no others, for whoever has the same number again and again.
 
     How wide the kernel is and how many seeds run at once is decided last: it depends on everything else. Where no
     memory has to be watched it is always the same.
     """
-    blue, padded = origin.blue, numbers is not None and origin.compiles
+    blue, padded = origin.blue, numbers is not None and origin.compiles and not exact
     seeded, read = blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins)
     if way != "rows":
         seeded, read = read, seeded

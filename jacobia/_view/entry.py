@@ -132,7 +132,7 @@ def _count_again(name: str, found: Found) -> None:
             f"{name}(f): expected few functions with one program, got {times}, each of which was traced anew, as f was "
             "made anew or carries state. A trace takes as long as some hundred calls of a small kernel: make f once, "
             "outside of the loop, and pass what changes as an argument.",
-            stacklevel=6,
+            stacklevel=7,
         )
 
 

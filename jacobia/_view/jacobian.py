@@ -3,6 +3,7 @@
 Knows layouts, and what may be asked for. Knows nothing of how lines are computed.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,6 +24,9 @@ from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import Stats
+from jacobia._stream.blocks import blocks
+from jacobia._stream.save import save
+from jacobia._stream.saved import Saved
 from jacobia._view.array import not_traced
 from jacobia._view.as_lineax import Source, as_lineax
 from jacobia._view.reductions import Reductions
@@ -241,6 +245,53 @@ class Jacobian(Reductions):
 
     def __getitem__(self, key: Any) -> jax.Array:
         return weakly(self._item(key)) if self._layout.weak else self._item(key)
+
+    def blocks(
+        self, rows: Any = None, *, block: int | None = None, progress: bool = False, offload: str | None = None
+    ) -> Iterator[tuple[slice, Any]]:
+        """Blocks along the first axis, in order; the next one is computed while one is used. Nothing is remembered.
+
+        Args:
+          rows: a slice or a range of the first axis without gaps; None: all of it.
+          block: how many places of the first axis a block has; None: some 16 MiB, or a quarter of `memory_limit`.
+          progress: show a bar (tqdm).
+          offload: "host": blocks are arrays of NumPy, copied while the device computes the next one.
+
+        Yields:
+          `(slice, array)`, with an array as `J[slice]` is.
+
+        Raises:
+          TypeError: inside of `jit`; rows with gaps.
+          ValueError: an f without the pullback that a block of rows takes.
+          MaterializationError: one row does not fit.
+        """
+        return blocks(self, rows, block, progress, offload)
+
+    def save(
+        self, path: Any, *, dtype: Any = None, block: int | None = None, compression: str | None = None,
+        progress: bool = False,
+    ) -> Saved:  # fmt: skip
+        """Write all of J to a Zarr array (version 3) in blocks along its first axis; `jacobia.open(path)` reads it.
+
+        A save that was cut off, at whatever moment, goes on where it was: finished blocks are not computed again, and
+        the array is the same to the bit. Damaged blocks are named in a warning, and computed again.
+
+        Args:
+          path: of a folder that is not there, or that a save of the same Jacobian has begun.
+          dtype: of the array; None: that of J.
+          block: how many places of the first axis a block has, one chunk of the array; None: some 16 MiB.
+          compression: None, "zstd", "gzip" or "blosc".
+          progress: show a bar (tqdm).
+
+        Returns:
+          What `jacobia.open(path)` gives.
+
+        Raises:
+          ValueError: something else is at `path`: another program, point, dtype, shape or block.
+          OSError: a full disk; finished blocks stay valid.
+          ImportError: zarr is not installed (extra `stream`).
+        """
+        return save(self, path, dtype, block, compression, progress)
 
     def as_scipy(self) -> Any:
         """A `scipy.sparse.linalg.LinearOperator` of the same shape, for `gmres`, `lsqr`, `svds` and their like.

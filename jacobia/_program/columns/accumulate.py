@@ -295,6 +295,11 @@ class Walked:
         made = self._tape.largest([s.vals for s in terms if s.vals is not None])
         return max([made, *(s.extent for s in terms)])
 
+    @property
+    def most_entries(self) -> int:
+        """How many entries of all outputs there are at most: how many places their slots have."""
+        return sum(slots.width * slots.size for o in self._outs for slots, _ in parts_of(o))
+
     def entries(self, outs: Sequence[int], ins: Sequence[int], on_diagonal: bool = False) -> Entries:
         """Of some outputs with respect to some inputs, in order; or those on the diagonal alone."""
         tape, n = self._tape, sum(self.ins[j] for j in ins)

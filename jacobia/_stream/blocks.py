@@ -1,0 +1,148 @@
+"""Blocks of a view along its first axis, one after the other: nothing is remembered.
+
+The next block is computed while the one before is used.
+Knows views and sweeps. Knows nothing of files.
+Shapes: a block has K places of the first axis; L of them there are.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jacobia._errors import MaterializationError
+from jacobia._operators.lines import has, lines_at
+from jacobia._plans.choose import compute
+from jacobia._plans.mirror import store_of
+from jacobia._read.block import LiveBlock, weakly
+from jacobia._run.limits import readable
+
+# Bytes of a block, if the limit allows for several: what a disk writes at once, and a cache does not hold.
+_BLOCK = 1 << 24
+# So many blocks are there at once: one that is used, one that is computed, and what it is made of.
+_AT_ONCE = 4
+
+
+def blocks(J: LiveBlock, rows: Any, block: Any, progress: bool, offload: str | None) -> Iterator[tuple[slice, Any]]:
+    """Pairs of a slice of the first axis and that part of the view."""
+    check(J, "blocks")
+    if offload not in (None, "host"):
+        raise ValueError(f"J.blocks(offload=...): expected None or 'host', got {offload!r}.")
+    start, stop = _range(J, rows)
+    size = block_size(J, "blocks", block)
+    parts = [slice(k, min(k + size, stop)) for k in range(start, stop, size)]
+    return shown(computed(J, parts, offload == "host"), stop - start, 0, progress)
+
+
+def check(J: LiveBlock, name: str) -> None:
+    """Raise where a view has no blocks.
+
+    Raises:
+      ValueError: a view without axes, or without the lines that a block is made of.
+      TypeError: inside a transformation.
+    """
+    if not J._layout.shape:
+        raise ValueError(f"J.{name}(): expected a view with axes, got shape (). Write J[...].")
+    if not J._origin.remembers:
+        raise TypeError(
+            f"J.{name}(): expected a view outside of jit and other transformations, got one inside. Write J[rows]."
+        )
+    way = _way(J)
+    if way is not None and not has(J, way):
+        other = "pullback" if way == "rows" else "pushforward"
+        raise ValueError(
+            f"J.{name}(): expected an f with a {other}, since blocks are {way}, got one without. Write J.T.{name}() "
+            "for blocks of the other axis."
+        )
+
+
+def _way(J: LiveBlock) -> str | None:
+    # What the places of the first axis are made of; None: samples, or an axis of a transposed view that is no matrix.
+    layout = J._layout
+    if layout.lead or (layout.turn and not layout.flat):
+        return None
+    return "columns" if layout.turn else "rows"
+
+
+def _range(J: LiveBlock, rows: Any) -> tuple[int, int]:
+    count = J._layout.shape[0]
+    if rows is None:
+        return 0, count
+    if isinstance(rows, (slice, range)) and rows.step in (None, 1):
+        start, stop, _ = slice(rows.start, rows.stop).indices(count)
+        return start, max(start, stop)
+    raise TypeError(
+        f"J.blocks(rows=...): expected a slice or a range without gaps, or None for all {count}, got {rows!r}. Write "
+        "J[rows] for other rows."
+    )
+
+
+def block_size(J: LiveBlock, name: str, given: Any) -> int:
+    """K, how many places of the first axis there are in a block."""
+    count, *rest = J._layout.shape
+    line = max(1, math.prod(rest) * J._layout.block.dtype.itemsize)
+    if given is not None:
+        if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
+            raise ValueError(f"J.{name}(block=...): expected a positive int, or None, got {given!r}.")
+        return int(given)
+    limit = J._origin.limit(count * line)
+    budget = min(_BLOCK, _BLOCK if limit is None else limit // _AT_ONCE)
+    if limit is not None and line > limit:
+        raise MaterializationError(
+            f"J.{name}(): expected a row that fits under memory_limit={readable(limit)}, got {readable(line)}. Raise "
+            "memory_limit, or use products: J @ v."
+        )
+    return max(1, min(count, budget // line))
+
+
+def computed(J: LiveBlock, parts: list[slice], on_host: bool) -> Iterator[tuple[slice, Any]]:
+    """The blocks of these slices, each of them computed while the one before is used."""
+    before = None
+    for part in parts:
+        made = part, block_at(J, part)
+        if on_host and isinstance(made[1], jax.Array):
+            made[1].copy_to_host_async()
+        if before is not None:
+            yield _given(before, on_host)
+        before = made
+    if before is not None:
+        yield _given(before, on_host)
+
+
+def _given(made: tuple[slice, Any], on_host: bool) -> tuple[slice, Any]:
+    return (made[0], np.asarray(made[1])) if on_host else made
+
+
+def block_at(J: LiveBlock, part: slice) -> jax.Array:
+    """One block, by the same kernel wherever it stands among the others: its bits do not depend on what was read."""
+    if J._known() is not None:
+        return J._item(part)
+    layout, origin, way = J._layout, J._origin.again(), _way(J)
+    if way is None or 0 in layout.shape:
+        what = J._asked(part)
+        return J._divided(J._inline(what, compute(origin, J._request(what)._replace(pairs=None))))
+    numbers = np.arange(part.start, part.stop)
+    if not layout.turn:  # a place of the first axis is as many rows as there are places on the other axes of y
+        per = math.prod(layout.axes.parts[1].shape[1:])
+        numbers = np.arange(part.start * per, part.stop * per)
+    out = lines_at(origin, J._index, way, numbers)
+    store_of(J._origin, J._index).count(way, origin.by(way, layout.block), 0, len(numbers), len(numbers))
+    out = (out if way == "rows" else out.T).reshape(part.stop - part.start, *layout.shape[1:])
+    return J._divided(weakly(out) if layout.weak else out)
+
+
+def shown(made: Iterator[tuple[slice, Any]], total: int, done: int, progress: bool) -> Iterator[tuple[slice, Any]]:
+    """The same blocks, with a bar that shows how many rows there are, of how many, and the time left."""
+    if not progress:
+        yield from made
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("progress=True: expected the package tqdm. pip install 'jacobia[stream]'.") from None
+    with tqdm(total=total, initial=done, unit="row") as bar:
+        for part, array in made:
+            yield part, array
+            bar.update(part.stop - part.start)

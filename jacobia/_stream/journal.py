@@ -1,0 +1,103 @@
+"""What has been written: one line for each finished block, with its checksum, appended and synced.
+
+A chunk of a Zarr array that is missing reads as zeros or NaN, without an error: what the journal does not name is not
+there.
+Knows files and numbers. Knows nothing of views.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+VERSION = 1
+_NAME = "jacobia.journal"
+
+
+class Journal(NamedTuple):
+    """The journal of an array: what it holds, and checksums of the blocks that are finished."""
+
+    path: Path
+    header: dict[str, Any]
+    finished: dict[int, int]
+
+    @staticmethod
+    def of(folder: Path) -> "Journal | None":
+        """The journal of a folder; None: there is none.
+
+        A last line that is not whole was cut off while it was written, and its block does not count.
+
+        Raises:
+          ValueError: it is damaged, or newer than this version reads.
+        """
+        path = folder / _NAME
+        if not path.exists():
+            return None
+        lines = path.read_bytes().split(b"\n")
+        whole = lines[:-1]  # behind the last end of a line there is nothing, or a part of a line
+        if not whole:
+            return None
+        try:
+            header, *entries = [json.loads(line) for line in whole]
+            finished = {int(e["block"]): int(e["crc"]) for e in entries}
+            version = header["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected a line of JSON for each block, got a damaged file ({error}). Remove the folder and "
+                "save again."
+            ) from None
+        if version > VERSION:
+            raise ValueError(f"{path}: expected version {VERSION} or older, got {version}. Use a newer jacobia.")
+        return Journal(path, header, finished)
+
+    @staticmethod
+    def begun(folder: Path, header: dict[str, Any]) -> "Journal":
+        """A journal of an array in which nothing is finished."""
+        path = folder / _NAME
+        header = {"version": VERSION, **header}
+        _append(path, header, new=True)
+        sync_folder(folder)
+        return Journal(path, header, {})
+
+    def mend(self) -> None:
+        """Cut off a last line that is not whole, before others are written behind it."""
+        with open(self.path, "rb+") as file:
+            text = file.read()
+            file.truncate(text.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+
+    def add(self, block: int, crc: int) -> None:
+        """Note that a block is finished: it is on the disk by now."""
+        _append(self.path, {"block": block, "crc": crc})
+        self.finished[block] = crc
+
+
+def checksum(block: np.ndarray) -> int:
+    """The CRC-32 of the bytes of a block."""
+    return zlib.crc32(memoryview(np.ascontiguousarray(block)).cast("B")) if block.size else 0
+
+
+def _append(path: Path, line: dict[str, Any], new: bool = False) -> None:
+    with open(path, "wb" if new else "ab") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that what a folder lists is on the disk."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """See to it that a file is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,147 @@
+"""An array on disk that `J.save` wrote: read with the keys of a view, block by block, each checked against the journal.
+
+Knows files, keys and checksums. Knows nothing of derivatives.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jacobia._store.gather import gather
+from jacobia._store.keys import ROLES, Axes, Part, asked
+from jacobia._stream.journal import Journal, checksum, sync_file, sync_folder
+
+
+def zarr_of() -> Any:
+    """The package zarr."""
+    try:
+        import zarr
+    except ImportError:
+        raise ImportError("J.save, jacobia.open: expected the package zarr. pip install 'jacobia[stream]'.") from None
+    return zarr
+
+
+def open_saved(path: str | os.PathLike) -> "Saved":
+    """Open an array that `J.save(path)` wrote. Nothing is read yet.
+
+    Returns:
+      An array-like with `shape`, `dtype` and NumPy keys, which reads the blocks that a key needs and checks each of
+      them; `np.asarray` reads all of it.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      ValueError: something else is there, or a damaged journal.
+      ImportError: zarr is not installed (extra `stream`).
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"jacobia.open({str(path)!r}): expected a folder that J.save wrote, got nothing there.")
+    journal = Journal.of(folder)
+    if journal is None:
+        raise ValueError(
+            f"jacobia.open({str(path)!r}): expected a folder that J.save wrote, got one without a journal. Save again, "
+            "or open what is there with the package that wrote it."
+        )
+    return Saved(folder, journal)
+
+
+class Saved:
+    """A Jacobian on disk, `(L, ...)`, in blocks of K places of the first axis."""
+
+    def __init__(self, folder: Path, journal: Journal):
+        self.path, self._journal = folder, journal
+        self.shape = tuple(journal.header["shape"])
+        self.dtype = np.dtype(journal.header["dtype"])
+        self._size = journal.header["block"]
+        self._array: Any = None
+        self._axes = Axes([Part("batch", ()), Part("rows", self.shape[:1]), Part("columns", self.shape[1:])])
+
+    ndim = property(lambda self: len(self.shape), doc="How many axes there are.")
+    size = property(lambda self: math.prod(self.shape), doc="How many entries.")
+    nbytes = property(lambda self: self.size * self.dtype.itemsize, doc="Bytes of all of it.")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        done, every = len(self._journal.finished), self.num_blocks
+        state = "complete" if done == every else f"{done} of {every} blocks"
+        return f"Saved({str(self.path)!r}, shape={self.shape}, dtype={self.dtype}, {state})"
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.shape[0] // self._size)
+
+    @property
+    def missing(self) -> list[slice]:
+        """Slices of the first axis that are not finished."""
+        return [self.slice_of(k) for k in range(self.num_blocks) if k not in self._journal.finished]
+
+    def slice_of(self, block: int) -> slice:
+        """Where a block stands."""
+        return slice(block * self._size, min((block + 1) * self._size, self.shape[0]))
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        what = asked(key, self._axes)
+        rows = what.numbers["rows"]
+        numbers = np.arange(self.shape[0]) if rows is None else np.asarray(rows)
+        cube = np.empty((1, len(numbers), math.prod(self.shape[1:])), self.dtype)
+        for block in np.unique(numbers // self._size) if self.shape[0] else ():
+            part = self.slice_of(int(block))
+            here = np.flatnonzero((numbers >= part.start) & (numbers < part.stop))
+            cube[0, here] = self.block(int(block)).reshape(part.stop - part.start, -1)[numbers[here] - part.start]
+        held = {"rows": None if rows is None else numbers}
+        return gather(np, cube, what.among(held), ROLES, what.choice.outer, what.choice.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype=dtype)
+
+    def block(self, block: int) -> np.ndarray:
+        """One block, as it was written.
+
+        Raises:
+          ValueError: it is not finished, or damaged.
+        """
+        part = self.slice_of(block)
+        where = f"{self.path}: block {block}, [{part.start}:{part.stop}] of the first axis"
+        if block not in self._journal.finished:
+            raise ValueError(f"{where}: expected a finished block, got one that is missing. J.save(path) goes on.")
+        found = self.read(block)
+        if found is None or checksum(found) != self._journal.finished[block]:
+            raise ValueError(
+                f"{where}: expected the bytes that were written, got others: the file is damaged. J.save(path) "
+                "computes the block again."
+            )
+        return found
+
+    def read(self, block: int) -> np.ndarray | None:
+        """What is in the file of a block, checked or not; None: it can't be read."""
+        if self._array is None:
+            self._array = zarr_of().open_array(str(self.path), mode="r")
+        part = self.slice_of(block)
+        try:
+            return np.asarray(self._array[part])
+        except Exception:  # whatever a codec says of bytes that it did not write
+            return None
+
+    def write(self, part: slice, values: np.ndarray) -> None:
+        """Write one block, and note it once it is on the disk."""
+        block = part.start // self._size
+        zarr = zarr_of()
+        with zarr.config.set({"array.write_empty_chunks": True}):  # also of what a missing chunk reads as
+            zarr.open_array(str(self.path), mode="r+")[part] = values
+        chunk = self.path.joinpath("c", str(block), *["0"] * (len(self.shape) - 1))
+        sync_file(chunk)
+        sync_folder(chunk.parent)
+        self._journal.add(block, checksum(values))
+
+    def damaged(self) -> list[int]:
+        """Finished blocks whose files do not hold what was written. Reads all of them."""
+        return [k for k, crc in sorted(self._journal.finished.items()) if not self._is_whole(k, crc)]
+
+    def _is_whole(self, block: int, crc: int) -> bool:
+        found = self.read(block)
+        return found is not None and checksum(found) == crc

@@ -1,0 +1,338 @@
+"""Blocks of a view, and arrays on disk: values, resuming, damage, and messages."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jacobia
+from jacobia import hessian, jacobian
+from jacobia._stream import saved as saved_module
+
+pytest.importorskip("zarr", reason="zarr is not installed")
+
+M, N = 30, 8
+WEIGHTS = np.random.default_rng(0).normal(size=(M, N)).astype(np.float32)
+X = np.linspace(0, 1, N, dtype=np.float32)
+
+
+def f(x):
+    return jnp.tanh(WEIGHTS @ x) * jnp.sum(x)
+
+
+REFERENCE = np.asarray(jax.jit(jax.jacrev(f))(X))
+
+
+def assert_close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+# Blocks
+
+
+@pytest.mark.parametrize("block", [None, 1, 7, 64])
+def test_blocks_are_the_view(block):
+    J = jacobian(f)(X)
+    parts = list(J.blocks(block=block))
+    assert [p.start for p, _ in parts] == list(range(0, M, block or M))
+    assert all(isinstance(a, jax.Array) for _, a in parts)
+    assert_close(np.concatenate([a for _, a in parts]), REFERENCE)
+    assert J.stats.rows_computed == 0  # nothing is remembered
+    assert J.stats.pullbacks == M
+
+
+def test_blocks_of_some_rows_and_on_the_host():
+    J = jacobian(f)(X)
+    for rows in (slice(4, 19), range(4, 19), slice(4, -11)):
+        parts = list(J.blocks(rows, block=4, offload="host"))
+        assert [(p.start, p.stop) for p, _ in parts] == [(4, 8), (8, 12), (12, 16), (16, 19)]
+        assert all(type(a) is np.ndarray for _, a in parts)
+        assert_close(np.concatenate([a for _, a in parts]), REFERENCE[4:19])
+
+
+VIEWS = {
+    "transposed": (lambda: jacobian(f)(X).T, lambda: REFERENCE.T),
+    "matrix": (lambda: jacobian(lambda x: f(x).reshape(5, 6))(X).matrix, lambda: REFERENCE),
+    "several axes": (lambda: jacobian(lambda x: f(x).reshape(5, 6))(X), lambda: REFERENCE.reshape(5, 6, N)),
+    "several axes, transposed": (
+        lambda: jacobian(lambda x: f(x).reshape(5, 6))(X).T,
+        lambda: REFERENCE.reshape(5, 6, N).T,
+    ),
+    "Hessian": (
+        lambda: hessian(lambda x: jnp.sum(f(x) ** 2))(X),
+        lambda: jax.jit(jax.hessian(lambda x: jnp.sum(f(x) ** 2)))(X),
+    ),
+    "samples": (
+        lambda: jacobian(jax.vmap(f), batch_axis=0)(np.stack([X, 2 * X, -X])),
+        lambda: jax.jit(jax.vmap(jax.jacrev(f)))(np.stack([X, 2 * X, -X])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(VIEWS))
+def test_blocks_go_along_the_first_axis(name, tmp_path):
+    make, want = VIEWS[name]
+    J, want = make(), np.asarray(want())
+    assert_close(np.concatenate([a for _, a in J.blocks(block=2)]), want)
+    assert_close(J.save(tmp_path / "J", block=2), want)
+
+
+def test_blocks_of_what_is_known_are_not_computed_again():
+    J = jacobian(f)(X)
+    J[...]
+    before = J.stats
+    assert_close(np.concatenate([a for _, a in J.blocks(block=9)]), REFERENCE)
+    assert J.stats == before
+
+
+def test_blocks_fit_under_the_limit():
+    J = jacobian(f, memory_limit=4 * N * 4 * 5)(X)
+    assert {p.stop - p.start for p, _ in J.blocks()} == {5}
+
+
+def test_progress(capsys):
+    list(jacobian(f)(X).blocks(block=10, progress=True))
+    assert "30/30" in capsys.readouterr().err
+
+
+def test_what_has_no_blocks():
+    J = jacobian(f)(X)
+    with pytest.raises(TypeError, match=r"J.blocks\(rows=...\): expected a slice or a range without gaps"):
+        J.blocks([1, 5])
+    with pytest.raises(ValueError, match=r"J.blocks\(block=...\): expected a positive int"):
+        next(J.blocks(block=0))
+    with pytest.raises(ValueError, match="expected None or 'host', got 'disk'"):
+        next(J.blocks(offload="disk"))
+    with pytest.raises(TypeError, match="outside of jit"):
+        jax.jit(lambda x: [a for _, a in jacobian(f)(x).blocks()])(X)
+    with pytest.raises(ValueError, match="expected a view with axes"):
+        jacobian(jnp.sin)(jnp.float32(1.0)).blocks()
+    with pytest.raises(ValueError, match=r"an f with a pullback, .*Write J.T.blocks\(\)"):
+        jacobian(f, mode="fwd")(X).blocks()
+
+
+# Saved
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "gzip", "blosc"])
+def test_save_and_open(tmp_path, compression):
+    S = jacobian(f)(X).save(tmp_path / "J", block=7, compression=compression)
+    assert repr(S).endswith("shape=(30, 8), dtype=float32, complete)")
+    again = jacobia.open(tmp_path / "J")
+    assert (again.shape, again.dtype, again.ndim, again.size, len(again)) == ((M, N), np.float32, 2, M * N, M)
+    assert_close(again, REFERENCE)
+
+
+def test_keys_are_those_of_numpy(tmp_path):
+    S = jacobian(f)(X).save(tmp_path / "J", block=7)
+    whole = np.asarray(S)
+    keys = [3, -1, np.s_[2:5], [5, 20, 7], np.s_[:, 3], np.s_[10:20, [1, 2]], np.s_[..., 0], (2, 3), whole > 1, None]
+    keys += [np.s_[[1, 16], [2, 3]], np.s_[::-7], np.s_[0:0], np.s_[:, None, 2:4]]
+    for key in keys:
+        np.testing.assert_array_equal(S[key], whole[key])
+    with pytest.raises(IndexError, match="out of bounds"):
+        S[M]
+
+
+def test_only_blocks_that_a_key_needs_are_read(tmp_path, monkeypatch):
+    S, blocks, read = jacobian(f)(X).save(tmp_path / "J", block=7), [], saved_module.Saved.read
+    monkeypatch.setattr(saved_module.Saved, "read", lambda self, k: blocks.append(k) or read(self, k))
+    S[8:12]
+    S[[0, 29]]
+    assert blocks == [1, 0, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", np.float32])
+def test_dtypes(tmp_path, dtype):
+    S = jacobian(f)(X).save(tmp_path / "J", dtype=dtype)
+    assert S.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(S, REFERENCE, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_zeros_and_nan_are_written(tmp_path, value):
+    filled = np.full((N, N), value, np.float32)
+    S = jacobian(lambda x: jnp.sum(filled * x, axis=1))(X).save(tmp_path / "J", block=2)
+    np.testing.assert_array_equal(S, filled)
+    assert not S.missing
+    assert len(list((tmp_path / "J" / "c").glob("*/*"))) == 4
+
+
+def test_a_save_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
+    whole = np.asarray(jacobian(f)(X).save(tmp_path / "whole", block=4))
+    written = []
+
+    def write(self, part, values, of=saved_module.Saved.write):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(part.start)
+        of(self, part, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_module.Saved, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            jacobian(f)(X).save(tmp_path / "J", block=4)
+    part = jacobia.open(tmp_path / "J")
+    assert "3 of 8 blocks" in repr(part)
+    np.testing.assert_array_equal(part[:12], whole[:12])
+    with pytest.raises(ValueError, match=r"block 3, \[12:16\] .*missing"):
+        part[13]
+    J = jacobian(f)(X)
+    np.testing.assert_array_equal(J.save(tmp_path / "J"), whole)
+    assert J.stats.pullbacks == M - 12  # no finished block is computed again
+
+
+def test_a_journal_cut_short_loses_the_last_block_alone(tmp_path):
+    whole = np.asarray(jacobian(f)(X).save(tmp_path / "J", block=4))
+    journal = tmp_path / "J" / "jacobia.journal"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    assert [p.start for p in jacobia.open(tmp_path / "J").missing] == [28]
+    J = jacobian(f)(X)
+    np.testing.assert_array_equal(J.save(tmp_path / "J"), whole)
+    assert J.stats.pullbacks == 2
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
+def test_a_damaged_block_is_named_and_computed_again(tmp_path, harm):
+    whole = np.asarray(jacobian(f)(X).save(tmp_path / "J", block=4))
+    chunk = tmp_path / "J" / "c" / "2" / "0"
+    data = bytearray(chunk.read_bytes())
+    if harm == "gone":
+        chunk.unlink()
+    else:
+        data[9] ^= 1
+        chunk.write_bytes(bytes(data) if harm == "flipped" else bytes(data[:-9]))
+    S = jacobia.open(tmp_path / "J")
+    np.testing.assert_array_equal(S[:8], whole[:8])
+    with pytest.raises(ValueError, match=r"block 2, \[8:12\] of the first axis: .*damaged.*computes the block again"):
+        S[...]
+    J = jacobian(f)(X)
+    with pytest.warns(UserWarning, match=r"block 2, \[8:12\] of the first axis, is damaged"):
+        S = J.save(tmp_path / "J")
+    np.testing.assert_array_equal(S, whole)
+    assert J.stats.pullbacks == 4
+
+
+OTHERS = {
+    "program of f": lambda: (jacobian(lambda x: jnp.sin(WEIGHTS @ x))(X), {}),
+    "point or closed-over array": lambda: (jacobian(f)(X + 1), {}),
+    "dtype": lambda: (jacobian(f)(X), {"dtype": "float64"}),
+    "shape": lambda: (jacobian(lambda x: f(x)[:8])(X), {}),
+    "block": lambda: (jacobian(f)(X), {"block": 5}),
+    "compression": lambda: (jacobian(f)(X), {"compression": "zstd"}),
+    "kind of view": lambda: (jacobian(f, mode="rev")(X), {}),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_another_jacobian_is_not_mixed_in(tmp_path, name):
+    jacobian(f)(X).save(tmp_path / "J", block=4)
+    J, options = OTHERS[name]()
+    with pytest.raises(ValueError, match=f"got another {name}.*Choose another path"):
+        J.save(tmp_path / "J", **options)
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="expected nothing, an empty folder or one that J.save wrote"):
+        jacobian(f)(X).save(tmp_path)
+    with pytest.raises(ValueError, match="got something else"):
+        jacobian(f)(X).save(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match="without a journal"):
+        jacobia.open(tmp_path)
+    with pytest.raises(FileNotFoundError, match="got nothing there"):
+        jacobia.open(tmp_path / "nowhere")
+
+
+def test_options_of_save(tmp_path):
+    J = jacobian(f)(X)
+    with pytest.raises(
+        ValueError, match=r"compression=...\): expected None or one of 'zstd', 'gzip', 'blosc', got 'rar'"
+    ):
+        J.save(tmp_path / "J", compression="rar")
+    with pytest.raises(TypeError, match="dtype of floats or complex numbers that Zarr has, got int32"):
+        J.save(tmp_path / "J", dtype="int32")
+    with pytest.raises(TypeError, match="bfloat16.*Write dtype='float32'"):
+        jacobian(lambda x: x * x)(jnp.ones(3, jnp.bfloat16)).save(tmp_path / "J")
+
+
+def test_a_damaged_or_newer_journal(tmp_path):
+    jacobian(f)(X).save(tmp_path / "J", block=4)
+    journal = tmp_path / "J" / "jacobia.journal"
+    text = journal.read_text()
+    journal.write_text(text.replace('"version": 1', '"version": 9'))
+    with pytest.raises(ValueError, match="expected version 1 or older, got 9"):
+        jacobia.open(tmp_path / "J")
+    journal.write_text("x" + text)
+    with pytest.raises(ValueError, match="expected a line of JSON"):
+        jacobia.open(tmp_path / "J")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk(tmp_path, monkeypatch):
+    jacobian(f)(X).save(tmp_path / "J", block=4)
+    jacobian(f)(X).save(tmp_path / "K", block=15)
+
+    def full(self, part, values):
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(values.tobytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_module.Saved, "write", full)
+        with pytest.raises(OSError, match="got a full disk. Finished blocks are valid") as caught:
+            jacobian(f)(X + 1).save(tmp_path / "L", block=15)
+    assert caught.value.errno == 28
+    assert_close(jacobian(f)(X).save(tmp_path / "J"), REFERENCE)
+
+
+_SAVING = """
+import sys, jax, jax.numpy as jnp, numpy as np
+from jacobia import jacobian
+W = np.random.default_rng(0).normal(size=(600, 40)).astype(np.float32)
+J = jacobian(lambda x: jnp.tanh(W @ x) * jnp.sum(x))(np.linspace(0, 1, 40, dtype=np.float32))
+print("begun", flush=True)
+J.save(sys.argv[1], block=5)
+print("pulled", J.stats.pullbacks, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path):
+    def run(path, wait=None):
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SAVING, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
+        try:
+            if wait is None:
+                out, err = process.communicate(timeout=300)
+                assert process.returncode == 0, err
+                return int(out.split()[-1])
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(wait)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+
+    run(str(tmp_path / "whole"))
+    finished, moments = 0, np.random.default_rng(1)
+    for _ in range(20):
+        run(str(tmp_path / "J"), moments.uniform(0, 0.4))
+        if (tmp_path / "J" / "jacobia.journal").exists():
+            lines = (tmp_path / "J" / "jacobia.journal").read_bytes().count(b"\n")
+            assert lines >= finished
+            finished = lines
+    blocks = 0 if finished == 0 else 120 - len(jacobia.open(tmp_path / "J").missing)
+    pulled = run(str(tmp_path / "J"))
+    assert pulled == 600 - 5 * blocks
+    S = jacobia.open(tmp_path / "J")
+    np.testing.assert_array_equal(S, jacobia.open(tmp_path / "whole"))
+    names = [line.split(b'"block": ')[1].split(b",")[0] for line in S._journal.path.read_bytes().splitlines()[1:]]
+    assert len(names) == len(set(names)) == 120  # no block was computed again once it was finished
