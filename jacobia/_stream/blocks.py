@@ -18,6 +18,8 @@ from jacobia._plans.choose import compute
 from jacobia._plans.mirror import store_of
 from jacobia._read.block import LiveBlock, weakly
 from jacobia._run.limits import readable
+from jacobia._run.point import Linearized
+from jacobia._stream.processes import at_home, share_of
 
 # Bytes of a block, if the limit allows for several: what a disk writes at once, and a cache does not hold.
 _BLOCK = 1 << 24
@@ -30,10 +32,10 @@ def blocks(J: LiveBlock, rows: Any, block: Any, progress: bool, offload: str | N
     check(J, "blocks")
     if offload not in (None, "host"):
         raise ValueError(f"J.blocks(offload=...): expected None or 'host', got {offload!r}.")
-    start, stop = _range(J, rows)
-    size = block_size(J, "blocks", block)
+    (first, last), size, share = _range(J, rows), block_size(J, "blocks", block), share_of(J)
+    start, stop = (first + k for k in share.of(last - first))
     parts = [slice(k, min(k + size, stop)) for k in range(start, stop, size)]
-    return shown(computed(J, parts, offload == "host"), stop - start, 0, progress)
+    return shown(computed(J, at_home(J, share), parts, offload == "host"), stop - start, 0, progress)
 
 
 def check(J: LiveBlock, name: str) -> None:
@@ -97,11 +99,15 @@ def block_size(J: LiveBlock, name: str, given: Any) -> int:
     return max(1, min(count, budget // line))
 
 
-def computed(J: LiveBlock, parts: list[slice], on_host: bool) -> Iterator[tuple[slice, Any]]:
-    """The blocks of these slices, each of them computed while the one before is used."""
+def computed(J: LiveBlock, home: Linearized, parts: list[slice], on_host: bool) -> Iterator[tuple[slice, Any]]:
+    """The blocks of these slices, each of them computed while the one before is used.
+
+    Args:
+      home: f at the point of the view, on the devices of this process.
+    """
     before = None
     for part in parts:
-        made = part, block_at(J, part)
+        made = part, block_at(J, home, part)
         if on_host and isinstance(made[1], jax.Array):
             made[1].copy_to_host_async()
         if before is not None:
@@ -115,11 +121,11 @@ def _given(made: tuple[slice, Any], on_host: bool) -> tuple[slice, Any]:
     return (made[0], np.asarray(made[1])) if on_host else made
 
 
-def block_at(J: LiveBlock, part: slice) -> jax.Array:
+def block_at(J: LiveBlock, home: Linearized, part: slice) -> jax.Array:
     """One block, by the same kernel wherever it stands among the others: its bits do not depend on what was read."""
-    if J._known() is not None:
+    if home is J._origin and J._known() is not None:
         return J._item(part)
-    layout, origin, way = J._layout, J._origin.again(), _way(J)
+    layout, origin, way = J._layout, home.again(), _way(J)
     if way is None or 0 in layout.shape:
         what = J._asked(part)
         return J._divided(J._inline(what, compute(origin, J._request(what)._replace(pairs=None))))
@@ -130,7 +136,8 @@ def block_at(J: LiveBlock, part: slice) -> jax.Array:
     out = lines_at(origin, J._index, way, numbers)
     store_of(J._origin, J._index).count(way, origin.by(way, layout.block), 0, len(numbers), len(numbers))
     out = (out if way == "rows" else out.T).reshape(part.stop - part.start, *layout.shape[1:])
-    return J._divided(weakly(out) if layout.weak else out)
+    out = weakly(out) if layout.weak else out
+    return out if origin.blue.spread is None else origin.blue.spread.divided(out)
 
 
 def shown(made: Iterator[tuple[slice, Any]], total: int, done: int, progress: bool) -> Iterator[tuple[slice, Any]]:

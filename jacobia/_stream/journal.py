@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 VERSION = 1
-_NAME = "jacobia.journal"
+_NAME = "jacobia.journal"  # and one more for each further process, with its number behind the name
 
 
 class Journal(NamedTuple):
@@ -34,14 +34,12 @@ class Journal(NamedTuple):
           ValueError: it is damaged, or newer than this version reads.
         """
         path = folder / _NAME
-        if not path.exists():
-            return None
-        lines = path.read_bytes().split(b"\n")
-        whole = lines[:-1]  # behind the last end of a line there is nothing, or a part of a line
-        if not whole:
+        if not path.exists() or not (lines := _whole_lines(path)):
             return None
         try:
-            header, *entries = [json.loads(line) for line in whole]
+            header, *entries = [json.loads(line) for line in lines]
+            for other in sorted(folder.glob(f"{_NAME}.*")):
+                entries += [json.loads(line) for line in _whole_lines(other)]
             finished = {int(e["block"]): int(e["crc"]) for e in entries}
             version = header["version"]
         except (ValueError, KeyError, TypeError) as error:
@@ -62,8 +60,14 @@ class Journal(NamedTuple):
         sync_folder(folder)
         return Journal(path, header, {})
 
+    def of_process(self, rank: int) -> "Journal":
+        """The same for another process to add to, in a file of its own."""
+        return self if rank == 0 else self._replace(path=self.path.with_name(f"{_NAME}.{rank}"))
+
     def mend(self) -> None:
         """Cut off a last line that is not whole, before others are written behind it."""
+        if not self.path.exists():
+            return
         with open(self.path, "rb+") as file:
             text = file.read()
             file.truncate(text.rfind(b"\n") + 1)
@@ -75,9 +79,13 @@ class Journal(NamedTuple):
         self.finished[block] = crc
 
 
+def _whole_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1]  # behind the last end of a line there is nothing, or a part of a line
+
+
 def checksum(block: np.ndarray) -> int:
     """The CRC-32 of the bytes of a block."""
-    return zlib.crc32(memoryview(np.ascontiguousarray(block)).cast("B")) if block.size else 0
+    return zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data) if block.size else 0
 
 
 def _append(path: Path, line: dict[str, Any], new: bool = False) -> None:

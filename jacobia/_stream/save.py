@@ -7,6 +7,7 @@ Knows views, files and journals. Knows nothing of how blocks are computed.
 import errno
 import hashlib
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._read.block import LiveBlock
+from jacobia._run.point import Linearized
 from jacobia._stream.blocks import block_size, check, computed, shown
 from jacobia._stream.journal import Journal, sync_file
+from jacobia._stream.processes import Share, at_home, share_of
 from jacobia._stream.saved import Saved, open_saved, zarr_of
 
 _CODECS = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec"}
@@ -31,33 +34,79 @@ def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | Non
     if compression is not None and compression not in _CODECS:
         known = ", ".join(map(repr, _CODECS))
         raise ValueError(f"J.save(compression=...): expected None or one of {known}, got {compression!r}.")
-    folder, own = Path(path), _dtype(J, dtype)
+    folder, own, share = Path(path), _dtype(J, dtype), share_of(J)
+    home = at_home(J, share)
     found = Journal.of(folder) if folder.is_dir() else None
     if block is None and found is not None:
         block = found.header.get("block")  # it may be another one where more memory was free
     header = _header(J, block_size(J, "save", block), own, compression)
-    if found is None:
-        saved = _begun(folder, header)
-    else:
-        _check_same(found, header)
-        found.mend()
-        saved = Saved(folder, found)
-        _drop_damaged(saved, found)
+    if found is None and share.rank == 0:
+        found = _begun(folder, header)
+    elif found is None:
+        found = _awaited(folder)
+    _check_same(found, header)
+    saved = Saved(folder, found.of_process(share.rank))
+    own_blocks = range(*share.of(saved.num_blocks))
+    saved._journal.mend()
+    _drop_damaged(saved, own_blocks)
+    parts = [saved.slice_of(k) for k in own_blocks if k not in found.finished]
     with ThreadPoolExecutor(1) as writer:  # one block is written while the next one is computed
         written = None
-        for part, array in _missing(J, saved, progress):
+        for part, array in _shown(J, home, parts, own_blocks, saved, progress):
             if written is not None:
                 written.result()
             written = writer.submit(_write, saved, part, array)
         if written is not None:
             written.result()
-    return open_saved(folder)
+    return _complete(folder, share)
 
 
-def _missing(J: LiveBlock, saved: Saved, progress: bool) -> Iterator[tuple[slice, Any]]:
-    parts = saved.missing
+def _shown(
+    J: LiveBlock, home: Linearized, parts: list[slice], own: range, saved: Saved, progress: bool
+) -> Iterator[tuple[slice, Any]]:
+    total = sum(s.stop - s.start for s in map(saved.slice_of, own))
     left = sum(p.stop - p.start for p in parts)
-    return shown(computed(J, parts, True), saved.shape[0], saved.shape[0] - left, progress)
+    return shown(computed(J, home, parts, True), total, total - left, progress)
+
+
+# Other processes
+
+# A process that has written nothing for so many seconds is taken to be gone.
+_PATIENCE = 300
+
+
+def _awaited(folder: Path) -> Journal:
+    # The first process makes the array.
+    end = time.monotonic() + _PATIENCE
+    while (found := Journal.of(folder) if folder.is_dir() else None) is None:
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"J.save(path={str(folder)!r}): expected the first process of the mesh to begin the array, got nothing "
+                f"for {_PATIENCE} s. Call J.save in every process, with a path that all of them see."
+            )
+        time.sleep(_POLL)
+    return found
+
+
+def _complete(folder: Path, share: Share) -> Saved:
+    # Wait for the blocks of other processes, as long as some of them get finished.
+    saved, end, left = open_saved(folder), time.monotonic() + _PATIENCE, None
+    while share.num > 1 and saved.missing:
+        if left is not None and len(saved.missing) < left:
+            end = time.monotonic() + _PATIENCE
+        left = len(saved.missing)
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"J.save(path={str(folder)!r}): expected other processes to finish {left} blocks, "
+                f"{[f'{p.start}:{p.stop}' for p in saved.missing[:3]]} and so on, got none for {_PATIENCE} s. What is "
+                "finished is valid: start all processes again, and the same call goes on."
+            )
+        time.sleep(_POLL)
+        saved = open_saved(folder)
+    return saved
+
+
+_POLL = 0.05
 
 
 def _dtype(J: LiveBlock, given: Any) -> np.dtype:
@@ -106,7 +155,7 @@ def _bytes_of(arrays: list) -> Iterator[bytes]:
         yield a.tobytes()
 
 
-def _begun(folder: Path, header: dict[str, Any]) -> Saved:
+def _begun(folder: Path, header: dict[str, Any]) -> Journal:
     if folder.exists() and not (folder.is_dir() and _was_begun(folder)):
         raise ValueError(
             f"J.save(path={str(folder)!r}): expected nothing, an empty folder or one that J.save wrote, got something "
@@ -121,7 +170,7 @@ def _begun(folder: Path, header: dict[str, Any]) -> Saved:
         overwrite=True,
     )  # fmt: skip
     sync_file(folder / "zarr.json")
-    return Saved(folder, Journal.begun(folder, header))
+    return Journal.begun(folder, header)
 
 
 def _was_begun(folder: Path) -> bool:
@@ -142,15 +191,15 @@ def _check_same(found: Journal, header: dict[str, Any]) -> None:
             )
 
 
-def _drop_damaged(saved: Saved, journal: Journal) -> None:
-    for block in saved.damaged():
+def _drop_damaged(saved: Saved, own: range) -> None:
+    for block in saved.damaged(own):
         part = saved.slice_of(block)
         warnings.warn(
             f"J.save(path={str(saved.path)!r}): block {block}, [{part.start}:{part.stop}] of the first axis, is "
             "damaged; it is computed again.",
             stacklevel=4,
         )
-        del journal.finished[block]
+        del saved._journal.finished[block]
 
 
 def _write(saved: Saved, part: slice, array: Any) -> None:

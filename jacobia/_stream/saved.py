@@ -138,9 +138,11 @@ class Saved:
         sync_folder(chunk.parent)
         self._journal.add(block, checksum(values))
 
-    def damaged(self) -> list[int]:
+    def damaged(self, among: range | None = None) -> list[int]:
         """Finished blocks whose files do not hold what was written. Reads all of them."""
-        return [k for k, crc in sorted(self._journal.finished.items()) if not self._is_whole(k, crc)]
+        blocks = range(self.num_blocks) if among is None else among
+        finished = self._journal.finished
+        return [k for k in blocks if k in finished and not self._is_whole(k, finished[k])]
 
     def _is_whole(self, block: int, crc: int) -> bool:
         found = self.read(block)
