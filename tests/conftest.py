@@ -24,7 +24,7 @@ import pytest  # noqa: E402
 import jacobia  # noqa: E402
 from jacobia._call import trace as _trace  # noqa: E402
 
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ.get("JACOBIA_PLATFORM", "cpu"))  # "cuda", "tpu": test_accelerator.py
 
 
 def pytest_addoption(parser):

@@ -185,12 +185,12 @@ def test_each_device_has_its_part_of_the_memory():
     assert peaks[1] <= 1.1 * peaks[0] / D + 65536
 
 
-def test_explain_tells():
+def test_explain_tells(x64):
     told = str(jacobian(layer(WEIGHTS[16]), mesh=auto())(X0).explain())
     assert f"spread over {D} devices along axis 'i'" in told
 
 
-def test_what_is_no_mesh():
+def test_what_is_no_mesh(x64):
     f = layer(WEIGHTS[16])
     with pytest.raises(TypeError, match=r"jacobian\(mesh=...\): expected a jax.sharding.Mesh, .*got int"):
         jacobian(f, mesh=8)
