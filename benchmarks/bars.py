@@ -19,7 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobia
-from benchmarks import keys, laplacians, memory, plans, products, ranking, second_order, solvers, sparse, timing
+from benchmarks import (
+    keys,
+    laplacians,
+    memory,
+    plans,
+    products,
+    ranking,
+    scaling,
+    second_order,
+    solvers,
+    sparse,
+    timing,
+)
 from benchmarks.peers import BASE, by_hand
 from benchmarks.results import (
     MIB,
@@ -406,6 +418,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     **second_order.BARS,
     **products.BARS,
     **laplacians.BARS,
+    **scaling.BARS,
     **sparse.BARS,
     **plans.BARS,
     **solvers.BARS,

@@ -23,8 +23,8 @@ from jacobia._stream.processes import at_home, share_of
 
 # Bytes of a block, if the limit allows for several: what a disk writes at once, and a cache does not hold.
 _BLOCK = 1 << 24
-# So many blocks are there at once: one that is used, one that is computed, and what it is made of.
-_AT_ONCE = 4
+# So many blocks may be there at once: one that is used, one that is computed, what they are made of, what is written.
+_AT_ONCE = 16
 
 
 def blocks(J: LiveBlock, rows: Any, block: Any, progress: bool, offload: str | None) -> Iterator[tuple[slice, Any]]:

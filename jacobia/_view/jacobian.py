@@ -253,7 +253,7 @@ class Jacobian(Reductions):
 
         Args:
           rows: a slice or a range of the first axis without gaps; None: all of it.
-          block: how many places of the first axis a block has; None: some 16 MiB, or a quarter of `memory_limit`.
+          block: how many places of the first axis a block has; None: some 16 MiB, or a sixteenth of `memory_limit`.
           progress: show a bar (tqdm).
           offload: "host": blocks are arrays of NumPy, copied while the device computes the next one.
 

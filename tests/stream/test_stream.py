@@ -93,7 +93,7 @@ def test_blocks_of_what_is_known_are_not_computed_again():
 
 
 def test_blocks_fit_under_the_limit():
-    J = jacobian(f, memory_limit=4 * N * 4 * 5)(X)
+    J = jacobian(f, memory_limit=16 * N * 4 * 5)(X)
     assert {p.stop - p.start for p, _ in J.blocks()} == {5}
 
 

@@ -114,3 +114,19 @@ def test_threads_clear_while_others_read():
         return True
 
     assert all(in_threads(work))
+
+
+def test_a_thousand_reads_compute_no_row_twice():
+    w = RNG.normal(size=(200, 6)).astype(np.float32)
+    J, dense = jacobian(lambda x: jnp.tanh(w @ x))(X), (1 - np.tanh(w @ X) ** 2)[:, None] * w
+    rows = np.random.default_rng(5).integers(0, 200, size=(16, 63))
+    start = threading.Barrier(16)
+
+    def read(mine):
+        start.wait(timeout=30)
+        return np.stack([np.asarray(J[int(k)]) for k in mine])
+
+    with ThreadPoolExecutor(16) as pool:
+        for mine, values in zip(rows, pool.map(read, rows), strict=True):
+            assert_close(values, dense[mine])
+    assert J.stats.rows_computed == len(np.unique(rows))
