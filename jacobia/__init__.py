@@ -16,7 +16,7 @@ from jacobia._run.kernels import cache_clear, cache_info
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.partition import coloring
 from jacobia._sparse.pattern import Pattern
-from jacobia._stream.saved import Saved
+from jacobia._stream.saved import Saved, SavedCSR
 from jacobia._stream.saved import open_saved as open
 from jacobia._transform import hessian, jacobian
 from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
@@ -38,6 +38,7 @@ __all__ = [
     "Operator",
     "Pattern",
     "Saved",
+    "SavedCSR",
     "Triplets",
     "cache_clear",
     "cache_info",

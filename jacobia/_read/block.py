@@ -220,6 +220,10 @@ class LiveBlock:
             data, pattern = turned(data, pattern)
         return self._divided(data), pattern
 
+    def _pattern(self) -> Pattern:
+        pattern = pattern_of(self._origin, self._index)
+        return pattern.T if self._layout.transposed else pattern
+
     def _diagonal(self) -> jax.Array:
         layout, shape = self._layout, diagonal_shape(self._origin, self._index, self._layout.matrix)
         if 0 in shape:

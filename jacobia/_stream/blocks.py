@@ -38,8 +38,8 @@ def blocks(J: LiveBlock, rows: Any, block: Any, progress: bool, offload: str | N
     return shown(computed(J, at_home(J, share), parts, offload == "host"), stop - start, 0, progress)
 
 
-def check(J: LiveBlock, name: str) -> None:
-    """Raise where a view has no blocks.
+def check(J: LiveBlock, name: str, sparse: bool = False) -> None:
+    """Raise where a view has no blocks. `sparse`: its nonzeros are to be written, which take no lines.
 
     Raises:
       ValueError: a view without axes, or without the lines that a block is made of.
@@ -52,7 +52,7 @@ def check(J: LiveBlock, name: str) -> None:
             f"J.{name}(): expected a view outside of jit and other transformations, got one inside. Write J[rows]."
         )
     way = _way(J)
-    if way is not None and not has(J, way):
+    if way is not None and not sparse and not has(J, way):
         other = "pullback" if way == "rows" else "pushforward"
         raise ValueError(
             f"J.{name}(): expected an f with a {other}, since blocks are {way}, got one without. Write J.T.{name}() "

@@ -9,8 +9,9 @@ import hashlib
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._operators.lines import is_sparse
 from jacobia._read.block import LiveBlock
-from jacobia._run.point import Linearized
 from jacobia._stream.blocks import block_size, check, computed, shown
 from jacobia._stream.journal import Journal, sync_file
 from jacobia._stream.processes import Share, at_home, share_of
-from jacobia._stream.saved import Saved, open_saved, zarr_of
+from jacobia._stream.saved import Saved, SavedCSR, open_saved, zarr_of
+
+# So many nonzeros are written at once.
+_MANY = 1 << 21
 
 _CODECS = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec"}
 
 
-def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | None, progress: bool) -> Saved:
-    """Write a view in blocks, those that are missing at `path`."""
-    check(J, "save")
+# From blocks that are missing to pairs of their slices and what they hold.
+_Blocks = Callable[[list[slice]], Iterator[tuple[slice, Any]]]
+
+
+def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | None, progress: bool) -> Saved | SavedCSR:
+    """Write a view in blocks, those that are missing at `path`: its nonzeros where it is large and sparse."""
+    sparse = _is_sparse(J)
+    check(J, "save", sparse)
     if compression is not None and compression not in _CODECS:
         known = ", ".join(map(repr, _CODECS))
         raise ValueError(f"J.save(compression=...): expected None or one of {known}, got {compression!r}.")
     folder, own, share = Path(path), _dtype(J, dtype), share_of(J)
-    home = at_home(J, share)
+    header = _header(J, own, compression)
+    if sparse:
+        _save_nonzeros(J, folder, header, share, block, progress)
+    else:
+        home = at_home(J, share)
+        size = _size(folder, block) or block_size(J, "save", block)
+        blocks = lambda parts: computed(J, home, parts, True)  # noqa: E731
+        _save_array(folder, header | {"block": size}, share, blocks, progress)
+    return open_saved(folder)
+
+
+def _is_sparse(J: LiveBlock) -> bool:
+    return J._layout.flat and J._origin.remembers and is_sparse(J)
+
+
+def _size(folder: Path, given: Any) -> int | None:
+    # Of the blocks that are there: it may be another one where more memory was free.
+    found = Journal.of(folder) if given is None and folder.is_dir() else None
+    return None if found is None else found.header.get("block")
+
+
+def _save_nonzeros(
+    J: LiveBlock, folder: Path, header: dict[str, Any], share: Share, block: Any, progress: bool
+) -> None:
+    # Three arrays, as in a matrix of SciPy in the format CSR. All nonzeros come from one kernel.
+    pattern = J._pattern()
+    size = _size(folder / "data", block) or (_MANY if block is None else block_size(J, "save", block))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(pattern.rows, minlength=pattern.shape[0]))])
+    nonzeros = cache(lambda: np.asarray(J._nonzeros()[0]))
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "indptr": lambda: starts.astype(np.int64),
+        "indices": lambda: pattern.cols.astype(np.int32),
+        "data": nonzeros,
+    }
+    for name, whole in parts.items():
+        length = pattern.nnz if name != "indptr" else len(starts)
+        dtype = header["dtype"] if name == "data" else whole().dtype.str
+        own = header | {"shape": [length], "dtype": dtype, "block": size, "matrix": list(pattern.shape)}
+        blocks = lambda parts, whole=whole: ((part, whole()[part]) for part in parts)  # noqa: E731
+        _save_array(folder / name, own, share, blocks, progress and name == "data")
+
+
+def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blocks, progress: bool) -> None:
     found = Journal.of(folder) if folder.is_dir() else None
-    if block is None and found is not None:
-        block = found.header.get("block")  # it may be another one where more memory was free
-    header = _header(J, block_size(J, "save", block), own, compression)
     if found is None and share.rank == 0:
         found = _begun(folder, header)
     elif found is None:
@@ -52,21 +101,21 @@ def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | Non
     parts = [saved.slice_of(k) for k in own_blocks if k not in found.finished]
     with ThreadPoolExecutor(1) as writer:  # one block is written while the next one is computed
         written = None
-        for part, array in _shown(J, home, parts, own_blocks, saved, progress):
+        for part, array in _shown(blocks(parts), parts, own_blocks, saved, progress):
             if written is not None:
                 written.result()
             written = writer.submit(_write, saved, part, array)
         if written is not None:
             written.result()
-    return _complete(folder, share)
+    _complete(saved.path, share)
 
 
 def _shown(
-    J: LiveBlock, home: Linearized, parts: list[slice], own: range, saved: Saved, progress: bool
+    made: Iterator[tuple[slice, Any]], parts: list[slice], own: range, saved: Saved, progress: bool
 ) -> Iterator[tuple[slice, Any]]:
     total = sum(s.stop - s.start for s in map(saved.slice_of, own))
     left = sum(p.stop - p.start for p in parts)
-    return shown(computed(J, home, parts, True), total, total - left, progress)
+    return shown(made, total, total - left, progress)
 
 
 # Other processes
@@ -88,9 +137,9 @@ def _awaited(folder: Path) -> Journal:
     return found
 
 
-def _complete(folder: Path, share: Share) -> Saved:
+def _complete(folder: Path, share: Share) -> None:
     # Wait for the blocks of other processes, as long as some of them get finished.
-    saved, end, left = open_saved(folder), time.monotonic() + _PATIENCE, None
+    saved, end, left = Saved.at(folder), time.monotonic() + _PATIENCE, None
     while share.num > 1 and saved.missing:
         if left is not None and len(saved.missing) < left:
             end = time.monotonic() + _PATIENCE
@@ -102,8 +151,7 @@ def _complete(folder: Path, share: Share) -> Saved:
                 "finished is valid: start all processes again, and the same call goes on."
             )
         time.sleep(_POLL)
-        saved = open_saved(folder)
-    return saved
+        saved = Saved.at(folder)
 
 
 _POLL = 0.05
@@ -122,7 +170,7 @@ def _dtype(J: LiveBlock, given: Any) -> np.dtype:
     return dtype
 
 
-def _header(J: LiveBlock, block: int, dtype: np.dtype, compression: str | None) -> dict[str, Any]:
+def _header(J: LiveBlock, dtype: np.dtype, compression: str | None) -> dict[str, Any]:
     origin, layout = J._origin, J._layout
     program, blue = origin.blue.program, origin.blue
     text = str(program.jaxpr) if program.jaxpr is not None else "jit=False"
@@ -130,7 +178,6 @@ def _header(J: LiveBlock, block: int, dtype: np.dtype, compression: str | None) 
     return {
         "shape": list(layout.shape),
         "dtype": dtype.str,
-        "block": block,
         "compression": compression,
         "program": _digest([re.sub(r"0x[0-9a-f]+", "", text).encode()]),
         "point": _digest(_bytes_of([*origin.consts, *origin.leaves])),
@@ -164,10 +211,11 @@ def _begun(folder: Path, header: dict[str, Any]) -> Journal:
     zarr = zarr_of()
     shape, block = header["shape"], header["block"]
     codec = None if header["compression"] is None else getattr(zarr.codecs, _CODECS[header["compression"]])()
+    floats = np.dtype(header["dtype"]).kind in "fc"
     zarr.create_array(
         store=str(folder), shape=shape, chunks=[min(block, max(1, shape[0])), *[max(1, n) for n in shape[1:]]],
-        dtype=header["dtype"], fill_value=np.nan, compressors=None if codec is None else [codec], zarr_format=3,
-        overwrite=True,
+        dtype=header["dtype"], fill_value=np.nan if floats else 0, compressors=None if codec is None else [codec],
+        zarr_format=3, overwrite=True,
     )  # fmt: skip
     sync_file(folder / "zarr.json")
     return Journal.begun(folder, header)

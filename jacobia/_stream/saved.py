@@ -24,12 +24,12 @@ def zarr_of() -> Any:
     return zarr
 
 
-def open_saved(path: str | os.PathLike) -> "Saved":
+def open_saved(path: str | os.PathLike) -> "Saved | SavedCSR":
     """Open an array that `J.save(path)` wrote. Nothing is read yet.
 
     Returns:
       An array-like with `shape`, `dtype` and NumPy keys, which reads the blocks that a key needs and checks each of
-      them; `np.asarray` reads all of it.
+      them; `np.asarray` reads all of it. What was saved as nonzeros has `to_scipy()` too.
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
@@ -39,13 +39,7 @@ def open_saved(path: str | os.PathLike) -> "Saved":
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"jacobia.open({str(path)!r}): expected a folder that J.save wrote, got nothing there.")
-    journal = Journal.of(folder)
-    if journal is None:
-        raise ValueError(
-            f"jacobia.open({str(path)!r}): expected a folder that J.save wrote, got one without a journal. Save again, "
-            "or open what is there with the package that wrote it."
-        )
-    return Saved(folder, journal)
+    return SavedCSR(folder) if (folder / "indptr").is_dir() else Saved.at(folder)
 
 
 class Saved:
@@ -57,7 +51,21 @@ class Saved:
         self.dtype = np.dtype(journal.header["dtype"])
         self._size = journal.header["block"]
         self._array: Any = None
-        self._axes = Axes([Part("batch", ()), Part("rows", self.shape[:1]), Part("columns", self.shape[1:])])
+
+    @staticmethod
+    def at(folder: Path) -> "Saved":
+        """The array in a folder.
+
+        Raises:
+          ValueError: there is none, or its journal is damaged.
+        """
+        journal = Journal.of(folder)
+        if journal is None:
+            raise ValueError(
+                f"jacobia.open({str(folder)!r}): expected a folder that J.save wrote, got one without a journal. Save "
+                "again, or open what is there with the package that wrote it."
+            )
+        return Saved(folder, journal)
 
     ndim = property(lambda self: len(self.shape), doc="How many axes there are.")
     size = property(lambda self: math.prod(self.shape), doc="How many entries.")
@@ -85,16 +93,16 @@ class Saved:
         return slice(block * self._size, min((block + 1) * self._size, self.shape[0]))
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        what = asked(key, self._axes)
-        rows = what.numbers["rows"]
-        numbers = np.arange(self.shape[0]) if rows is None else np.asarray(rows)
-        cube = np.empty((1, len(numbers), math.prod(self.shape[1:])), self.dtype)
-        for block in np.unique(numbers // self._size) if self.shape[0] else ():
+        return _taken(self, key)
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Places of the first axis, `(R, ...)` as a matrix; only the blocks that hold them are read."""
+        out = np.empty((len(numbers), math.prod(self.shape[1:])), self.dtype)
+        for block in np.unique(numbers // self._size) if len(numbers) else ():
             part = self.slice_of(int(block))
             here = np.flatnonzero((numbers >= part.start) & (numbers < part.stop))
-            cube[0, here] = self.block(int(block)).reshape(part.stop - part.start, -1)[numbers[here] - part.start]
-        held = {"rows": None if rows is None else numbers}
-        return gather(np, cube, what.among(held), ROLES, what.choice.outer, what.choice.shape)
+            out[here] = self.block(int(block)).reshape(part.stop - part.start, -1)[numbers[here] - part.start]
+        return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype=dtype)
@@ -147,3 +155,64 @@ class Saved:
     def _is_whole(self, block: int, crc: int) -> bool:
         found = self.read(block)
         return found is not None and checksum(found) == crc
+
+
+class SavedCSR:
+    """A sparse Jacobian on disk, `(M, N)`: where its rows begin, the columns of its nonzeros, and the nonzeros."""
+
+    def __init__(self, folder: Path):
+        self.path = folder
+        self._starts, self._columns, self._data = (Saved.at(folder / name) for name in ("indptr", "indices", "data"))
+        self.shape = tuple(self._data._journal.header["matrix"])
+        self.dtype, self.nnz = self._data.dtype, self._data.shape[0]
+
+    ndim = property(lambda self: 2, doc="How many axes there are.")
+    nbytes = property(lambda self: self.nnz * self.dtype.itemsize, doc="Bytes of the nonzeros.")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        state = "complete" if not self.missing else f"{len(self.missing)} blocks missing"
+        return f"SavedCSR({str(self.path)!r}, shape={self.shape}, nnz={self.nnz}, dtype={self.dtype}, {state})"
+
+    @property
+    def missing(self) -> list[slice]:
+        """Slices of the nonzeros that are not finished."""
+        return self._data.missing
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return _taken(self, key)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype=dtype)
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Rows as a dense matrix, `(R, N)`; only the blocks that hold their nonzeros are read."""
+        out = np.zeros((len(numbers), self.shape[1]), self.dtype)
+        places = np.unique(np.concatenate([numbers, numbers + 1]))
+        starts = self._starts.rows(places)[:, 0]
+        first, last = (starts[np.searchsorted(places, numbers + k)] for k in (0, 1))
+        lengths = last - first
+        begins = np.cumsum(lengths) - lengths
+        entries = np.arange(lengths.sum()) + np.repeat(first - begins, lengths)
+        columns, data = (a.rows(entries)[:, 0] for a in (self._columns, self._data))
+        out[np.repeat(np.arange(len(numbers)), lengths), columns] = data
+        return out
+
+    def to_scipy(self, format: str = "csr") -> Any:
+        """All of it as an array of `scipy.sparse`."""
+        from scipy.sparse import csr_array
+
+        starts, columns, data = (a[...] for a in (self._starts, self._columns, self._data))
+        return csr_array((data, columns, starts), shape=self.shape).asformat(format)
+
+
+def _taken(saved: Any, key: Any) -> np.ndarray:
+    # What a key asks for, by the rows that it needs.
+    axes = Axes([Part("batch", ()), Part("rows", saved.shape[:1]), Part("columns", saved.shape[1:])])
+    what = asked(key, axes)
+    rows = what.numbers["rows"]
+    numbers = np.arange(saved.shape[0]) if rows is None else np.asarray(rows)
+    held = {"rows": None if rows is None else numbers}
+    return gather(np, saved.rows(numbers)[None], what.among(held), ROLES, what.choice.outer, what.choice.shape)

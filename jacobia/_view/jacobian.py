@@ -12,7 +12,7 @@ import numpy as np
 
 from jacobia._compat import Tracer
 from jacobia._operators.told import NAMES
-from jacobia._plans.colors import coloring_of, pattern_of, transposed
+from jacobia._plans.colors import coloring_of, transposed
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline
 from jacobia._read.block import LiveBlock, weakly
@@ -26,7 +26,7 @@ from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import Stats
 from jacobia._stream.blocks import blocks
 from jacobia._stream.save import save
-from jacobia._stream.saved import Saved
+from jacobia._stream.saved import Saved, SavedCSR
 from jacobia._view.array import not_traced
 from jacobia._view.as_lineax import Source, as_lineax
 from jacobia._view.reductions import Reductions
@@ -172,8 +172,7 @@ class Jacobian(Reductions):
 
         Read off the linear program, or given by `sparsity=`: no derivative is computed.
         """
-        pattern = pattern_of(self._origin, self._index)
-        return pattern.T if self._layout.transposed else pattern
+        return self._pattern()
 
     @property
     def coloring(self) -> Coloring:
@@ -270,8 +269,10 @@ class Jacobian(Reductions):
     def save(
         self, path: Any, *, dtype: Any = None, block: int | None = None, compression: str | None = None,
         progress: bool = False,
-    ) -> Saved:  # fmt: skip
+    ) -> Saved | SavedCSR:  # fmt: skip
         """Write all of J to a Zarr array (version 3) in blocks along its first axis; `jacobia.open(path)` reads it.
+
+        Of a large sparse matrix, its nonzeros: three arrays, as in the format CSR, in blocks of so many nonzeros.
 
         A save that was cut off, at whatever moment, goes on where it was: finished blocks are not computed again, and
         the array is the same to the bit. Damaged blocks are named in a warning, and computed again.

@@ -292,6 +292,35 @@ def test_a_full_disk(tmp_path, monkeypatch):
     assert_close(jacobian(f)(X).save(tmp_path / "J"), REFERENCE)
 
 
+# Nonzeros
+
+
+def stencil(x):
+    return jnp.sin(x[:-1]) * x[1:]
+
+
+def test_nonzeros_of_a_large_sparse_matrix(tmp_path):
+    x = np.linspace(0, 1, 400, dtype=np.float32)
+    J, want = jacobian(stencil)(x), np.asarray(jax.jit(jax.jacrev(stencil))(x))
+    S = J.save(tmp_path / "J", block=100)
+    assert (S.shape, S.nnz, S.missing, len(S)) == ((399, 400), 798, [], 399)
+    assert repr(S).endswith("shape=(399, 400), nnz=798, dtype=float32, complete)")
+    assert J.stats.pullbacks == 0
+    assert_close(S.to_scipy().todense(), want)
+    for key in (..., 3, -1, np.s_[5:9], [7, 3, 200], np.s_[:, 2], (4, 5), np.s_[10:20, 8:14], np.s_[0:0]):
+        np.testing.assert_allclose(S[key], want[key], rtol=1e-5, atol=1e-6)
+    chunk = tmp_path / "J" / "data" / "c" / "3"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    S = jacobia.open(tmp_path / "J")
+    np.testing.assert_allclose(S[:100], want[:100], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"data: block 3, \[300:400\] .*damaged"):
+        S[...]
+    with pytest.warns(UserWarning, match="block 3"):
+        assert_close(jacobian(stencil)(x).save(tmp_path / "J"), want)
+    with pytest.raises(ValueError, match="got another point"):
+        jacobian(stencil)(2 * x).save(tmp_path / "J")
+
+
 _SAVING = """
 import sys, jax, jax.numpy as jnp, numpy as np
 from jacobia import jacobian
