@@ -10,13 +10,16 @@ import jax
 from jax.core import ShapedArray
 
 from jacobia._compat import Literal, Var, is_jaxpr
+from jacobia._program.walk import holds
+
+# Operations that say how a value is divided, and leave it as it is.
+_LAID_OUT = "sharding_constraint", "reshard", "mesh_cast"
 
 
 def names_a_mesh(jaxpr: Any) -> bool:
-    """Whether values of a program lie on Explicit axes."""
-    return any(
-        _is_divided(v.aval) for v in [*jaxpr.invars, *jaxpr.constvars, *[o for e in jaxpr.eqns for o in e.outvars]]
-    )
+    """Whether values of a program lie on Explicit axes, or it says how values are divided."""
+    values = [*jaxpr.invars, *jaxpr.constvars, *[v for eqn in jaxpr.eqns for v in eqn.outvars]]
+    return any(_is_divided(v.aval) for v in values) or any(holds(jaxpr, name) for name in _LAID_OUT)
 
 
 def plain(jaxpr: Any) -> Any:
@@ -30,14 +33,14 @@ def plain(jaxpr: Any) -> Any:
             made[v] = Var(_plain_type(v.aval))
         return made[v]
 
-    eqns = [
-        eqn.replace(
-            invars=[atom(v) for v in eqn.invars],
-            outvars=[atom(v) for v in eqn.outvars],
-            params={name: _plain_parameter(p) for name, p in eqn.params.items()},
-        )
-        for eqn in jaxpr.eqns
-    ]
+    eqns = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _LAID_OUT:
+            made[eqn.outvars[0]] = atom(eqn.invars[0])
+            continue
+        ins, outs = [atom(v) for v in eqn.invars], [atom(v) for v in eqn.outvars]
+        params = {name: _plain_parameter(p) for name, p in eqn.params.items()}
+        eqns.append(eqn.replace(invars=ins, outvars=outs, params=params))
     ends = {name: [atom(v) for v in getattr(jaxpr, name)] for name in ("constvars", "invars", "outvars")}
     return jaxpr.replace(eqns=eqns, **ends)
 

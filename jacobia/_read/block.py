@@ -35,6 +35,7 @@ from jacobia._read.memo import again
 from jacobia._run import limits as _limits
 from jacobia._run.devices import empty
 from jacobia._run.point import Linearized
+from jacobia._run.spread import off_mesh
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Asked, asked, concrete, is_all, pick, token
@@ -56,7 +57,8 @@ class LiveBlock:
     _layout: Layout
 
     def _item(self, key: Any) -> jax.Array:
-        return self._divided(self._found(key))
+        with off_mesh(self._origin.blue.spread):
+            return self._divided(self._found(key))
 
     def _divided(self, out: Any) -> Any:
         # A result, as the mesh has it over which seeds are spread.
@@ -214,7 +216,8 @@ class LiveBlock:
             return complete(origin, self._index)
 
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
-        data, pattern = self._other("nonzeros")
+        with off_mesh(self._origin.blue.spread):
+            data, pattern = self._other("nonzeros")
         data = weakly(data) if self._layout.weak else data
         if self._layout.transposed:
             data, pattern = turned(data, pattern)
@@ -228,7 +231,8 @@ class LiveBlock:
         layout, shape = self._layout, diagonal_shape(self._origin, self._index, self._layout.matrix)
         if 0 in shape:
             return empty(self._origin.leaves, shape, layout.block.dtype)
-        out = self._other("diagonal")[0].reshape(shape)
+        with off_mesh(self._origin.blue.spread):
+            out = self._other("diagonal")[0].reshape(shape)
         out = weakly(out) if layout.weak else out
         return self._divided(jnp.transpose(out) if layout.turn == "T" and out.ndim > 1 else out)
 

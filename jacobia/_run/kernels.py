@@ -7,7 +7,7 @@ Knows programs, names and arguments. Knows nothing of what a kernel computes.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -203,27 +203,33 @@ def call(program: Program, positions: tuple[int, ...], kind: Kind, body: Callabl
     A program that holds Python functions (derivative rules, callbacks) is known only by its identity. Its
     kernels are those of its expansion: its derivative, in which the rules have been applied.
     """
-    name = _expansion(program, positions) if program.opaque else program
+    name = expansion(program, positions) if program.opaque else program
     return _cache.run((name, kind), lambda: _jitted(program.settings, body), args)
 
 
-def _expansion(program: Program, positions: tuple[int, ...]) -> Hashable:
+def expansion(program: Program, positions: tuple[int, ...]) -> Hashable:
+    """What such a program is known by: its derivative, or itself where that holds Python functions too."""
     return program.found.find("expansion", positions, lambda: _expanded(program, positions))
 
 
 def _expanded(program: Program, positions: tuple[int, ...]) -> Hashable:
     # Kernels are run and not differentiated again, so the rules that are left in them do not matter.
-    outs, ins = tuple(range(program.num_y)), tuple(range(len(positions)))
-    for way in ("columns", "rows"):
-        try:
-            jaxpr, own = opened(derivative_program(program, positions, way, outs, ins))
-        except (TypeError, ValueError, NotImplementedError):
-            continue
+    for jaxpr, own in derivatives(program, positions):
         found = fingerprint(jaxpr, own, rules=False)
         if not found.opaque:  # else a rule is still to be applied: the other direction may do so
             plain = fingerprint(program.jaxpr, rules=False)  # what no derivative shows: aux
             return Kind(plain.key, found.key, settings_key(program.settings))
     return program
+
+
+def derivatives(program: Program, positions: tuple[int, ...]) -> Iterator[tuple[Any, list]]:
+    """The programs of a pushforward and of a pullback, as far as f has them, and the arrays that they hold."""
+    outs, ins = tuple(range(program.num_y)), tuple(range(len(positions)))
+    for way in ("columns", "rows"):
+        try:
+            yield opened(derivative_program(program, positions, way, outs, ins))
+        except (TypeError, ValueError, NotImplementedError):
+            continue
 
 
 class Kept(NamedTuple):

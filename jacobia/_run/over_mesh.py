@@ -25,7 +25,8 @@ def over_mesh(origin: Any, spread: Spread, sweeps: tuple[Sweep, ...], ids: Seque
     """
     blue, lead = origin.blue, len(origin.batch)
     body = at_each(_body(origin, spread, sweeps), origin.stacks, None)
-    given = tuple(spread.numbers(i) if _spreads(origin, s) else i for s, i in zip(sweeps, ids, strict=True))
+    apart = _is_apart(origin, spread)
+    given = tuple(spread.numbers(i) if apart and _spreads(origin, s) else i for s, i in zip(sweeps, ids, strict=True))
     if origin.compiles:
         kind = Kind("spread", blue.positions, blue.spaces, sweeps, origin.stacks, spread)
         out = call(blue.program, blue.positions, kind, body, origin.consts, origin.leaves, given)
@@ -33,7 +34,7 @@ def over_mesh(origin: Any, spread: Spread, sweeps: tuple[Sweep, ...], ids: Seque
         out = body(origin.consts, origin.leaves, given)
     made = []
     for arrays, padded in zip(out, [_padded_axes(origin, s) for s in sweeps], strict=True):
-        if padded:
+        if padded and apart:
             arrays = [
                 spread.exact(a, lead + axis, count, origin.batch + shape)
                 for a, (axis, count, shape) in zip(arrays, padded, strict=True)
@@ -42,9 +43,15 @@ def over_mesh(origin: Any, spread: Spread, sweeps: tuple[Sweep, ...], ids: Seque
     return made
 
 
+def _is_apart(origin: Any, spread: Spread) -> bool:
+    # A trace may be differentiated, and JAX has no derivatives of what is manual along some axes of a mesh alone.
+    return origin.compiles or len(spread.mesh.axis_names) == 1
+
+
 def _body(origin: Any, spread: Spread, sweeps: tuple[Sweep, ...]) -> Callable:
     blue = origin.blue
     spaces, axes, batch = blue.spaces, blue.sample_axes, blue.spaces.batch
+    apart = _is_apart(origin, spread)
 
     def alone(sweep: Sweep, consts: Sequence, leaves: Sequence, ids: Any) -> list:
         return rows_or_columns(origin.apart_of(sweep), blue.point(consts, leaves), spaces, sweep, ids)
@@ -58,9 +65,9 @@ def _body(origin: Any, spread: Spread, sweeps: tuple[Sweep, ...]) -> Callable:
 
     def kernel(sweep: Sweep) -> Callable:
         cut = origin.cut_of(sweep)
-        if cut is not None and batch is not None:
+        if apart and cut is not None and batch is not None:
             return of_samples(cut, sweep, batch)
-        return spread.over_seeds(sweep, spaces, alone) if _spreads(origin, sweep) else partial(alone, sweep)
+        return spread.over_seeds(sweep, spaces, alone) if apart and _spreads(origin, sweep) else partial(alone, sweep)
 
     kernels = [kernel(s) for s in sweeps]
     return lambda consts, leaves, ids: [k(consts, leaves, i) for k, i in zip(kernels, ids, strict=True)]

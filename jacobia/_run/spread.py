@@ -9,6 +9,7 @@ Shapes: D devices along the axis, R seeds, B samples.
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, eval_context
 from jacobia._run.seeds import Spaces, Sweep, num_seeds
 
@@ -187,6 +189,15 @@ class Spread(NamedTuple):
         )
 
 
+def off_mesh(spread: Spread | None) -> AbstractContextManager:
+    """Where no mesh is set by `jax.set_mesh`: what each device runs knows of none."""
+    if spread is None or jax.sharding.get_abstract_mesh().empty:
+        return nullcontext()
+    if tracing():
+        return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
+    return jax.set_mesh(Mesh(np.empty((), object), ()))
+
+
 def checked_mesh(name: str, given: Any) -> Spread:
     """The argument `mesh`, if it is one.
 
@@ -194,7 +205,7 @@ def checked_mesh(name: str, given: Any) -> Spread:
       TypeError: it is no mesh. ValueError: it has several axes and none was chosen, or not the one that was.
     """
     mesh, axis = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    if not isinstance(mesh, Mesh):
+    if not isinstance(mesh, Mesh) or mesh.empty or AxisType.Manual in mesh.axis_types:
         raise TypeError(
             f"{name}(mesh=...): expected a jax.sharding.Mesh, or a mesh and the name of an axis, got "
             f"{type(mesh).__name__}. jax.make_mesh((jax.device_count(),), ('rows',)) makes one of all devices."

@@ -14,9 +14,11 @@ import numpy as np
 
 from jacobia._errors import MaterializationError
 from jacobia._operators.lines import has, lines_at
-from jacobia._plans.choose import compute
+from jacobia._plans.choose import fulfil
 from jacobia._plans.mirror import store_of
+from jacobia._plans.plan import PlanOfLines
 from jacobia._read.block import LiveBlock, weakly
+from jacobia._run.devices import empty
 from jacobia._run.limits import readable
 from jacobia._run.point import Linearized
 from jacobia._stream.processes import at_home, share_of
@@ -53,31 +55,33 @@ def check(J: LiveBlock, name: str, sparse: bool = False) -> None:
         )
     way = _way(J)
     if way is not None and not sparse and not has(J, way):
-        other = "pullback" if way == "rows" else "pushforward"
+        lacks = "pullbacks" if way == "rows" else "pushforwards"
         raise ValueError(
-            f"J.{name}(): expected an f with a {other}, since blocks are {way}, got one without. Write J.T.{name}() "
-            "for blocks of the other axis."
+            f"J.{name}(): expected an f with {lacks}, since blocks are {way}, got mode={J._origin.blue.mode!r} and an "
+            f"f that has none then. Leave mode out, or write J.T.{name}() for blocks of the other axis."
         )
 
 
 def _way(J: LiveBlock) -> str | None:
-    # What the places of the first axis are made of; None: samples, or an axis of a transposed view that is no matrix.
-    layout = J._layout
-    if layout.lead or (layout.turn and not layout.flat):
-        return None
-    return "columns" if layout.turn else "rows"
+    # Which lines the places of the first axis are; None: samples, or what is no line, as in a gradient.
+    layout, parts = J._layout, J._layout.axes.parts
+    first = next(part.role for part in parts if part.shape)
+    straight = first == "rows" and not layout.turn
+    return first if not layout.lead and (straight or (first == "columns" and layout.turn and layout.flat)) else None
 
 
 def _range(J: LiveBlock, rows: Any) -> tuple[int, int]:
     count = J._layout.shape[0]
     if rows is None:
         return 0, count
-    if isinstance(rows, (slice, range)) and rows.step in (None, 1):
-        start, stop, _ = slice(rows.start, rows.stop).indices(count)
+    if isinstance(rows, range) and rows.step == 1 and 0 <= rows.start <= rows.stop <= count:
+        return rows.start, rows.stop
+    if isinstance(rows, slice) and rows.step in (None, 1):
+        start, stop, _ = rows.indices(count)
         return start, max(start, stop)
     raise TypeError(
-        f"J.blocks(rows=...): expected a slice or a range without gaps, or None for all {count}, got {rows!r}. Write "
-        "J[rows] for other rows."
+        f"J.blocks(rows=...): expected a slice, or a range within {count}, without gaps, or None, got {rows!r}. "
+        "Write J[rows] for other rows."
     )
 
 
@@ -126,9 +130,13 @@ def block_at(J: LiveBlock, home: Linearized, part: slice) -> jax.Array:
     if home is J._origin and J._known() is not None:
         return J._item(part)
     layout, origin, way = J._layout, home.again(), _way(J)
-    if way is None or 0 in layout.shape:
+    if 0 in layout.shape:
+        return empty(origin.leaves, (part.stop - part.start, *layout.shape[1:]), layout.block.dtype)
+    if way is None:
         what = J._asked(part)
-        return J._divided(J._inline(what, compute(origin, J._request(what)._replace(pairs=None))))
+        plan, _ = fulfil(origin, J._request(what)._replace(pairs=None))
+        assert isinstance(plan, PlanOfLines)
+        return J._divided(plan.take(what, layout.order))
     numbers = np.arange(part.start, part.stop)
     if not layout.turn:  # a place of the first axis is as many rows as there are places on the other axes of y
         per = math.prod(layout.axes.parts[1].shape[1:])

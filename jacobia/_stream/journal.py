@@ -8,12 +8,20 @@ Knows files and numbers. Knows nothing of views.
 import json
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 VERSION = 1
+_LOCK = "jacobia.lock"
 _NAME = "jacobia.journal"  # and one more for each further process, with its number behind the name
 
 
@@ -77,6 +85,33 @@ class Journal(NamedTuple):
         """Note that a block is finished: it is on the disk by now."""
         _append(self.path, {"block": block, "crc": crc})
         self.finished[block] = crc
+
+
+@contextmanager
+def locked(folder: Path, rank: int) -> Iterator[None]:
+    """A folder of our own, made if need be, in which nobody else writes meanwhile. A process that dies lets go.
+
+    Raises:
+      ValueError: something else is there, or somebody writes there.
+    """
+    there = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    name = f"{_LOCK}.{rank}"
+    if (folder.exists() and not folder.is_dir()) or (there and not any(n.startswith("jacobia.") for n in there)):
+        raise ValueError(
+            f"J.save(path={str(folder)!r}): expected nothing, an empty folder or one that J.save wrote, got something "
+            "else. Choose another path."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(
+                    f"J.save(path={str(folder)!r}): expected a path at which nothing else is saved now, got one that "
+                    "another call of J.save writes to. Wait for its end, or choose another path."
+                ) from None
+        yield
 
 
 def _whole_lines(path: Path) -> list[bytes]:

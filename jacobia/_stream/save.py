@@ -7,7 +7,10 @@ Knows views, files and journals. Knows nothing of how blocks are computed.
 import errno
 import hashlib
 import re
+import shutil
+import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +24,12 @@ import numpy as np
 
 from jacobia._operators.lines import is_sparse
 from jacobia._read.block import LiveBlock
+from jacobia._run.blueprint import Blueprint
+from jacobia._run.kernels import derivatives, expansion
 from jacobia._stream.blocks import block_size, check, computed, shown
-from jacobia._stream.journal import Journal, sync_file
+from jacobia._stream.journal import Journal, locked, sync_file
 from jacobia._stream.processes import Share, at_home, share_of
-from jacobia._stream.saved import Saved, SavedCSR, open_saved, zarr_of
+from jacobia._stream.saved import Saved, SavedCSR, checked_path, open_saved, zarr_of
 
 # So many nonzeros are written at once.
 _MANY = 1 << 21
@@ -43,15 +48,16 @@ def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | Non
     if compression is not None and compression not in _CODECS:
         known = ", ".join(map(repr, _CODECS))
         raise ValueError(f"J.save(compression=...): expected None or one of {known}, got {compression!r}.")
-    folder, own, share = Path(path), _dtype(J, dtype), share_of(J)
+    folder, own, share = checked_path("J.save", path), _dtype(J, dtype), share_of(J)
     header = _header(J, own, compression)
-    if sparse:
-        _save_nonzeros(J, folder, header, share, block, progress)
-    else:
-        home = at_home(J, share)
-        size = _size(folder, block) or block_size(J, "save", block)
-        blocks = lambda parts: computed(J, home, parts, True)  # noqa: E731
-        _save_array(folder, header | {"block": size}, share, blocks, progress)
+    with locked(folder, share.rank):
+        if sparse:
+            _save_nonzeros(J, folder, header, share, block, progress)
+        else:
+            home = at_home(J, share)
+            size = _size(folder, block) or block_size(J, "save", block)
+            blocks = lambda parts: computed(J, home, parts, True)  # noqa: E731
+            _save_array(folder, header | {"block": size}, share, blocks, progress)
     return open_saved(folder)
 
 
@@ -73,7 +79,6 @@ def _save_nonzeros(
     size = _size(folder / "data", block) or (_MANY if block is None else block_size(J, "save", block))
     starts = np.concatenate([[0], np.cumsum(np.bincount(pattern.rows, minlength=pattern.shape[0]))])
     nonzeros = cache(lambda: np.asarray(J._nonzeros()[0]))
-    folder.mkdir(parents=True, exist_ok=True)
     parts = {
         "indptr": lambda: starts.astype(np.int64),
         "indices": lambda: pattern.cols.astype(np.int32),
@@ -88,12 +93,15 @@ def _save_nonzeros(
 
 
 def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blocks, progress: bool) -> None:
-    found = Journal.of(folder) if folder.is_dir() else None
+    folder.mkdir(exist_ok=True)
+    found = Journal.of(folder)
     if found is None and share.rank == 0:
         found = _begun(folder, header)
     elif found is None:
         found = _awaited(folder)
     _check_same(found, header)
+    if share.rank == 0:
+        _describe(folder, header)
     saved = Saved(folder, found.of_process(share.rank))
     own_blocks = range(*share.of(saved.num_blocks))
     saved._journal.mend()
@@ -172,18 +180,34 @@ def _dtype(J: LiveBlock, given: Any) -> np.dtype:
 
 def _header(J: LiveBlock, dtype: np.dtype, compression: str | None) -> dict[str, Any]:
     origin, layout = J._origin, J._layout
-    program, blue = origin.blue.program, origin.blue
-    text = str(program.jaxpr) if program.jaxpr is not None else "jit=False"
-    way = [blue.name, blue.mode, str(blue.chunk_size), J._index, layout.matrix, layout.turn, list(blue.positions)]
+    blue, batch = origin.blue, origin.blue.spaces.batch
+    axes = None if batch is None else [list(batch.inputs), list(batch.outputs)]
+    way = {
+        "transform": blue.name, "mode": blue.mode, "chunk_size": blue.chunk_size, "block": J._index,
+        "matrix": layout.matrix, "turn": layout.turn, "ravel": blue.ravel, "inputs": list(blue.positions),
+        "samples": axes,
+    }  # fmt: skip
     return {
         "shape": list(layout.shape),
         "dtype": dtype.str,
         "compression": compression,
-        "program": _digest([re.sub(r"0x[0-9a-f]+", "", text).encode()]),
+        "program": _program_digest(blue),
         "point": _digest(_bytes_of([*origin.consts, *origin.leaves])),
         "view": way,
         "jax": jax.__version__,
     }
+
+
+def _program_digest(blue: Blueprint) -> str:
+    # Of the program, and of its derivatives where it holds rules, which have been applied there. What holds other
+    # Python functions, or is one, is like nothing else.
+    program, parts = blue.program, []
+    known = None if program.jaxpr is None else expansion(program, blue.positions) if program.opaque else ()
+    if program.jaxpr is None or known is program:
+        return f"unknown {uuid.uuid4().hex}"
+    for jaxpr, own in [(program.jaxpr, []), *([] if not program.opaque else derivatives(program, blue.positions))]:
+        parts += [re.sub(r"0x[0-9a-f]+", "", str(jaxpr)).encode(), *_bytes_of(own)]
+    return _digest(parts)
 
 
 def _digest(parts: Any) -> str:
@@ -203,36 +227,38 @@ def _bytes_of(arrays: list) -> Iterator[bytes]:
 
 
 def _begun(folder: Path, header: dict[str, Any]) -> Journal:
-    if folder.exists() and not (folder.is_dir() and _was_begun(folder)):
-        raise ValueError(
-            f"J.save(path={str(folder)!r}): expected nothing, an empty folder or one that J.save wrote, got something "
-            "else. Choose another path."
-        )
-    zarr = zarr_of()
-    shape, block = header["shape"], header["block"]
-    codec = None if header["compression"] is None else getattr(zarr.codecs, _CODECS[header["compression"]])()
-    floats = np.dtype(header["dtype"]).kind in "fc"
-    zarr.create_array(
-        store=str(folder), shape=shape, chunks=[min(block, max(1, shape[0])), *[max(1, n) for n in shape[1:]]],
-        dtype=header["dtype"], fill_value=np.nan if floats else 0, compressors=None if codec is None else [codec],
-        zarr_format=3, overwrite=True,
-    )  # fmt: skip
-    sync_file(folder / "zarr.json")
+    _describe(folder, header)
     return Journal.begun(folder, header)
 
 
-def _was_begun(folder: Path) -> bool:
-    # Whether it is empty, or a save was cut off before its journal was there.
-    return all(p.name.startswith(("zarr.json", "jacobia.journal")) for p in folder.iterdir())
+def _describe(folder: Path, header: dict[str, Any]) -> None:
+    # What Zarr wants to know of an array, as it was begun.
+    zarr = zarr_of()
+    shape, block = header["shape"], header["block"]
+    codec = None if header["compression"] is None else getattr(zarr.codecs, _CODECS[header["compression"]])()
+    floats, apart = np.dtype(header["dtype"]).kind in "fc", Path(tempfile.mkdtemp(dir=folder, prefix="jacobia."))
+    zarr.create_array(
+        store=str(apart), shape=shape, chunks=[min(block, max(1, shape[0])), *[max(1, n) for n in shape[1:]]],
+        dtype=header["dtype"], fill_value=np.nan if floats else 0, compressors=None if codec is None else [codec],
+        zarr_format=3, overwrite=True,
+    )  # fmt: skip
+    sync_file(apart / "zarr.json")
+    (apart / "zarr.json").replace(folder / "zarr.json")
+    shutil.rmtree(apart)
 
 
 def _check_same(found: Journal, header: dict[str, Any]) -> None:
-    told = {"view": "kind of view", "program": "program of f", "point": "point or closed-over array"}
+    told = {"view": "option", "program": "program of f", "point": "point or closed-over array"}
     for name in ("shape", "dtype", "block", "compression", "view", "program", "point"):
         was, now, wrote = found.header.get(name), header[name], found.header.get("jax")
         if was != now:
+            if name == "view":
+                others = [k for k in header[name] if header[name][k] != found.header[name].get(k)]
+                was, now = ({k: view.get(k) for k in others} for view in (found.header[name], header[name]))
             values = "" if name in ("program", "point") else f": {was} there, {now} here"
             version = "" if wrote == header["jax"] else f" (JAX {wrote} wrote what is there)"
+            if str(now).startswith("unknown"):
+                version = " (what calls Python functions can't be told from others, so that a save of it can't go on)"
             raise ValueError(
                 f"J.save(path={str(found.path.parent)!r}): expected the Jacobian that is there already, to go on, got "
                 f"another {told.get(name, name)}{values}{version}. Choose another path, or remove the folder."

@@ -24,6 +24,20 @@ def zarr_of() -> Any:
     return zarr
 
 
+def checked_path(call: str, path: Any) -> Path:
+    """A path of a folder, from the root, so that it means the same in another folder.
+
+    Raises:
+      TypeError: it is no path. ValueError: it is empty, or an address of another kind.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{call}(path=...): expected a path of a folder, got {type(path).__name__}.")
+    text = os.fspath(path)
+    if not text or "://" in str(text):
+        raise ValueError(f"{call}(path=...): expected a path of a folder of this machine, got {text!r}.")
+    return Path(text).expanduser().absolute()
+
+
 def open_saved(path: str | os.PathLike) -> "Saved | SavedCSR":
     """Open an array that `J.save(path)` wrote. Nothing is read yet.
 
@@ -36,7 +50,7 @@ def open_saved(path: str | os.PathLike) -> "Saved | SavedCSR":
       ValueError: something else is there, or a damaged journal.
       ImportError: zarr is not installed (extra `stream`).
     """
-    folder = Path(path)
+    folder = checked_path("jacobia.open", path)
     if not folder.exists():
         raise FileNotFoundError(f"jacobia.open({str(path)!r}): expected a folder that J.save wrote, got nothing there.")
     return SavedCSR(folder) if (folder / "indptr").is_dir() else Saved.at(folder)
@@ -128,7 +142,14 @@ class Saved:
     def read(self, block: int) -> np.ndarray | None:
         """What is in the file of a block, checked or not; None: it can't be read."""
         if self._array is None:
-            self._array = zarr_of().open_array(str(self.path), mode="r")
+            zarr = zarr_of()
+            try:
+                self._array = zarr.open_array(str(self.path), mode="r")
+            except Exception as error:  # whatever a reader says of what it did not write
+                raise ValueError(
+                    f"{self.path}: expected zarr.json to describe an array, got a damaged or missing one "
+                    f"({type(error).__name__}). J.save(path) writes it again."
+                ) from error
         part = self.slice_of(block)
         try:
             return np.asarray(self._array[part])
@@ -142,8 +163,9 @@ class Saved:
         with zarr.config.set({"array.write_empty_chunks": True}):  # also of what a missing chunk reads as
             zarr.open_array(str(self.path), mode="r+")[part] = values
         chunk = self.path.joinpath("c", str(block), *["0"] * (len(self.shape) - 1))
-        sync_file(chunk)
-        sync_folder(chunk.parent)
+        if values.size:  # else there is no file
+            sync_file(chunk)
+            sync_folder(chunk.parent)
         self._journal.add(block, checksum(values))
 
     def damaged(self, among: range | None = None) -> list[int]:

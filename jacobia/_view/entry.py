@@ -63,7 +63,8 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
     def traced(leaves: list) -> None:
         made.append(_entry(f, options, where, call._replace(leaves=leaves), jit))
 
-    jax.eval_shape(traced, types_of(options, call))
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        jax.eval_shape(traced, types_of(options, call))
     return made[0]
 
 
@@ -113,6 +114,11 @@ def _on_devices(name: str, traced: Traced, spread: Spread) -> Traced:
         raise ValueError(
             f"{name}(mesh=...): expected an f that is compiled, got jit=False, by which Python runs it. Leave one of "
             "them out."
+        )
+    if holds(program.jaxpr, "shard_map"):
+        raise TypeError(
+            f"{name}(mesh=...): expected an f that one device can run, got one with shard_map inside. Leave mesh out, "
+            "or differentiate what shard_map maps."
         )
     if names_a_mesh(program.jaxpr):
         if any(holds(program.jaxpr, rule) for rule in _RULES):

@@ -348,6 +348,11 @@ class Jacobian(Reductions):
                 "pickle(J): expected a view made by jacobian(f)(x), got one that came out of a transformation. "
                 "Pickle numpy.asarray(J), or make the view outside."
             )
+        if self._origin.blue.spread is not None:
+            raise TypeError(
+                "pickle(J): expected a view without mesh=, got one over devices, which are of this process. Write "
+                "J.save(path), or pickle numpy.asarray(J)."
+            )
         layout = self._layout
         return _unpickle, (type(self), *self._origin.source, self._index, layout.matrix, layout.turn)
 

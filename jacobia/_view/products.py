@@ -17,6 +17,7 @@ from jacobia._plans.request import Request
 from jacobia._plans.take import note
 from jacobia._read.block import LiveBlock
 from jacobia._run import limits as _limits
+from jacobia._run.spread import off_mesh
 from jacobia._view.array import ArrayLike, factor
 
 _FACTORS = jax.Array, np.ndarray
@@ -90,12 +91,16 @@ class Products(LiveBlock, ArrayLike):
         return jnp.transpose((straight.vm if name == "mv" else straight.mv)(jnp.transpose(vectors)))
 
     def _multiplied(self, form: Form, vectors: Any) -> jax.Array:
+        with off_mesh(self._origin.blue.spread):
+            return self._product(form, vectors)
+
+    def _product(self, form: Form, vectors: Any) -> jax.Array:
         origin, index, block = self._origin, self._index, self._layout.block
         if vectors.dtype.kind == "c":
             spaces = origin.blue.spaces
             seeded = spaces.outputs.pick(block.outs) if form.way == "rows" else spaces.inputs.pick(block.ins)
             if not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
-                return self._multiplied(form, vectors.real) + 1j * self._multiplied(form, vectors.imag)
+                return self._product(form, vectors.real) + 1j * self._product(form, vectors.imag)
         spread = origin.blue.spread
         vectors = vectors if spread is None else spread.place(vectors)
         out = multiply(origin, index, form, vectors)

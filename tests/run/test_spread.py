@@ -1,6 +1,7 @@
 """Rows, columns and samples spread over the devices of a mesh: values, how results lie, and no communication."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -168,8 +169,10 @@ def test_other_axes_of_the_mesh_stay_as_they_are(x64):
     mesh = Mesh(np.array(jax.devices()).reshape(-1, 2), ("rows", "model"))
     w = jax.device_put(WEIGHTS[16], NamedSharding(mesh, P(None, "model")))
     x = jax.device_put(X0, NamedSharding(mesh, P("model")))
-    J = jacobian(layer(w), mesh=(mesh, "rows"))(x)
-    np.testing.assert_allclose(J[...], jax.jacrev(layer(WEIGHTS[16]))(X0), rtol=1e-9)
+    J, want = jacobian(layer(w), mesh=(mesh, "rows"))(x), jax.jacrev(layer(WEIGHTS[16]))
+    np.testing.assert_allclose(J[...], want(X0), rtol=1e-9)
+    total = jax.grad(lambda x: jnp.sum(jacobian(layer(w), mesh=(mesh, "rows"))(x)[1:4] ** 2))
+    np.testing.assert_allclose(total(x), jax.grad(lambda x: jnp.sum(want(x)[1:4] ** 2))(X0), rtol=1e-8)
 
 
 def test_each_device_has_its_part_of_the_memory():
@@ -183,6 +186,35 @@ def test_each_device_has_its_part_of_the_memory():
         ).memory_analysis()
         peaks.append(taken.temp_size_in_bytes + taken.output_size_in_bytes)
     assert peaks[1] <= 1.1 * peaks[0] / D + 65536
+
+
+@pytest.mark.parametrize("kind", list(MESHES))
+def test_where_a_mesh_is_set(x64, kind):
+    mesh = MESHES[kind]()
+    want, second = np.asarray(jax.jacrev(layer(WEIGHTS[16]))(X0)), np.asarray(jax.hessian(energy(WEIGHTS[16]))(X0))
+    outside = jacobian(layer(WEIGHTS[16]), mesh=mesh)(X0)
+    with jax.set_mesh(mesh):
+        inside = jacobian(layer(WEIGHTS[16]), mesh=mesh)(X0)
+        for key in (np.s_[...], np.s_[1:4], 3):
+            np.testing.assert_allclose(jacobian(layer(WEIGHTS[16]), mesh=mesh)(X0)[key], want[key], rtol=1e-9)
+        np.testing.assert_allclose(outside[0:8], want[0:8], rtol=1e-9)
+        np.testing.assert_allclose(outside @ X0, want @ X0, rtol=1e-9)
+        np.testing.assert_allclose(hessian(energy(WEIGHTS[16]), mesh=mesh)(X0).diagonal(), np.diag(second), rtol=1e-9)
+    np.testing.assert_allclose(inside[...], want, rtol=1e-9)
+
+
+def test_what_f_says_of_layouts_is_left_out(x64):
+    mesh, f = auto(), layer(WEIGHTS[16])
+    told = lambda x: jax.lax.with_sharding_constraint(f(x), NamedSharding(mesh, P("i")))  # noqa: E731
+    np.testing.assert_allclose(jacobian(told, mesh=mesh)(X0)[...], jax.jacrev(f)(X0), rtol=1e-9)
+    mapped = jax.shard_map(jnp.sin, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
+    with pytest.raises(TypeError, match="an f that one device can run, got one with shard_map inside"):
+        jacobian(mapped, mesh=mesh)(X0)
+
+
+def test_views_over_devices_are_not_pickled():
+    with pytest.raises(TypeError, match="expected a view without mesh=.*J.save"):
+        pickle.dumps(jacobian(jnp.sin, mesh=auto())(jnp.ones(4)))
 
 
 def test_explain_tells(x64):

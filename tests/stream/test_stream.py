@@ -59,6 +59,15 @@ def test_blocks_of_some_rows_and_on_the_host():
 
 VIEWS = {
     "transposed": (lambda: jacobian(f)(X).T, lambda: REFERENCE.T),
+    "gradient": (
+        lambda: jacobian(lambda x: jnp.sum(f(x) ** 2))(X),
+        lambda: jax.jit(jax.grad(lambda x: jnp.sum(f(x) ** 2)))(X),
+    ),
+    "transposed, most of the columns at once": (
+        lambda: jacobian(lambda x: jnp.outer(f(x), x[:2]))(X).T,
+        lambda: jax.jit(jax.jacrev(lambda x: jnp.outer(f(x), x[:2])))(X).T,
+    ),
+    "without inputs": (lambda: jacobian(lambda x: jnp.ones(4) * jnp.sum(x))(jnp.ones(0)), lambda: np.ones((4, 0))),
     "matrix": (lambda: jacobian(lambda x: f(x).reshape(5, 6))(X).matrix, lambda: REFERENCE),
     "several axes": (lambda: jacobian(lambda x: f(x).reshape(5, 6))(X), lambda: REFERENCE.reshape(5, 6, N)),
     "several axes, transposed": (
@@ -81,6 +90,7 @@ def test_blocks_go_along_the_first_axis(name, tmp_path):
     make, want = VIEWS[name]
     J, want = make(), np.asarray(want())
     assert_close(np.concatenate([a for _, a in J.blocks(block=2)]), want)
+    assert_close(np.concatenate([a for _, a in J.blocks(block=max(1, len(want) - 1))]), want)
     assert_close(J.save(tmp_path / "J", block=2), want)
 
 
@@ -104,7 +114,7 @@ def test_progress(capsys):
 
 def test_what_has_no_blocks():
     J = jacobian(f)(X)
-    with pytest.raises(TypeError, match=r"J.blocks\(rows=...\): expected a slice or a range without gaps"):
+    with pytest.raises(TypeError, match=r"J.blocks\(rows=...\): expected a slice, or a range within 30, without gaps"):
         J.blocks([1, 5])
     with pytest.raises(ValueError, match=r"J.blocks\(block=...\): expected a positive int"):
         next(J.blocks(block=0))
@@ -114,7 +124,7 @@ def test_what_has_no_blocks():
         jax.jit(lambda x: [a for _, a in jacobian(f)(x).blocks()])(X)
     with pytest.raises(ValueError, match="expected a view with axes"):
         jacobian(jnp.sin)(jnp.float32(1.0)).blocks()
-    with pytest.raises(ValueError, match=r"an f with a pullback, .*Write J.T.blocks\(\)"):
+    with pytest.raises(ValueError, match=r"an f with pullbacks, .*write J.T.blocks\(\)"):
         jacobian(f, mode="fwd")(X).blocks()
 
 
@@ -227,7 +237,7 @@ OTHERS = {
     "shape": lambda: (jacobian(lambda x: f(x)[:8])(X), {}),
     "block": lambda: (jacobian(f)(X), {"block": 5}),
     "compression": lambda: (jacobian(f)(X), {"compression": "zstd"}),
-    "kind of view": lambda: (jacobian(f, mode="rev")(X), {}),
+    "option: {'mode': 'auto'} there, {'mode': 'rev'} here": lambda: (jacobian(f, mode="rev")(X), {}),
 }
 
 
@@ -237,6 +247,94 @@ def test_another_jacobian_is_not_mixed_in(tmp_path, name):
     J, options = OTHERS[name]()
     with pytest.raises(ValueError, match=f"got another {name}.*Choose another path"):
         J.save(tmp_path / "J", **options)
+
+
+def ruled(k):
+    @jax.custom_jvp
+    def g(x):
+        return jnp.sin(x)
+
+    g.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), k * jnp.cos(primals[0]) * tangents[0]))
+    return lambda x: g(x)
+
+
+def called_back(k):
+    @jax.custom_jvp
+    def g(x):
+        return jnp.sin(x)
+
+    def rule(primals, tangents):
+        slope = jax.pure_callback(lambda x: k * np.cos(x), jax.ShapeDtypeStruct((N,), np.float32), primals[0])
+        return jnp.sin(primals[0]), slope * tangents[0]
+
+    g.defjvp(rule)
+    return lambda x: g(x)
+
+
+@pytest.mark.parametrize("make", [ruled, called_back])
+def test_rules_of_their_own_are_told_apart(tmp_path, make):
+    S = jacobian(make(2.0))(X).save(tmp_path / "J", block=4)
+    np.testing.assert_allclose(np.diag(S), 2 * np.cos(X), rtol=1e-5)
+    with pytest.raises(ValueError, match="got another program of f"):
+        jacobian(make(3.0))(X).save(tmp_path / "J")
+    if make is ruled:
+        assert not jacobian(make(2.0))(X).save(tmp_path / "J").missing  # another object, the same rule
+
+
+def test_samples_along_another_axis_are_another_jacobian(tmp_path):
+    square = np.arange(9, dtype=np.float32).reshape(3, 3)
+    jacobian(jnp.sin, batch_axis=0)(square).save(tmp_path / "J")
+    with pytest.raises(ValueError, match=r"another option: \{'samples': \[\[0\], \[0\]\]\} there"):
+        jacobian(jnp.sin, batch_axis=1)(square).save(tmp_path / "J")
+
+
+def test_two_saves_at_once_to_one_path(tmp_path, monkeypatch):
+    others = []
+
+    def write(self, part, values, of=saved_module.Saved.write):
+        if not others:
+            with pytest.raises(ValueError, match="another call of J.save writes to. Wait for its end") as caught:
+                jacobian(f)(2 * X).save(tmp_path / "J", block=4)
+            others.append(caught)
+        of(self, part, values)
+
+    monkeypatch.setattr(saved_module.Saved, "write", write)
+    assert_close(jacobian(f)(X).save(tmp_path / "J", block=4), REFERENCE)
+    assert others
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", "junk"])
+def test_a_damaged_description_is_written_again(tmp_path, text):
+    jacobian(f)(X).save(tmp_path / "J", block=4)
+    described = tmp_path / "J" / "zarr.json"
+    described.unlink() if text is None else described.write_text(text)
+    with pytest.raises(ValueError, match="expected zarr.json to describe an array, .*J.save\\(path\\) writes it again"):
+        jacobia.open(tmp_path / "J")[3]
+    J = jacobian(f)(X)
+    assert_close(J.save(tmp_path / "J"), REFERENCE)
+    assert J.stats.pullbacks == 0
+
+
+def test_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    S = jacobian(f)(X).save("J")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert_close(S, REFERENCE)
+    for call in (jacobian(f)(X).save, jacobia.open):
+        with pytest.raises(TypeError, match="expected a path of a folder, got NoneType"):
+            call(None)
+        for path in ("", "s3://bucket/J"):
+            with pytest.raises(ValueError, match="expected a path of a folder of this machine"):
+                call(path)
+
+
+def test_a_group_of_somebody_else_is_left_alone(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_group(str(tmp_path / "group"), zarr_format=3, attributes={"precious": 1})
+    with pytest.raises(ValueError, match="got something else"):
+        jacobian(f)(X).save(tmp_path / "group")
+    assert zarr.open_group(str(tmp_path / "group"), mode="r").attrs["precious"] == 1
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path):
