@@ -57,8 +57,11 @@ class LiveBlock:
     _layout: Layout
 
     def _item(self, key: Any) -> jax.Array:
-        with off_mesh(self._origin.blue.spread):
-            return self._divided(self._found(key))
+        spread = self._origin.blue.spread
+        if spread is None:
+            return self._found(key)
+        with off_mesh(spread):
+            return spread.divided(self._found(key))
 
     def _divided(self, out: Any) -> Any:
         # A result, as the mesh has it over which seeds are spread.

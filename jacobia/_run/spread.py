@@ -179,6 +179,12 @@ class Spread(NamedTuple):
             array = jax.device_put(array, NamedSharding(self.mesh, self.layout(array.shape)))
         return self.labelled(array)
 
+    def whole(self, array: Any) -> Any:
+        """A result for operations of JAX that take no array divided along an Explicit axis."""
+        if AxisType.Explicit not in self.given.axis_types or isinstance(array, Tracer):
+            return array
+        return jax.device_put(array, NamedSharding(self.given, PartitionSpec()))
+
     def labelled(self, array: Any) -> Any:
         """The same array on the given mesh: nothing is moved."""
         if self.given == self.mesh or isinstance(array, Tracer):

@@ -207,11 +207,15 @@ class Jacobian(Reductions):
 
     def to_bcoo(self) -> Any:
         """`J.matrix` as a `jax.experimental.sparse.BCOO`; axes of samples are batch axes."""
-        return to_bcoo(*self._nonzeros())
+        return to_bcoo(*self._whole_nonzeros())
 
     def to_bcsr(self) -> Any:
         """`J.matrix` as a `jax.experimental.sparse.BCSR`; axes of samples are batch axes."""
-        return to_bcsr(*self._nonzeros())
+        return to_bcsr(*self._whole_nonzeros())
+
+    def _whole_nonzeros(self) -> tuple[jax.Array, Pattern]:
+        (data, pattern), spread = self._nonzeros(), self._origin.blue.spread
+        return data if spread is None else spread.whole(data), pattern
 
     def to_scipy(self, format: str = "csr") -> Any:
         """`J.matrix` as a `scipy.sparse` array of this format; floats of 16 bits, which SciPy lacks, as float32.

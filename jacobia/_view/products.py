@@ -91,7 +91,10 @@ class Products(LiveBlock, ArrayLike):
         return jnp.transpose((straight.vm if name == "mv" else straight.mv)(jnp.transpose(vectors)))
 
     def _multiplied(self, form: Form, vectors: Any) -> jax.Array:
-        with off_mesh(self._origin.blue.spread):
+        spread = self._origin.blue.spread
+        if spread is None:
+            return self._product(form, vectors)
+        with off_mesh(spread):
             return self._product(form, vectors)
 
     def _product(self, form: Form, vectors: Any) -> jax.Array:

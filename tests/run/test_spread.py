@@ -130,6 +130,14 @@ def test_what_no_axis_divides_is_whole_and_says_so(x64):
     np.testing.assert_allclose(full, jax.jacrev(layer(w))(X0[:13]), rtol=1e-9)
 
 
+@pytest.mark.parametrize("kind", list(MESHES))
+def test_sparse_arrays(x64, kind):
+    J, want = jacobian(layer(WEIGHTS[16]), mesh=MESHES[kind]())(X0), np.asarray(jax.jacrev(layer(WEIGHTS[16]))(X0))
+    np.testing.assert_allclose(J.to_scipy().todense(), want, rtol=1e-9)
+    np.testing.assert_allclose(J.to_bcoo().todense(), want, rtol=1e-9)
+    np.testing.assert_allclose(J.to_bcsr().todense(), want, rtol=1e-9)
+
+
 def test_rows_are_remembered(x64):
     J = jacobian(layer(WEIGHTS[16]), mesh=explicit(), mode="rev")(X0)
     want = np.asarray(jax.jacrev(layer(WEIGHTS[16]))(X0))
