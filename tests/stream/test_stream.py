@@ -361,6 +361,13 @@ def test_options_of_save(tmp_path):
         jacobian(lambda x: x * x)(jnp.ones(3, jnp.bfloat16)).save(tmp_path / "J")
 
 
+def test_without_zarr(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r"expected the package zarr. pip install 'jacobia\[stream\]'"):
+        jacobian(f)(X).save(tmp_path / "J")
+    assert not (tmp_path / "J").exists()
+
+
 def test_a_damaged_or_newer_journal(tmp_path):
     jacobian(f)(X).save(tmp_path / "J", block=4)
     journal = tmp_path / "J" / "jacobia.journal"
