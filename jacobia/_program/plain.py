@@ -13,7 +13,7 @@ from jacobia._compat import Literal, Var, is_jaxpr
 from jacobia._program.walk import holds
 
 # Operations that say how a value is divided, and leave it as it is.
-_LAID_OUT = "sharding_constraint", "reshard", "mesh_cast"
+_LAID_OUT = "sharding_constraint", "reshard"
 
 
 def names_a_mesh(jaxpr: Any) -> bool:
