@@ -62,8 +62,13 @@ def whole(J: LiveBlock) -> jax.Array | None:
 
 def is_sparse(J: LiveBlock) -> bool:
     """Whether nonzeros are what to read all of a block by: looked for where it is large, and not known as a whole."""
+    return J._known() is None and has_few_nonzeros(J)
+
+
+def has_few_nonzeros(J: LiveBlock) -> bool:
+    """Whether a block is large, and its pattern sparse; whatever is known of it."""
     origin, index = J._origin, J._index
-    if J._known() is not None or math.prod(origin.blue.counts[index]) <= _LARGE:
+    if math.prod(origin.blue.counts[index]) <= _LARGE:
         return False
     if origin.blue.sparsity != "auto" or J._layout.block.only is not None:
         return False

@@ -219,12 +219,15 @@ class LiveBlock:
             return complete(origin, self._index)
 
     def _nonzeros(self) -> tuple[jax.Array, Pattern]:
+        data, pattern = self._whole_nonzeros()
+        return self._divided(data), pattern
+
+    def _whole_nonzeros(self) -> tuple[jax.Array, Pattern]:
+        # As every device has them.
         with off_mesh(self._origin.blue.spread):
             data, pattern = self._other("nonzeros")
         data = weakly(data) if self._layout.weak else data
-        if self._layout.transposed:
-            data, pattern = turned(data, pattern)
-        return self._divided(data), pattern
+        return turned(data, pattern) if self._layout.transposed else (data, pattern)
 
     def _pattern(self) -> Pattern:
         pattern = pattern_of(self._origin, self._index)

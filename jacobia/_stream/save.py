@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._operators.lines import is_sparse
+from jacobia._operators.lines import has_few_nonzeros
 from jacobia._read.block import LiveBlock
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import derivatives, expansion
@@ -52,6 +52,12 @@ def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | Non
     folder, own, share = checked_path("J.save", path), _dtype(J, dtype), share_of(J)
     header = _header(J, own, compression)
     with locked(folder, share.rank):
+        if (folder / ("zarr.json" if sparse else "indptr")).exists():
+            kind, other = ("a sparse", "a dense") if sparse else ("a dense", "a sparse")
+            raise ValueError(
+                f"J.save(path={str(folder)!r}): expected the Jacobian that is there already, to go on, got {kind} one "
+                f"in place of {other} one. Choose another path, or remove the folder."
+            )
         if sparse:
             _save_nonzeros(J, folder, header, share, block, progress)
         else:
@@ -63,7 +69,7 @@ def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | Non
 
 
 def _is_sparse(J: LiveBlock) -> bool:
-    return J._layout.flat and J._origin.remembers and is_sparse(J)
+    return J._layout.flat and J._origin.remembers and has_few_nonzeros(J)
 
 
 def _size(folder: Path, given: Any) -> int | None:
@@ -79,7 +85,7 @@ def _save_nonzeros(
     pattern = J._pattern()
     size = _size(folder / "data", block) or (_MANY if block is None else block_size(J, "save", block))
     starts = np.concatenate([[0], np.cumsum(np.bincount(pattern.rows, minlength=pattern.shape[0]))])
-    nonzeros = cache(lambda: np.asarray(J._nonzeros()[0]))
+    nonzeros = cache(lambda: np.asarray(J._whole_nonzeros()[0]))
     parts = {
         "indptr": lambda: starts.astype(np.int64),
         "indices": lambda: pattern.cols.astype(np.int32),
@@ -282,7 +288,7 @@ def _write(saved: Saved, part: slice, array: Any) -> None:
     try:
         saved.write(part, values)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             raise
         raise OSError(
             error.errno,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jacobia._run.limits import check_result, free_bytes
 from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Axes, Part, asked
 from jacobia._stream.journal import Journal, checksum, sync_file, sync_folder
@@ -165,7 +166,8 @@ class Saved:
         chunk = self.path.joinpath("c", str(block), *["0"] * (len(self.shape) - 1))
         if values.size:  # else there is no file
             sync_file(chunk)
-            sync_folder(chunk.parent)
+            for folder in chunk.parents[: len(self.shape) + 1]:
+                sync_folder(folder)
         self._journal.add(block, checksum(values))
 
     def damaged(self, among: range | None = None) -> list[int]:
@@ -210,7 +212,15 @@ class SavedCSR:
         return np.asarray(self[...], dtype=dtype)
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows as a dense matrix, `(R, N)`; only the blocks that hold their nonzeros are read."""
+        """Rows as a dense matrix, `(R, N)`; only the blocks that hold their nonzeros are read.
+
+        Raises:
+          MaterializationError: so many rows do not fit.
+        """
+        nbytes, limit = len(numbers) * self.shape[1] * self.dtype.itemsize, free_bytes(None)
+        check_result(
+            f"{self.path}: {len(numbers)} rows as a dense array", nbytes, limit, "Read fewer rows, or to_scipy()."
+        )
         out = np.zeros((len(numbers), self.shape[1]), self.dtype)
         places = np.unique(np.concatenate([numbers, numbers + 1]))
         starts = self._starts.rows(places)[:, 0]

@@ -207,13 +207,13 @@ class Jacobian(Reductions):
 
     def to_bcoo(self) -> Any:
         """`J.matrix` as a `jax.experimental.sparse.BCOO`; axes of samples are batch axes."""
-        return to_bcoo(*self._whole_nonzeros())
+        return to_bcoo(*self._undivided())
 
     def to_bcsr(self) -> Any:
         """`J.matrix` as a `jax.experimental.sparse.BCSR`; axes of samples are batch axes."""
-        return to_bcsr(*self._whole_nonzeros())
+        return to_bcsr(*self._undivided())
 
-    def _whole_nonzeros(self) -> tuple[jax.Array, Pattern]:
+    def _undivided(self) -> tuple[jax.Array, Pattern]:
         (data, pattern), spread = self._nonzeros(), self._origin.blue.spread
         return data if spread is None else spread.whole(data), pattern
 

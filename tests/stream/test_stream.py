@@ -424,6 +424,20 @@ def test_nonzeros_of_a_large_sparse_matrix(tmp_path):
         assert_close(jacobian(stencil)(x).save(tmp_path / "J"), want)
     with pytest.raises(ValueError, match="got another point"):
         jacobian(stencil)(2 * x).save(tmp_path / "J")
+    J[...]  # which is no reason to save it as another kind
+    assert isinstance(J.save(tmp_path / "J"), jacobia.SavedCSR)
+    with pytest.raises(ValueError, match="got a dense one in place of a sparse one"):
+        jacobian(f)(X).save(tmp_path / "J")
+    jacobian(f)(X).save(tmp_path / "dense")
+    with pytest.raises(ValueError, match="got a sparse one in place of a dense one"):
+        J.save(tmp_path / "dense")
+
+
+def test_a_sparse_matrix_that_is_too_large_as_a_dense_one(tmp_path):
+    S = jacobian(stencil)(np.linspace(0, 1, 2_000_000, dtype=np.float32)).save(tmp_path / "J")
+    with pytest.raises(jacobia.MaterializationError, match=r"1999999 rows as a dense array.*to_scipy\(\)"):
+        S[...]
+    assert S[1_000_000, 999_999:1_000_003].shape == (4,)
 
 
 _SAVING = """
