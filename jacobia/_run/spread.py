@@ -83,8 +83,7 @@ class Spread(NamedTuple):
         """A kernel for a sweep, `(consts, leaves, ids) -> answers`, with the seeds spread over the devices."""
         count = num_seeds(sweep, spaces)
         each = -(-count // self.size)
-        chunk = None if sweep.chunk is None or sweep.chunk >= each else sweep.chunk
-        own = sweep._replace(width=each, padded=False, chunk=chunk)
+        own = sweep._replace(width=each, padded=False)
         specs = [self._at(axis) for axis in _seed_axes(sweep, spaces)]
         whole = PartitionSpec()
 
