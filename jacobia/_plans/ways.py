@@ -44,7 +44,7 @@ def choose(
     ways: Ways,
     relative_cost: Callable[[], float | None] = lambda: None,
     one: bool = False,
-    alike: bool = True,
+    alike: Callable[[], bool] = lambda: True,
 ) -> Choice:
     """Choose between pullbacks for the missing rows and pushforwards for the missing columns.
 
@@ -57,7 +57,8 @@ def choose(
         at. Asked only where the numbers of passes do not decide.
       one: whether one line the other way than asked for is all of the block, so that whoever reads on, or reads another
         one in a trace, has it.
-      alike: whether a row costs about as much as a column, so that numbers far apart decide.
+      alike: whether a row costs about as much as a column, so that numbers far apart decide. Asked only where the
+        numbers could.
     """
     if missing_rows == 0 or missing_columns == 0:
         return Choice("none", "everything asked for is known")
@@ -72,7 +73,8 @@ def choose(
             return Choice(other, f"{'a pullback' if other == 'rows' else 'a pushforward'} gives all of it")
     if asked in ("rows", "columns") and (missing_rows if asked == "rows" else missing_columns) <= _FEW:
         return Choice(asked, f"{asked} are asked for")
-    weigh = not alike or _close(missing_rows, missing_columns) or (asked == "block" and missing_rows == missing_columns)
+    weigh = _close(missing_rows, missing_columns) or (asked == "block" and missing_rows == missing_columns)
+    weigh = weigh or not alike()
     weighed = relative_cost() if weigh else None
     if asked == "rows" and not _far_cheaper(missing_columns, missing_rows, weighed and 1 / weighed):
         return Choice("rows", "rows are asked for")
@@ -132,7 +134,7 @@ def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: i
         same = choice.way == "columns" and asked != "columns" and rows == columns
         return choice._replace(way="rows") if same else choice
     one = asked in ("rows", "columns") and 1 == math.prod(block.column_shape if asked == "rows" else block.row_shape)
-    alike = blue.apart("rows", block.outs, block.ins) is None
+    alike = lambda: blue.apart("rows", block.outs, block.ins) is None  # noqa: E731
     cost = lambda: blue.relative_cost(block, rows, columns)  # noqa: E731
     return choose(asked, rows, columns, possible(origin, block), cost, one, alike)
 
@@ -145,7 +147,8 @@ def choose_ways(origin: Linearized, missing: Sequence[Request], asked: Sequence[
     if any(joint) and not blue.symmetric:
         rows = sum({(b.outs, key_of(r.rows)): count_of(r.rows, b.row_shape) for b, r in together}.values())
         columns = sum({(b.ins, key_of(r.columns)): count_of(r.columns, b.column_shape) for b, r in together}.values())
-        all_of, alike = _joined(blocks), all(blue.apart("rows", b.outs, b.ins) is None for b in blocks)
+        all_of = _joined(blocks)
+        alike = lambda: all(blue.apart("rows", b.outs, b.ins) is None for b in blocks)  # noqa: E731
         cost = lambda: blue.relative_cost(all_of, rows, columns)  # noqa: E731
         return [choose(asked[0].asks, rows, columns, joint, cost, alike=alike).way] * len(blocks)
     return [

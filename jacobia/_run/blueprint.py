@@ -286,8 +286,7 @@ class Blueprint:
             return None
         if self.primal_cost < _WORTH_APART or self.by(way, outs, ins) != "pullback":
             return None
-        key = self.by(way, outs, ins), outs, ins
-        return self._of_program("apart", key, lambda: self._apart(outs, ins))
+        return self._of_program("apart", (outs, ins), lambda: self._apart(outs, ins))
 
     def _apart(self, outs: tuple, ins: tuple) -> Apart | None:
         return apart(self.program, self.positions, self.spaces, outs[0], ins, self._cost_of_all("rows", outs, ins))
