@@ -9,9 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks.results import Result
-
-MIB = 1 << 20
+from benchmarks.results import MIB, Result
 
 _PEAK = """
 import json, jax, jax.numpy as jnp, numpy as np

@@ -85,11 +85,10 @@ def _save_nonzeros(
     pattern = J._pattern()
     size = _size(folder / "data", block) or (_MANY if block is None else block_size(J, "save", block))
     starts = np.concatenate([[0], np.cumsum(np.bincount(pattern.rows, minlength=pattern.shape[0]))])
-    nonzeros = cache(lambda: np.asarray(J._whole_nonzeros()[0]))
     parts = {
-        "indptr": lambda: starts.astype(np.int64),
-        "indices": lambda: pattern.cols.astype(np.int32),
-        "data": nonzeros,
+        "indptr": cache(lambda: starts.astype(np.int64)),
+        "indices": cache(lambda: pattern.cols.astype(np.int32)),
+        "data": cache(lambda: np.asarray(J._whole_nonzeros()[0])),  # not computed where all of it is written
     }
     for name, whole in parts.items():
         length = pattern.nnz if name != "indptr" else len(starts)
@@ -102,13 +101,13 @@ def _save_nonzeros(
 def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blocks, progress: bool) -> None:
     folder.mkdir(exist_ok=True)
     found = Journal.of(folder)
-    if found is None and share.rank == 0:
-        found = _begun(folder, header)
-    elif found is None:
+    if found is None and share.rank > 0:
         found = _awaited(folder)
-    _check_same(found, header)
+    if found is not None:
+        _check_same(found, header)
     if share.rank == 0:
         _describe(folder, header)
+    found = found or Journal.begun(folder, header)
     saved = Saved(folder, found.of_process(share.rank))
     own_blocks = range(*share.of(saved.num_blocks))
     saved._journal.mend()
@@ -231,11 +230,6 @@ def _bytes_of(arrays: list) -> Iterator[bytes]:
         a = np.ascontiguousarray(a)
         yield f"{a.dtype}{a.shape}".encode()
         yield a.tobytes()
-
-
-def _begun(folder: Path, header: dict[str, Any]) -> Journal:
-    _describe(folder, header)
-    return Journal.begun(folder, header)
 
 
 def _describe(folder: Path, header: dict[str, Any]) -> None:
