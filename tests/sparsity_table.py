@@ -1,4 +1,4 @@
-"""The table of docs/sparsity_programs.md: for each program of sparse_cases.py, how many entries there are and are found.
+"""The table of docs/sparsity_programs.md: how many entries each program of sparse_cases.py has, and how many are found.
 
 `python tests/sparsity_table.py` prints it, with `--write` it is put into the page.
 """
