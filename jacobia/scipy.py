@@ -62,7 +62,7 @@ def hess(f: Callable, argnums: int = 0, *, format: str | None = None, **options:
       A function of the arguments of `f` that returns an array `(N, N)` of NumPy, or of `scipy.sparse`, in float64.
 
     Raises:
-      As `jac`.
+      TypeError, ValueError: as `jac`.
     """
     return _Callback("hess", hessian(f, argnums, **options), argnums, format)
 

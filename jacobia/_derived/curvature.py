@@ -61,7 +61,8 @@ def empirical_fisher(loss: Callable, f: Callable, argnums: int | Sequence[int] =
       A function of the arguments of `f` that returns lazy views as `hessian` does.
 
     Raises:
-      As `ggn`, and ValueError: a loss that is no vector.
+      TypeError: as `ggn`.
+      ValueError: a loss that is no vector.
 
     References:
       Kunstner, Balles, Hennig, "Limitations of the empirical Fisher approximation for natural gradient descent",

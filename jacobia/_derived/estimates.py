@@ -62,7 +62,7 @@ def estimate_diagonal(op: Any, key: jax.Array, method: str = "xdiag", samples: i
       of an operator.
 
     Raises:
-      As `estimate_trace`.
+      TypeError, ValueError, ImportError: as `estimate_trace`.
 
     References:
       As `estimate_trace`, for "xdiag".

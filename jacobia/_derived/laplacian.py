@@ -70,7 +70,8 @@ def value_and_laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options
       with `has_aux`; the gradient is like the differentiated inputs.
 
     Raises:
-      As `laplacian`, and ValueError: an f of several numbers.
+      TypeError, BatchMixingError: as `laplacian`.
+      ValueError: an f of several numbers.
     """
     return _Laplacian(f, argnums, options, True)
 

@@ -23,7 +23,7 @@ def value_and_jacobian(f: Callable, argnums: int | Sequence[int] = 0, **options:
       computed where J is read, from the residuals that were kept with y.
 
     Raises:
-      What `jacobian` raises.
+      TypeError, ValueError: what `jacobian` raises.
 
     Example:
       >>> import jax.numpy as jnp
@@ -46,7 +46,7 @@ def value_and_hessian(f: Callable, argnums: int | Sequence[int] = 0, **options: 
       A function of the arguments of `f` that returns `(y, H)`, or `((y, aux), H)` with `has_aux`.
 
     Raises:
-      What `hessian` raises.
+      TypeError, ValueError: what `hessian` raises.
     """
     return _ValueAnd(hessian(f, argnums, **options))
 
