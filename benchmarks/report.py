@@ -1,4 +1,4 @@
-"""Results as Markdown, and the pages that keep those of the last run: all in docs/benchmarks.md, ten in docs/speed.md."""
+"""Results as Markdown, and the pages that keep those of the last run: docs/benchmarks.md, and ten of them speed.md."""
 
 import os
 import platform
