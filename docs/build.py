@@ -39,7 +39,8 @@ def with_mathml(text: str) -> str:
 
     def formula(match: re.Match) -> str:
         block, inline = match.groups()
-        return convert(block, display="block") if block else convert(inline)
+        # In a span, since a line that begins with <math> would begin a paragraph.
+        return convert(block, display="block") if block else f"<span>{convert(inline)}</span>"
 
     return re.sub(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", formula, text, flags=re.S)
 
@@ -50,6 +51,7 @@ def notebook_page(path: Path, execute: bool) -> tuple[str, dict[str, bytes], str
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     from nbconvert import MarkdownExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     notebook, why = nbformat.read(path, as_version=4), ""
     if execute:
@@ -67,7 +69,9 @@ def notebook_page(path: Path, execute: bool) -> tuple[str, dict[str, bytes], str
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
     resources = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
-    body, resources = MarkdownExporter().from_notebook_node(notebook, resources)
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
+    body, resources = exporter.from_notebook_node(notebook, resources)
     note = f'!!! note "Shown without outputs"\n\n    Not executed: {why}.\n' if why else ""
     heading, _, rest = body.lstrip().partition("\n")
     source = f"The notebook is `notebooks/{path.name}` in the repository.\n"
