@@ -18,7 +18,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 PAGES, SITE = ROOT / "build" / "docs", ROOT / "site"
 BUILDERS = {
-    "mkdocs": ["mkdocs", "build", "--strict", "--clean"],
+    "mkdocs": ["mkdocs", "build", "--strict"],
     "zensical": ["zensical", "build", "--strict", "--clean"],
 }
 FOUND = ("batch", "hessian", "sparse")  # words that a search must find in titles
@@ -155,6 +155,7 @@ def main() -> int:
     parser.add_argument("--builder", choices=BUILDERS, default="mkdocs")
     arguments = parser.parse_args()
     assemble(arguments.execute)
+    shutil.rmtree(SITE, ignore_errors=True)
     subprocess.run([sys.executable, "-m", *BUILDERS[arguments.builder]], cwd=ROOT, check=True)
     wrong = dead_links(SITE) + [f"search does not find {word!r}" for word in not_found(SITE)]
     print(*wrong, sep="\n", end="\n" if wrong else "")
