@@ -69,18 +69,21 @@ def headlines(results: list[Result]) -> str:
     for start, words in _HEADLINES:
         found = next((r for r in results if r.bar.startswith(start) and r.measured is not None), None)
         if found is not None:
-            rows.append([words, f"**{_number(found.measured or 0)} {found.unit}**", found.note, found.bar])
-    return _table(["", "measured", "times", "bar"], rows)
+            measured = f"**{_number(found.measured or 0)} {found.unit}**"
+            rows.append([words, measured, _limit(found), found.verdict, found.note, found.bar])
+    return _table(["", "measured", "limit", "", "times", "bar"], rows)
+
+
+def _limit(result: Result) -> str:
+    return "" if result.limit is None else f"{'≥' if result.at_least else '≤'} {_number(result.limit)}"
 
 
 def bars(results: list[Result], quick: bool) -> str:
     """The table of the bars."""
     rows = []
     for r in results:
-        sign = "≥" if r.at_least else "≤"
-        limit = f"{sign} {_number(r.limit)}" if r.limit is not None else ""
         measured = f"{_number(r.measured)} {r.unit}" if r.measured is not None else ""
-        rows.append([r.bar, limit, measured, r.verdict, r.note.replace("|", "\\|")])
+        rows.append([r.bar, _limit(r), measured, r.verdict, r.note.replace("|", "\\|")])
     versions = {"Python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     versions |= {name: metadata.version(name) for name in ("scipy", "asdex") if find_spec(name)}

@@ -34,7 +34,8 @@ class Pattern:
 
     Attributes:
       shape: `(M, N)`.
-      rows, cols: int32, shape (nnz,), sorted by row and then by column, without duplicates. Read-only.
+      rows: int32, shape (nnz,), sorted by row and then by column, without duplicates. Read-only.
+      cols: the same for columns.
     """
 
     shape: tuple[int, int]
