@@ -27,8 +27,8 @@ def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options
       **options: those of `hessian`.
 
     Returns:
-      A function of the arguments of `f` that returns lazy views as `hessian` does, and no aux: rows, `G @ v`,
-      `G.diagonal()`, nonzeros, `operator(tree)`. It is the Hessian of the loss where `f` is linear, and positive
+      A function of the arguments of `f` that returns lazy views as `hessian` does, and no aux. They have rows, `G @ v`,
+      `G.diagonal()`, nonzeros, `operator(tree)`. G is the Hessian of the loss where `f` is linear, and positive
       semidefinite where `loss` is convex.
 
     Raises:

@@ -31,8 +31,8 @@ def sparsity_pattern(
       local: at these arguments alone; by default for every input of these shapes.
 
     Returns:
-      A pattern of shape (M, N), or (N, N) for a Hessian. It has every entry that can be nonzero, and may have more:
-      where an index or a condition depends on the input, any of its values counts.
+      A pattern of shape (M, N), or (N, N) for a Hessian. It has every entry that can be nonzero, and may have more,
+      since any value counts of an index or a condition that depends on the input.
 
     Raises:
       TypeError: what `jacobian(f)(*args)` raises, and `local=True` with shapes in place of arrays.
