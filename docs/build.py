@@ -73,7 +73,7 @@ def notebook_page(path: Path, execute: bool) -> tuple[str, dict[str, bytes], str
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
     body, resources = exporter.from_notebook_node(notebook, resources)
     note = f'!!! note "Shown without outputs"\n\n    Not executed: {why}.\n' if why else ""
-    heading, _, rest = body.lstrip().partition("\n")
+    heading, _, rest = body.lstrip().replace("![png](", "![what the cell above draws](").partition("\n")
     source = f"The notebook is `notebooks/{path.name}` in the repository.\n"
     return f"{heading}\n\n{source}\n{note}{rest}", resources["outputs"], why
 
