@@ -19,6 +19,7 @@ from jacobia._plans.mirror import store_of
 from jacobia._plans.request import Request
 from jacobia._plans.sizes import padded, sized
 from jacobia._plans.ways import possible
+from jacobia._progress import shown
 from jacobia._read.block import LiveBlock
 from jacobia._run.limits import balanced
 from jacobia._run.missing import by_what_exists
@@ -98,9 +99,9 @@ def chunks(J: LiveBlock, way: str) -> Iterator[tuple[slice, jax.Array]]:
     """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`, one chunk after the other, all of one width but the last."""
     most, count = at_once(J, way), J._origin.blue.counts[J._index][0 if way == "rows" else 1]
     most = balanced(count, most)
-    for start in range(0, count, most):
-        stop = min(start + most, count)
-        yield slice(start, stop), lines_at(J._origin, J._index, way, np.arange(start, stop))
+    parts = [slice(start, min(start + most, count)) for start in range(0, count, most)]
+    for part in shown(parts, count, lambda p: p.stop - p.start, way.removesuffix("s")):
+        yield part, lines_at(J._origin, J._index, way, np.arange(part.start, part.stop))
 
 
 def lines_at(origin: Linearized, index: int, way: str, numbers: np.ndarray) -> jax.Array:

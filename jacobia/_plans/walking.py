@@ -18,8 +18,9 @@ from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.columns.room import Extent, TooWide, within
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.directions import Directions
-from jacobia._run.limits import byte_limit, readable
+from jacobia._run.limits import byte_limit
 from jacobia._space import MOST
+from jacobia._words import readable
 
 # An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
 # it is exact more often (a loop knows its counter), and it takes a second at most to find out that it is too wide.

@@ -18,8 +18,8 @@ from jacobia._plans.waist import through_waist
 from jacobia._plans.ways import CLOSE
 from jacobia._plans.whole_kernel import WholeKernel
 from jacobia._program.readings.cost import Work
-from jacobia._run.limits import readable
 from jacobia._run.point import Linearized
+from jacobia._words import readable
 
 # Where all passes together cost less than this many elements read or written, which is about 0.4 ms, no other way is
 # looked for. Looking takes 5 to 100 ms for most programs, once, about what compiling a small kernel takes, and up to a

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 
 from jacobia._call.linearize import Point, derivative_program, linearize
-from jacobia._call.trace import Program, settings, settings_key
+from jacobia._call.trace import Program, settings, settings_key, tracing
 from jacobia._compat import Literal, eval_jaxpr, opened
 from jacobia._program.fingerprint import fingerprint
+from jacobia._progress import config, waiting
 
 # A compiled kernel on a CPU takes one to two megabytes, code and bookkeeping.
 LIMIT = 256
@@ -55,7 +56,7 @@ class _Cache:
                 while len(self.kernels) > self.limit:
                     self.kernels.popitem(last=False)
         try:
-            out = kernel(*args)
+            out = kernel(*args) if not config.progress else _seen(kernel, args, found)
         except Exception:
             if not found:  # f has not got this direction, or not these settings: it would never run
                 with self.lock:
@@ -138,6 +139,16 @@ def analysed(read: Callable[[], Any]) -> Taken:
     kernel = compiled(read)
     found = None if kernel is None else kernel.memory_analysis()
     return Taken(0, 0) if found is None else Taken(found.temp_size_in_bytes, found.output_size_in_bytes)
+
+
+def _seen(kernel: Callable, args: tuple, found: bool) -> Any:
+    # With progress: compiling is told from computing, which is waited for.
+    if tracing():
+        return kernel(*args)
+    with waiting("computing" if found else "compiling"):
+        out = kernel(*args)
+    with waiting("computing"):
+        return jax.block_until_ready(out)
 
 
 _cache = _Cache(LIMIT)

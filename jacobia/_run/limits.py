@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jacobia._errors import MaterializationError
+from jacobia._words import readable
 
 # Below this many bytes nobody asks how much memory is free: asking costs more than a small kernel.
 _SMALL = 1 << 26
@@ -80,14 +81,6 @@ def check_result(what: str, result: int, limit: int | None, way_out: str) -> Non
         raise MaterializationError(
             f"{what}: expected a result under memory_limit={readable(limit)}, got one of {readable(result)}. {way_out}"
         )
-
-
-def readable(nbytes: int) -> str:
-    """A number of bytes for people."""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} bytes"
 
 
 def free_bytes(device: Any) -> int:

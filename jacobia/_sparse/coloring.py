@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jacobia import _files
+from jacobia._sparse import files
 from jacobia._sparse.pattern import Pattern
+from jacobia._sparse.picture import axes_for, colored, show
+from jacobia._words import counted
 
 PARTITIONS = ("rows", "columns", "both", "symmetric")
 _VERSION = 1
@@ -80,7 +82,7 @@ class Coloring:
         """Write it and its pattern to a file, for `Coloring.load`."""
         pattern = self.pattern
         arrays = {"rows": pattern.rows, "cols": pattern.cols, "shape": np.array(pattern.shape), "colors": self.colors}
-        _files.write(path, "coloring", _VERSION, arrays | {"partition": np.array(self.partition)})
+        files.write(path, "coloring", _VERSION, arrays | {"partition": np.array(self.partition)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Coloring":
@@ -90,7 +92,7 @@ class Coloring:
           OSError: there is no such file.
           ValueError: the file is of another kind, newer than this version of the package, or damaged.
         """
-        arrays = _files.read(path, "coloring", _VERSION, ("rows", "cols", "shape", "colors", "partition"))
+        arrays = files.read(path, "coloring", _VERSION, ("rows", "cols", "shape", "colors", "partition"))
         try:
             pattern = Pattern(arrays["rows"], arrays["cols"], tuple(arrays["shape"]))
             return cls(pattern, str(arrays["partition"]), arrays["colors"])
@@ -99,6 +101,40 @@ class Coloring:
                 f"Coloring.load(path={os.fspath(path)!r}): expected a coloring, got a damaged one ({error}). "
                 "Write it again with Coloring.save."
             ) from error
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> Any:
+        """Plot the pattern, each entry in the color that it is read from; of large patterns an entry of each cell.
+
+        Args:
+          ax: the matplotlib axes to draw on; by default those of a new figure.
+          **kwargs: for `ax.imshow`.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+        """
+        ax = axes_for(ax, "Coloring.plot(ax=None)")
+        rows, cols = self.pattern.rows, self.pattern.cols
+        image = colored(rows, cols, self.pattern.shape, self._entry_colors())
+        settings = {"cmap": _palette(self.num_colors), "vmin": -0.5, "vmax": max(self.num_colors, 1) - 0.5} | kwargs
+        show(ax, image, self.pattern.shape, **settings)
+        m, n = self.pattern.shape
+        of = {"rows": f"{m:,} rows", "both": f"{m:,} rows and {n:,} columns"}.get(self.partition, f"{n:,} columns")
+        ax.set_xlabel(f"{counted(self.num_colors, 'colors')} for {of}, at least {self.lower_bound}")
+        return ax
+
+    def _entry_colors(self) -> np.ndarray:
+        # The seed that each entry is read from, shape (nnz,).
+        rows, cols = self.pattern.rows, self.pattern.cols
+        if self.partition == "rows":
+            return self.colors[rows]
+        if self.by_rows is None:
+            return self.colors[cols]
+        by_row = self.colors[rows]
+        by_column = self.colors[cols + (self.pattern.shape[0] if self.partition == "both" else 0)]
+        return np.where(self.by_rows, by_row, by_column)
 
     def __repr__(self) -> str:
         count = f"num_colors={self.num_colors}, lower_bound={self.lower_bound}"
@@ -174,6 +210,17 @@ def alone(lines: np.ndarray, colors: np.ndarray, num_lines: int, num_colors: int
         once = np.empty(len(key), bool)
         once[order] = new[1:] & new[:-1]
     return once & (colors >= 0)
+
+
+def _palette(num_colors: int) -> Any:
+    # As many colors as there are, neighbors far apart.
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    if num_colors <= 10:
+        return ListedColormap(colormaps["tab10"](np.arange(max(num_colors, 1))))
+    wheel = np.arange(num_colors) * 0.618034 % 1  # the golden ratio
+    return ListedColormap(colormaps["turbo"](0.05 + 0.9 * wheel))
 
 
 def _readable(coloring: Coloring) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jacobia._progress import waiting
 from jacobia._sparse import greedy as _greedy
 from jacobia._sparse import lattices as _lattices
 from jacobia._sparse.coloring import PARTITIONS, Coloring, alone, check_arguments, lower_bound
@@ -46,10 +47,12 @@ def coloring(pattern: Pattern, partition: str = "auto") -> Coloring:
     """
     check_arguments("coloring", pattern, partition, ("auto", *PARTITIONS))
     if partition == "symmetric":
-        return Coloring(pattern, partition, _symmetric(pattern))
+        with waiting("coloring"):
+            return Coloring(pattern, partition, _symmetric(pattern))
     if partition in ("rows", "columns"):
         return Coloring(pattern, partition, _lines(pattern, int(partition == "columns"), None))
-    row_colors, column_colors = _fewest(pattern)
+    with waiting("coloring"):
+        row_colors, column_colors = _fewest(pattern)
     if partition == "auto" and row_colors.max(initial=-1) < 0:
         return Coloring(pattern, "columns", column_colors)
     if partition == "auto" and column_colors.max(initial=-1) < 0:

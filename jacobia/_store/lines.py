@@ -53,8 +53,9 @@ class Lines:
         self.nbytes = 0
         self._next = 0
         self._unindexed: list[int] = []
-        self._owner: Any = None  # line → piece, or -1
+        self._owner: Any = None  # line → 1 + its piece, or 0: zeros take no time, however many lines there are
         self._place: Any = None  # line → place in its piece
+        self._known = 0  # how many lines of the index are known
 
     def missing(self, numbers: np.ndarray | None) -> np.ndarray:
         """Which of the (sorted) numbers are not known; None stands for all lines."""
@@ -63,7 +64,7 @@ class Lines:
             return np.arange(self.count) if numbers is None else numbers
         owner = self._index()[0]
         owners = owner if numbers is None else owner[numbers]
-        unknown = np.flatnonzero(owners < 0)
+        unknown = np.flatnonzero(owners == 0)
         return unknown if numbers is None else numbers[unknown]
 
     def line(self, number: int) -> tuple[Any, int] | None:
@@ -72,7 +73,7 @@ class Lines:
         if not self.pieces:
             return None
         owner, place = self._index()
-        key = int(owner[number])
+        key = int(owner[number]) - 1
         if key < 0:
             return None
         piece = self.pieces[key] = self.pieces.pop(key)  # used last
@@ -101,11 +102,11 @@ class Lines:
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
         # Made when it is first looked into: most views are read once.
         if self._owner is None:
-            self._owner = np.full(self.count, -1, np.int32)
-            self._place = np.zeros(self.count, np.int32)
+            self._owner, self._place = np.zeros((2, self.count), np.int32)
         for key in self._unindexed:
             numbers = self.pieces[key].numbers
-            self._owner[numbers] = key
+            self._known += int(np.count_nonzero(self._owner[numbers] == 0))
+            self._owner[numbers] = key + 1
             self._place[numbers] = np.arange(len(numbers))
         self._unindexed.clear()
         return self._owner, self._place
@@ -114,14 +115,27 @@ class Lines:
         """For known numbers: (array of a piece, places in it, places among `numbers`)."""
         owner, place = self._index()
         owners = owner[numbers]
-        for key in np.unique(owners):
-            here = np.flatnonzero(owners == key)
-            piece = self.pieces[int(key)] = self.pieces.pop(int(key))  # used last
+        for key in (int(k) - 1 for k in np.unique(owners)):
+            here = np.flatnonzero(owners == key + 1)
+            piece = self.pieces[key] = self.pieces.pop(key)  # used last
             yield piece.array, place[numbers[here]], here
 
-    def known(self) -> tuple[int, int]:
-        """How many lines are known, of how many."""
-        return int(np.count_nonzero(self._index()[0] >= 0)) if self.pieces else 0, self.count
+    def known(self) -> int:
+        """How many lines are known."""
+        self._forget_deleted()
+        if self._owner is None and len(self.pieces) == 1:
+            return next(iter(self.pieces.values())).numbers.size
+        if self.pieces:
+            self._index()
+        return self._known
+
+    def shares(self, cells: int) -> np.ndarray:
+        """How much is known of so many parts of the lines, each of about the same length: numbers from 0 to 1."""
+        self._forget_deleted()
+        if not self.pieces:
+            return np.zeros(min(cells, self.count))
+        bounds = np.linspace(0, self.count, min(cells, self.count) + 1).astype(int)
+        return np.add.reduceat(self._index()[0] > 0, bounds[:-1], dtype=int) / np.diff(bounds)
 
     def shrink(self, limit: int) -> None:
         """Forget the least recently used pieces until the rest fits."""
@@ -131,7 +145,9 @@ class Lines:
     def _drop(self, key: int) -> None:
         owner, _ = self._index()
         piece = self.pieces.pop(key)
-        owner[piece.numbers[owner[piece.numbers] == key]] = -1
+        gone = piece.numbers[owner[piece.numbers] == key + 1]
+        owner[gone] = 0
+        self._known -= gone.size
         self.nbytes -= piece.array.nbytes
 
 

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._operators.lines import has_few_nonzeros
+from jacobia._progress import shown
 from jacobia._read.block import LiveBlock
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import derivatives, expansion
-from jacobia._stream.blocks import block_size, check, computed, shown
+from jacobia._stream.blocks import block_size, check, computed, rows_of
 from jacobia._stream.journal import Journal, locked, sync_file
 from jacobia._stream.processes import Share, at_home, share_of
 from jacobia._stream.saved import Saved, SavedCSR, checked_path, open_saved, zarr_of
@@ -41,7 +42,9 @@ _CODECS = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec"}
 _Blocks = Callable[[list[slice]], Iterator[tuple[slice, Any]]]
 
 
-def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | None, progress: bool) -> Saved | SavedCSR:
+def save(
+    J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | None, progress: bool | None
+) -> Saved | SavedCSR:
     """Write a view in blocks, those that are missing at `path`: its nonzeros where it is large and sparse."""
     zarr_of()  # before anything is written
     sparse = _is_sparse(J)
@@ -79,7 +82,7 @@ def _size(folder: Path, given: Any) -> int | None:
 
 
 def _save_nonzeros(
-    J: LiveBlock, folder: Path, header: dict[str, Any], share: Share, block: Any, progress: bool
+    J: LiveBlock, folder: Path, header: dict[str, Any], share: Share, block: Any, progress: bool | None
 ) -> None:
     # Three arrays, as in a matrix of SciPy in the format CSR. All nonzeros come from one kernel.
     pattern = J._pattern()
@@ -95,10 +98,10 @@ def _save_nonzeros(
         dtype = header["dtype"] if name == "data" else whole().dtype.str
         own = header | {"shape": [length], "dtype": dtype, "block": size, "matrix": list(pattern.shape)}
         blocks = lambda parts, whole=whole: ((part, whole()[part]) for part in parts)  # noqa: E731
-        _save_array(folder / name, own, share, blocks, progress and name == "data")
+        _save_array(folder / name, own, share, blocks, progress if name == "data" else False)
 
 
-def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blocks, progress: bool) -> None:
+def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blocks, progress: bool | None) -> None:
     folder.mkdir(exist_ok=True)
     found = Journal.of(folder)
     if found is None and share.rank > 0:
@@ -125,11 +128,11 @@ def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blo
 
 
 def _shown(
-    made: Iterator[tuple[slice, Any]], parts: list[slice], own: range, saved: Saved, progress: bool
+    made: Iterator[tuple[slice, Any]], parts: list[slice], own: range, saved: Saved, progress: bool | None
 ) -> Iterator[tuple[slice, Any]]:
     total = sum(s.stop - s.start for s in map(saved.slice_of, own))
     left = sum(p.stop - p.start for p in parts)
-    return shown(made, total, total - left, progress)
+    return shown(made, total, rows_of, "row", progress, total - left)
 
 
 # Other processes

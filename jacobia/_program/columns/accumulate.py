@@ -39,6 +39,7 @@ from jacobia._program.known import (
     results,
 )
 from jacobia._program.walk import run
+from jacobia._progress import waiting
 
 
 class Value:
@@ -240,7 +241,8 @@ class Walked:
             offset += v.aval.size
         walk = Walk(tape, self.n)
         try:
-            outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
+            with waiting("reading the program"):
+                outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
         except NotLinear as error:  # the program is linear, if not step by step
             walk.warn(str(error))
             outs = self._dense(jaxpr, consts)
