@@ -190,7 +190,7 @@ class Walk:
 
 
 def _settled(value: Any, n: int) -> Any:
-    # A tangent that is zero by structure always has no slots. A rule that moves columns, as padding does, may have moved
+    # A tangent that is zero by structure always has no slots. A rule that moves columns (padding, say) may have moved
     # all of them out; no other rule need check for that.
     if isinstance(value, Slots):
         return value if not value.width or _any_used(value.cols, n) else nothing(value.shape, value.dtype)
