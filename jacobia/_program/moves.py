@@ -25,7 +25,7 @@ class Move(NamedTuple):
     along: Callable[[Any, Sequence, int], Followed]  # (equation, `Along` or None of each operand, B)
     fused: float = FUSED
     linear: bool = True
-    still: bool = False  # whether what lies in order along an axis lies in order along an axis behind it
+    still: bool = False  # whether elements in order along an axis stay in order along an axis
 
 
 def _broadcast_in_dim(eqn: Any, operands: Sequence, n: int) -> list:

@@ -33,7 +33,7 @@ class Coloring:
       colors: int32, read-only, 0 to `num_colors` - 1; a line of color -1 is in no seed. Shape (M,) for "rows", (N,) for
         "columns" and "symmetric", (M + N,) for "both": rows, then columns, whose colors go on where those of rows end.
       num_colors: C, the number of seeds. The first `num_row_colors` of them are colors of rows.
-      lower_bound: no coloring of this partition has fewer colors. There may be none with as few.
+      lower_bound: no coloring of this partition has fewer colors. It may not be reachable.
       by_rows: booleans, shape (nnz,). For "both": whether an entry is read from a row color; for "symmetric": whether
         entry (i, j) is read as entry (j, i). None for "rows" and "columns".
 

@@ -39,7 +39,7 @@ class Pick(NamedTuple):
     """What a key asks for. `ids[k]` are flat numbers in part k; None: all of it, in order."""
 
     ids: tuple[Any, ...]
-    whole: tuple[bool, ...]  # per part: is all of it asked for
+    whole: tuple[bool, ...]  # per part: whether the key asks for all of it
     outer: bool  # the outer product of the parts; otherwise point by point, each of `shape`
     shape: tuple[int, ...]  # of the result
 

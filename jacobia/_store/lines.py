@@ -162,7 +162,7 @@ class Patches:
         self._next += 1
 
     def missing(self, samples: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The samples of which a line is not known, and the lines that are not known of a sample."""
+        """The samples that lack some of these lines, and the lines that some of these samples lack."""
         unknown = np.ones((samples.size, lines.size), bool)
         for _, _, there in self.take(samples, lines):
             unknown[there] = False
@@ -249,7 +249,7 @@ class Store:
         )
 
     def lacks(self, rows: np.ndarray | None, columns: np.ndarray | None) -> bool:
-        """Whether nothing is known of some rows and some columns; None stands for all."""
+        """Whether nothing is known of these rows and these columns; None stands for all."""
         if self.whole() is not None or self.nonzeros is not None:
             return False
         return self.rows.lacks(rows) and self.columns.lacks(columns)

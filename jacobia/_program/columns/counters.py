@@ -171,7 +171,7 @@ def counted(loop: Loop) -> list[Steps | None]:
 
 
 def known_results(loop: Loop) -> list[Lazy | None]:
-    """What is known of the results of a loop, computed only when somebody asks."""
+    """What is known of the results of a loop, computed on demand."""
     found: list[Lazy | None] = [None] * len(loop.avals)
     if loop.length is None:
         return found

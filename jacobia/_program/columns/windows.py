@@ -22,7 +22,7 @@ def _geometry(
     shape: Sequence[int], place: Sequence[int], count: Sequence[int], strides: Sequence, padding: Sequence,
     dilation: Sequence, window_dilation: Sequence,
 ) -> tuple[list, list]:  # fmt: skip
-    # How to read one place of all windows: the padding, and the limits of a strided slice behind it.
+    # How to read one place of all windows: the padding, and the limits of the strided slice after it.
     low = [p[0] - k * d for p, k, d in zip(padding, place, window_dilation, strict=True)]
     limits = [(c - 1) * step + 1 for c, step in zip(count, strides, strict=True)]
     config = [

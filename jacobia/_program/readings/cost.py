@@ -187,7 +187,7 @@ def _alive(eqns: list, needed: set) -> list:
 # What these operations cost besides reading and writing, in units of copying one element of an array (0.13 ns).
 # Measured on a CPU with two cores, each vectorized over 256 seeds.
 
-# A multiplication inside a matrix product: 0.01 ns where it is large, 0.06 ns for 64 products with a 16 × 16 matrix.
+# A multiplication inside a matrix product: 0.01 ns if it is large, 0.06 ns for 64 products with a 16 × 16 matrix.
 _FLOP = 1 / 16
 # A multiplication inside a convolution: 0.03 ns with 16 channels, 0.2 ns between 3 and 8, 4 ns with one.
 _CONVOLVED = 1

@@ -66,7 +66,7 @@ def _rule(eqn: Any, values: list, seen: list[str]) -> list:
             return [_Known(v) for v in bind(eqn, *(v.value for v in values))]
     sources = [_sources(v) for v in values]
     union = frozenset().union(*sources)
-    # Of complex numbers: such an operation would make rows and columns disagree.
+    # With complex numbers, an operation that is linear over the reals only makes rows and columns disagree.
     if wiring(eqn).over_reals and union and name not in seen:
         seen.append(name)
     if wiring(eqn).linear is EACH and any(_is_zero(v) for v in values):

@@ -46,7 +46,7 @@ class Mixing(NamedTuple):
     output: int  # the first output that is not independent
     kind: str  # "mixed": samples met; "moved": apart, but in other places; "placed": along another axis
     sample: int  # this sample of the output ...
-    source: int  # ... depends on this one of the input
+    source: int  # ... depends on this sample of the input
 
     def __str__(self) -> str:
         if self.kind == "placed":

@@ -1,7 +1,7 @@
 """A reading of a program: is it linear in its seeds, operation by operation?
 
-The pullback of a `custom_vjp` is whatever its rule computes, and that may be clipped, normalized or shifted. Only if
-every operation on the seeds is seen to be linear does it give products, columns and nonzeros besides rows.
+The pullback of a `custom_vjp` is whatever its rule computes: it may clip, normalize or shift. Only a pullback whose
+every operation on the seeds is seen to be linear gives products, columns and nonzeros besides rows.
 Knows equations. Knows no derivatives.
 """
 
