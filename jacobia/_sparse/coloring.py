@@ -32,15 +32,15 @@ class Coloring:
     Attributes:
       pattern: what is colored, shape (M, N).
       partition: "rows", "columns", "both" or "symmetric".
-      colors: int32, read-only, 0 to `num_colors` - 1; -1 is in no seed. Shape (M,) for rows, (N,) for columns and for
-        symmetric, (M + N,) for both: rows, then columns, whose colors go on where those of the rows end.
-      num_colors: C, how many seeds there are; `num_row_colors` of them are of rows, the first ones.
-      lower_bound: no coloring of this partition has fewer colors. It need not be reached.
-      by_rows: booleans, shape (nnz,), or None: for both, whether an entry is read from a row color; for symmetric,
-        whether entry (i, j) is read where (j, i) is.
+      colors: int32, read-only, 0 to `num_colors` - 1; a line of color -1 is in no seed. Shape (M,) for "rows", (N,) for
+        "columns" and "symmetric", (M + N,) for "both": rows, then columns, whose colors go on where those of rows end.
+      num_colors: C, the number of seeds. The first `num_row_colors` of them are colors of rows.
+      lower_bound: no coloring of this partition has fewer colors. It may not be reachable.
+      by_rows: booleans, shape (nnz,). For "both": whether an entry is read from a row color; for "symmetric": whether
+        entry (i, j) is read as entry (j, i). None for "rows" and "columns".
 
     Raises:
-      ValueError: the partition is none, or the colors are no coloring of the pattern.
+      ValueError: the partition is not one of these four, or the colors are not a coloring of the pattern.
     """
 
     pattern: Pattern
@@ -76,7 +76,7 @@ class Coloring:
         if self.partition != "both":
             return self.colors
         colors = self.colors[self.pattern.shape[0] :]
-        return colors - np.int32(self.num_row_colors) * (colors >= 0)  # arithmetic, so that they may be traced
+        return colors - np.int32(self.num_row_colors) * (colors >= 0)  # arithmetic: colors may be traced
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it and its pattern to a file, for `Coloring.load`."""
@@ -167,7 +167,7 @@ class Coloring:
 
     @classmethod
     def tree_unflatten(cls, static: tuple, leaves: Any) -> "Coloring":
-        pattern, colors, by_rows = leaves  # they may be anything
+        pattern, colors, by_rows = leaves  # JAX may put any objects in place of arrays
         return _fill(object.__new__(cls), pattern, colors, by_rows, static)
 
 
@@ -185,7 +185,7 @@ def lower_bound(pattern: Pattern, partition: str) -> int:
         return int(per_column.max())
     if partition == "columns":
         return int(per_row.max())
-    # A color gives one number for each row, or column, that has entries; and there are so many numbers to be read.
+    # A color gives one number for each row, or column, that has entries; `different` numbers must be read.
     lines = max(np.count_nonzero(per_row), np.count_nonzero(per_column))
     different = pattern.nnz
     if partition == "symmetric":
@@ -224,7 +224,7 @@ def _palette(num_colors: int) -> Any:
 
 
 def _readable(coloring: Coloring) -> np.ndarray | None:
-    # Where each entry is read, by `by_rows`; raises if one can't be.
+    # `by_rows`: where each entry is read. Raises if an entry can't be read.
     pattern, partition = coloring.pattern, coloring.partition
     m, n = pattern.shape
     row_colors, column_colors = coloring.row_colors, coloring.column_colors
@@ -296,7 +296,7 @@ def _checked(pattern: Pattern, partition: str, colors: Any) -> np.ndarray:
 
 
 def check_arguments(call: str, pattern: Any, partition: Any, partitions: tuple[str, ...]) -> None:
-    """Raise unless this is a pattern, and one that can be colored in this way."""
+    """Raise unless `pattern` is a `Pattern` that has a coloring of this partition."""
     if not isinstance(pattern, Pattern):
         raise TypeError(
             f"{call}(pattern=...): expected a Pattern, got {type(pattern).__name__}. "

@@ -55,14 +55,14 @@ class Pattern:
 
         Raises:
           TypeError: numbers that are no integers.
-          ValueError: `rows` and `cols` of different lengths, numbers out of range, or a shape that is none.
+          ValueError: `rows` and `cols` of different lengths, numbers out of range, or an invalid shape.
           MaterializationError: more than 2**31 - 1 entries.
         """
         return cls(rows, cols, shape)
 
     @classmethod
     def from_dense(cls, array: Any) -> "Pattern":
-        """From a matrix, shape (M, N), booleans or numbers: where it is not zero (NaN is not)."""
+        """From a matrix, shape (M, N), booleans or numbers: where it is not zero; NaN counts as nonzero."""
         array = np.asarray(array)
         if array.ndim != 2:
             raise ValueError(
@@ -115,7 +115,7 @@ class Pattern:
 
     @property
     def density(self) -> float:
-        """The part of all entries that can be nonzero, between 0 and 1."""
+        """The fraction of entries that can be nonzero, between 0 and 1."""
         return self.nnz / max(1, self.shape[0] * self.shape[1])
 
     @cached_property
@@ -269,15 +269,15 @@ class Pattern:
 
     @classmethod
     def tree_unflatten(cls, shape: tuple[int, int], leaves: Any) -> "Pattern":
-        rows, cols = leaves  # they may be anything
+        rows, cols = leaves  # JAX may put any objects in place of arrays
         return _fill(object.__new__(cls), rows, cols, shape)
 
 
 def made_of(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pattern:
-    """A pattern of arrays of its own, which are right and sorted already.
+    """A pattern of arrays that are valid, sorted, and not shared with a caller.
 
     Raises:
-      MaterializationError: there are more entries than numbers for them.
+      MaterializationError: there are more than 2**31 - 1 entries.
     """
     _check_count(len(rows))
     return _fill(object.__new__(Pattern), _fixed(rows), _fixed(cols), shape)
@@ -298,7 +298,7 @@ def _check_count(nnz: int) -> None:
 
 
 def _fixed(ids: np.ndarray, dtype: Any = np.int32) -> np.ndarray:
-    ids = np.asarray(ids, dtype)  # nothing that a caller has in hand: checked numbers have 64 bits
+    ids = np.asarray(ids, dtype)  # not a caller's array: checked numbers have 64 bits, so this copies
     ids.setflags(write=False)
     return ids
 
