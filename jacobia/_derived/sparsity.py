@@ -40,8 +40,8 @@ def sparsity_pattern(
       MaterializationError: the pattern, or an intermediate on the way to it, does not fit in memory.
 
     References:
-      Griewank, Walther, "Evaluating Derivatives" (2nd ed., 2008), doi:10.1137/1.9780898717761, chapter 7, on index sets
-        that are carried through a program.
+      Griewank, Walther, "Evaluating Derivatives" (2nd ed., 2008), doi:10.1137/1.9780898717761, chapter 7: "Sparse
+        Forward and Reverse".
 
     Example:
       >>> import jax.numpy as jnp
