@@ -27,7 +27,7 @@ from jacobia import hessian, jacobian
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "planning.md"
 
 CLOSE = 1.25  # a choice within this factor of the least time counts as right: other processes on the machine make noise
-TOLERANCE = 2e-3  # of the largest entry, in float32 against float32
+TOLERANCE = 2e-3  # the largest error, as a fraction of the largest entry; both sides are float32
 
 # Name of a plan → the `mode` that forces it. The last two compute all of a block, and raise where that is impossible.
 MODES = {"rows": "rev", "columns": "fwd", "nonzeros": "accumulate", "waist": "waist"}

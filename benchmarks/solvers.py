@@ -221,7 +221,7 @@ _READS: dict[str, Callable] = {
 
 
 def first_call(title: str, read: str) -> float:
-    """Seconds of the first read of a new f; SciPy is imported, and JAX has run, before the clock starts."""
+    """Seconds for the first read of a new f. SciPy is imported, and JAX has run, before the clock starts."""
     import scipy.sparse
 
     assert scipy.sparse.issparse

@@ -380,7 +380,7 @@ def blocks(quick: bool) -> list[Result]:
 
 
 def wide(quick: bool) -> list[Result]:
-    """`tanh(W x)`, 512 → 4096, all of it."""
+    """The whole dense Jacobian of `tanh(W x)`, 512 → 4096."""
     n, m = 512, 4096
     weight = _draw(m, n)
     w = jnp.asarray(weight)

@@ -117,7 +117,7 @@ class WalkedProgram:
         return self._found[outs, ins]
 
     def on_diagonal(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> Entries:
-        """The entries on the diagonal of a block, those of one sample after those of the other."""
+        """The entries on the diagonal of a block, sample by sample."""
         name = outs, ins, "on the diagonal"
         if name not in self._found:
             sides = (ins, outs) if self.transposed else (outs, ins)

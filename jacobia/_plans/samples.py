@@ -40,7 +40,7 @@ def width_of(origin: Linearized, samples: Any) -> int:
 
 
 def few_samples(origin: Linearized, request: Request, remembers: bool = True) -> "Samples | None":
-    """The plan that computes some samples alone; None where that does not pay, or f mixes samples in its program.
+    """The plan that computes some samples alone; None where that does not pay, or they cannot be evaluated alone.
 
     Args:
       remembers: whether the store is used; False inside a trace.

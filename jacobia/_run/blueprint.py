@@ -48,7 +48,7 @@ _WORTH_WEIGHING = 1e4
 # If evaluating f costs less than this (some ten microseconds), rows are not pulled back through single samples.
 _WORTH_APART = 1e4
 
-# Seeds that are a selection run in a loop, which costs this much for each element of an answer, beside the pass itself:
+# A selection of seeds runs in a loop, which costs this much for each element of an answer, on top of the pass itself:
 # 1.7 ns in the median (0.2 to 4), measured with 256 to 1000 of 512 to 2000 seeds on a tridiagonal program, exp, a
 # layer and an MLP.
 _PICKED = 15

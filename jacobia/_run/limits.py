@@ -17,8 +17,8 @@ _SHARE = 0.5
 # Few widths, so that few kernels serve all sets of rows; no padding up to 4 rows, since small requests are common.
 _WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
 
-# Bytes for each core that a loop over chunks of seeds, or over blocks of samples, may use to stay in the cache. Blocks
-# of samples need more steps of the loop, so they may be larger.
+# Bytes for each core that one step of a loop may use to stay in the cache: chunks of seeds in the core's own cache,
+# blocks of samples, which take more steps, in all caches.
 _CACHE, _CACHE_OF_SAMPLES = 1 << 21, 1 << 23
 
 # Up to one sample in _APART is worth a kernel for these samples alone.

@@ -318,7 +318,7 @@ def applied_program(
 ) -> Any:
     """The program (a closed jaxpr) of `applied`, as a function of constants, leaves and seeds with samples in front."""
     skip = len(program.jaxpr.invars) - program.num_leaves
-    own = program.num_leaves - (0 if program.heads is None else len(program.heads))  # cotangents lie behind the leaves
+    own = program.num_leaves - (0 if program.heads is None else len(program.heads))  # without cotangents
     side = spaces.outputs.pick(outs) if way == "rows" else spaces.inputs.pick(ins)
     seeds = [jax.ShapeDtypeStruct(spaces.lead + s, d) for s, d in zip(side.shapes, side.dtypes, strict=True)]
 
