@@ -37,8 +37,8 @@ def diagonal_shape(origin: Linearized, index: int, flat: bool) -> tuple[int, ...
       flat: take the diagonal of the block as a matrix (M, N).
 
     Returns:
-      `(*lead, *x.shape)`, for a Hessian `(*lead, *y.shape, *x.shape)`; or `(*lead, min(M, N))` for a flat block or a
-      2-D one that is not square.
+      `(*lead, *x.shape)`; for a Hessian `(*lead, *y.shape, *x.shape)`. `flat` merges all axes behind `lead` into one. A
+      Jacobian that is not square has a diagonal if it is flat or 2-D: `(*lead, min(M, N))`.
 
     Raises:
       ValueError: the block has no diagonal.

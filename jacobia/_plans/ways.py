@@ -175,7 +175,7 @@ def count_of(numbers: Any, shape: tuple[int, ...]) -> int:
 
 
 def key_of(numbers: Any) -> Any:
-    """A hashable value, equal for equal numbers."""
+    """A hashable value, equal for equal numbers; for traced numbers, for the same tracer alone."""
     if numbers is None:
         return None
     return id(numbers) if isinstance(numbers, Tracer) else numbers.tobytes()
