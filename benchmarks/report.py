@@ -1,4 +1,4 @@
-"""Results as Markdown, and the pages that keep those of the last run: docs/benchmarks.md, and ten of them speed.md."""
+"""Results as Markdown, and the page docs/benchmarks.md, which shows those of the last run."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ def _number(value: float) -> str:
 
 
 def machine() -> str:
-    """CPU model, cores, memory, system; nothing that names the machine."""
+    """CPU model, cores, memory and system, without the name of the machine."""
     model = platform.processor() or platform.machine()
     cpus = Path("/proc/cpuinfo")
     if cpus.exists() and (found := re.search(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE)):
@@ -46,7 +46,7 @@ def _losses(rows: list[str]) -> str:
     return "### Where jacobia loses\n\n" + ("\n".join(f"* {row}" for row in rows) or "Nowhere in this run.")
 
 
-# What a user asks first: the beginning of a bar, and what it says in words.
+# The bars that matter most to a user: the beginning of the bar's title, and its meaning in words.
 _HEADLINES = (
     ("rows 1:4 of 2000, `jac` kept, than the same", "three rows of 2000, beside all of them by jitted `jacrev`"),
     ("`J[...]`, MLP 64→256→256→64, `jac` kept", "all of the Jacobian of an MLP, beside jitted `jacfwd`"),
@@ -79,7 +79,7 @@ def _limit(result: Result) -> str:
 
 
 def bars(results: list[Result], quick: bool) -> str:
-    """The table of the bars."""
+    """The headlines, then the table of all bars."""
     rows = []
     for r in results:
         measured = f"{_number(r.measured)} {r.unit}" if r.measured is not None else ""
@@ -101,7 +101,7 @@ def bars(results: list[Result], quick: bool) -> str:
 
 
 def peers(table: Table, quick: bool) -> str:
-    """The table of the peers: contenders down, workloads across."""
+    """The table of libraries: a row for each contender, a column for each workload."""
     rows = [["the better of jitted jacrev and jacfwd", *(table.base.get(name, "") for name in WORKLOADS)]]
     notes: dict[str, int] = {}
 
@@ -137,7 +137,7 @@ def peers(table: Table, quick: bool) -> str:
 
 
 def write(section: str, text: str, path: Path = PAGE) -> None:
-    """Replace what stands between the marks of a section in a page: docs/benchmarks.md, if no other one is given."""
+    """Replace the text between the marks of a section of a page (by default docs/benchmarks.md)."""
     begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
     page = path.read_text(encoding="utf-8")
     if begin not in page or end not in page:
