@@ -1,4 +1,4 @@
-"""Results as Markdown, and the page docs/benchmarks.md, which shows those of the last run."""
+"""Results as Markdown, and the pages docs/benchmarks.md and docs/speed.md, which show those of the last run."""
 
 import os
 import platform
@@ -79,7 +79,7 @@ def _limit(result: Result) -> str:
 
 
 def bars(results: list[Result], quick: bool) -> str:
-    """The headlines, then the table of all bars."""
+    """The table of all bars."""
     rows = []
     for r in results:
         measured = f"{_number(r.measured)} {r.unit}" if r.measured is not None else ""

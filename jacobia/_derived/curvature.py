@@ -63,7 +63,8 @@ def empirical_fisher(loss: Callable, f: Callable, argnums: int | Sequence[int] =
       A function of the arguments of `f`. It returns lazy views of the shapes and dtypes of those of `ggn`.
 
     Raises:
-      What `ggn` raises; and ValueError: the losses are not of shape `(B,)`.
+      TypeError: what `ggn` raises.
+      ValueError: the losses are not of shape `(B,)`.
 
     References:
       Kunstner, Balles, Hennig, "Limitations of the empirical Fisher approximation for natural gradient descent",

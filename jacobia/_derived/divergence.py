@@ -30,7 +30,8 @@ def divergence(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) ->
       dtype `jnp.result_type(x, y)`; `(divergence, aux)` with `has_aux`. The result can be differentiated.
 
     Raises:
-      What `jacobian` raises; TypeError: an unknown option; ValueError: outputs and inputs of different shapes.
+      TypeError: what `jacobian` raises; an unknown option.
+      ValueError: what `jacobian` raises; outputs and inputs of different shapes.
 
     Example:
       >>> import jax.numpy as jnp

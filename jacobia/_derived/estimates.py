@@ -63,7 +63,7 @@ def estimate_diagonal(op: Any, key: jax.Array, method: str = "xdiag", samples: i
       operator, two trees like its inputs. The estimate has the dtype of the matrix; the errors are real.
 
     Raises:
-      What `estimate_trace` raises.
+      TypeError, ValueError, ImportError: what `estimate_trace` raises.
 
     References:
       Epperly, Tropp, Webber, "XTrace: making the most of every sample in stochastic trace estimation", SIAM J. Matrix

@@ -75,7 +75,8 @@ def value_and_laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options
       and dtype of `y`.
 
     Raises:
-      What `laplacian` raises; and ValueError: `f` returns several numbers.
+      TypeError, BatchMixingError: what `laplacian` raises.
+      ValueError: `f` returns several numbers.
 
     References:
       As for `laplacian`.

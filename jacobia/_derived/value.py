@@ -48,7 +48,7 @@ def value_and_hessian(f: Callable, argnums: int | Sequence[int] = 0, **options: 
       and H as `hessian` does, of shape `y.shape + x.shape + x.shape` or a tree of views.
 
     Raises:
-      What `hessian` raises.
+      TypeError, ValueError: what `hessian` raises.
 
     Example:
       >>> import jax.numpy as jnp
