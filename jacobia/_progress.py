@@ -45,6 +45,7 @@ class Config:
 
 
 config = Config()
+"""Settings of this process. `config.progress = True` shows a bar for what takes longer than a second (package tqdm)."""
 
 
 def _tqdm(asked: str) -> Any:
