@@ -6,6 +6,7 @@ Knows steps and time. Knows nothing of what the steps compute.
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 _Step = TypeVar("_Step")
@@ -50,7 +51,10 @@ config = Config()
 
 def _tqdm(asked: str) -> Any:
     try:
-        from tqdm.auto import tqdm
+        if find_spec("ipywidgets") is None:  # without which a bar in a notebook is text, and tqdm.auto warns of that
+            from tqdm import tqdm
+        else:
+            from tqdm.auto import tqdm
     except ImportError:
         raise ImportError(
             f"{asked}: expected the package tqdm, got none. Install it: pip install 'jacobia[progress]'."

@@ -15,7 +15,7 @@ from jacobia import _progress, jacobian
 @pytest.fixture
 def bars(monkeypatch):
     """With progress on: the bars that were opened, without a delay; a dict of settings for each."""
-    tqdm = pytest.importorskip("tqdm.auto")
+    tqdm = pytest.importorskip("tqdm")
     made = []
 
     class Bar(tqdm.tqdm):
@@ -27,7 +27,7 @@ def bars(monkeypatch):
         def update(self, n=1):
             self.made["done"] = self.made.get("done", 0) + n
 
-    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    monkeypatch.setattr(_progress, "_tqdm", lambda asked: Bar)
     monkeypatch.setattr(_progress, "_DELAY", 0.0)
     monkeypatch.setattr(_progress, "_TICK", 0.001)
     monkeypatch.setattr(jacobia.config, "progress", True)

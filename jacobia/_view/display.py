@@ -166,8 +166,8 @@ color:var(--jp-content-font-color1,var(--vscode-editor-foreground,inherit))}
 .jacobia-of{opacity:.65;margin-left:.5em}
 .jacobia-body{display:flex;gap:14px;align-items:flex-start;margin:4px 0}
 .jacobia-view table{border-collapse:collapse;margin:0;background:none;color:inherit;font-size:inherit}
-.jacobia-view th,.jacobia-view td{padding:0 10px 0 0;text-align:left;vertical-align:top;border:0;background:none;
-font-weight:normal;white-space:normal}
+.jacobia-view th,.jacobia-view td{padding:0 10px 0 0;text-align:left!important;vertical-align:top;border:0;
+background:none;font-weight:normal;white-space:normal;max-width:none}
 .jacobia-view th{opacity:.65}
 .jacobia-view tr{background:none!important;border:0}
 .jacobia-view svg{flex:none;fill:var(--jp-brand-color1,#3572b0)}
