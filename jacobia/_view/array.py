@@ -239,13 +239,13 @@ class ArrayLike:
                 return _method(name).__get__(self)
             if isinstance(getattr(type(self), name, None), property):  # it has raised
                 raise not_traced(name)
-            if of_arrays is not None and name not in _INSTEAD:
+            if of_arrays is not None and name not in INSTEAD:
                 raise AttributeError(
                     f"J.{name}: expected an attribute of a lazy view, got one of an array in memory. "
                     f"Write J[...].{name}.",
                     name=name,
                 )
-            hint = _INSTEAD.get(name, "J[...] is the array, and J.stats, J.plan and J.explain() tell of the view")
+            hint = INSTEAD.get(name, "J[...] is the array, and J.stats, J.plan and J.explain() tell of the view")
             raise AttributeError(
                 f"J.{name}: expected an attribute of a lazy view or of jax.Array, got {name!r}. "
                 f"{hint.format(name=name)}.",
@@ -320,7 +320,7 @@ def _array_type() -> type:
 
 
 # What other libraries call it → what to write.
-_INSTEAD = {
+INSTEAD = {
     name: hint
     for names, hint in (
         ("numpy toarray todense to_dense dense values to_numpy", "Write numpy.asarray(J)"),
