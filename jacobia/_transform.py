@@ -224,7 +224,7 @@ class _Transform(Uncalled):
 
     def __init__(self, f: Callable, options: Options, where: Any):
         self.__wrapped__ = f
-        self._f, self._options, self._where = f, options, copied_where(where)
+        self._f, self._options, self._where = f, options, copied_where(options.name, where)
         # What carries state is traced at every call; its kernels are found by its program all the same.
         self.carries_state = carries_state(f) or (is_predicate(where) and carries_state(where))
         plain = options.jit and options.spread is None and not (options.static_argnums or options.static_argnames)

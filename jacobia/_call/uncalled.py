@@ -79,7 +79,8 @@ def _check_call(function: Callable, like: Callable, args: tuple, kwargs: dict) -
     inputs = "x" if later < 2 else "x, y" if later == 2 else "x, y, ..."
     raise TypeError(
         f"{name}({', '.join(functions)}, ...): expected {' and '.join(functions)}, and options by name, got {later} "
-        f"more argument{'s' * (later != 1)} by position. The arguments of f come in a second call: write {made}({inputs})."
+        f"more argument{'s' * (later != 1)} by position. The arguments of f come in a second call: write "
+        f"{made}({inputs})."
     ) from None
 
 
