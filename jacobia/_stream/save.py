@@ -44,6 +44,7 @@ _Blocks = Callable[[list[slice]], Iterator[tuple[slice, Any]]]
 def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | None, progress: bool) -> Saved | SavedCSR:
     """Write a view in blocks, those that are missing at `path`: its nonzeros where it is large and sparse."""
     zarr_of()  # before anything is written
+    J._origin.check_alive()
     sparse = _is_sparse(J)
     check(J, "save", sparse)
     if compression is not None and compression not in _CODECS:
