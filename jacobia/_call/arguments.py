@@ -62,6 +62,12 @@ class Call(NamedTuple):
         held = [item.value for _, item in (*self.fixed, *self.static_args, *self.static_kwargs)]
         return any(callable(value) and carries_state(value) for value in held)
 
+    def path(self, leaf: int) -> str:
+        """The name of one of the leaves, as a caller would write it."""
+        fixed = {place for place, _ in self.fixed}
+        places = [k for k in range(self.treedef.num_leaves) if k not in fixed]
+        return leaf_path(self.treedef, [k for k, _ in self.static_args], places[leaf])
+
     def rebuild(self, leaves: list) -> tuple[tuple, dict]:
         """The arguments of f with other arrays in the places of `leaves`."""
         if self.fixed:
@@ -323,9 +329,9 @@ def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[b
     leaves = [values[n.place] if n.leaf is None else call.leaves[n.leaf] for n in flat]
     tree, structure = tree_flatten(where)
     if is_predicate(where):
-        if tree and structure == in_tree:  # a module is callable, but is no function of a leaf
+        if tree and structure == in_tree != _ONE_LEAF:  # a module is callable, but is no function of a leaf
             raise _no_mask(name, where)
-        return [_answer(name, where(leaf)) for leaf in leaves]
+        return [_answer(name, where, leaf) for leaf in leaves]
     if not all(map(_is_boolean, tree)):
         raise _no_mask(name, where)
     if structure != in_tree:
@@ -344,7 +350,20 @@ def _no_mask(name: str, where: Any) -> TypeError:
     )
 
 
-def _answer(name: str, answer: Any) -> bool:
+def _answer(name: str, where: Callable, leaf: Any) -> bool:
+    try:
+        answer = where(leaf)
+    except TypeError:
+        try:
+            inspect.signature(where).bind(leaf)
+        except TypeError:
+            raise TypeError(
+                f"{name}(where=...): expected a function of one leaf, got {getattr(where, '__name__', where)}"
+                f"{inspect.signature(where)}. Write where=lambda leaf: ..., which gives True or False."
+            ) from None
+        except ValueError:  # a builtin has no signature
+            pass
+        raise
     try:
         return bool(answer)
     except (TypeError, ValueError):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import errors
 
-from jacobia._call.arguments import Call, leaf_path
+from jacobia._call.arguments import Call
 from jacobia._compat import Tracer
 
 _OPTIONS = frozenset(
@@ -115,10 +115,7 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
             k for k in constants if not _passes(run, call.leaves, {j: v for j, v in constants.items() if j != k})
         ]
         to_blame = to_blame or list(constants)  # each alone would do
-    fixed = {place for place, _ in call.fixed}
-    places = [k for k in range(call.treedef.num_leaves) if k not in fixed]
-    skipped = [k for k, _ in call.static_args]
-    paths = [leaf_path(call.treedef, skipped, places[k]) for k in to_blame[:_FEW]]
+    paths = [call.path(k) for k in to_blame[:_FEW]]
     paths = _static_paths(call, constants, paths)
     shown, many = ", ".join(_parameter(f, p) for p in paths), len(paths) > 1
     floats = [f"{constants[k]} for {numbers[k]}" for k in to_blame if type(numbers.get(k)) is not type(constants[k])]

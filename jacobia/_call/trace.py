@@ -3,7 +3,6 @@
 Functions that compute the same share one `Program`. Knows nothing of derivatives.
 """
 
-import inspect
 import re
 import threading
 import weakref
@@ -18,7 +17,7 @@ from jacobia._call.arguments import Call
 from jacobia._call.blame import looks_at_values, name_of, reason
 from jacobia._call.options import shown_type
 from jacobia._call.uncalled import Uncalled
-from jacobia._compat import config_values, eval_jaxpr, opened, trace_state
+from jacobia._compat import Tracer, config_values, eval_jaxpr, opened, trace_state
 from jacobia._found import Found
 from jacobia._program.fingerprint import fingerprint
 from jacobia._program.walk import needed, nested_consts, run_hoisted
@@ -160,6 +159,14 @@ def interned(jaxpr: Any, num_leaves: int, num_y: int, heads: Space | None = None
 
 
 def _kept_as_python(name: str, f: Callable, flat: Callable, call: Call, found: dict) -> Traced:
+    gone = [k for k, a in enumerate(call.leaves) if not isinstance(a, Tracer) and a.is_deleted()]
+    if gone:
+        path = call.path(gone[0])
+        raise ValueError(
+            f"{name}({path}=...): expected an array, got one which has been deleted or donated. Pass a copy, made "
+            f"before: {path}.copy()."
+        )
+
     def run(consts: Sequence, leaves: Sequence) -> list:
         try:
             return flat(leaves)
@@ -206,7 +213,7 @@ def _checked_output(name: str, path: str, leaf: Any) -> Any:
     kind, hint = shown_type(leaf), "Return other things as aux, with has_aux=True"
     if isinstance(leaf, (np.ndarray, np.generic)):
         kind = f"{kind} and dtype {leaf.dtype}"
-    elif inspect.isroutine(leaf):
+    elif callable(leaf):
         hint = "Call it in f"
     elif hasattr(leaf, "todense") or hasattr(leaf, "toarray"):
         hint = "Return its .data, or a dense array"

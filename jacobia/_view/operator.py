@@ -84,6 +84,20 @@ class Operator:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape})"
 
+    def __getitem__(self, key: Any) -> Any:
+        raise TypeError(
+            "operator(tree)[...]: expected a product, got a key; an operator has no entries that could be read. Read a "
+            "view, J[...], or jacobia.materialize(tree, key)."
+        )
+
+    __iter__ = None  # it has no rows either
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError(
+            "operator(tree): expected an array, got an operator, which is applied to trees. Write J[...] for a view, "
+            "or jacobia.materialize(tree)."
+        )
+
     @property
     def shape(self) -> tuple[int, int]:
         """How many numbers come out, and go in, of one sample."""

@@ -367,6 +367,32 @@ def test_a_mask_that_is_none(mask, hint):
     assert_helpful(caught, "jacobian(where=...)", hint)
 
 
+def test_a_function_of_a_leaf_for_one_array():
+    assert jacobian(f, where=lambda leaf: leaf.ndim == 1)(X).shape == (4, 4)
+    assert jacobian(f, where=lambda leaf: leaf.ndim == 2)(X) is None
+
+
+def test_functions_that_are_no_functions_of_one_leaf():
+    for where, got in ((lambda: True, "got <lambda>()."), (lambda path, leaf: True, "got <lambda>(path, leaf).")):
+        with pytest.raises(TypeError) as caught:
+            jacobian(f, where=where)(X)
+        assert_helpful(caught, "expected a function of one leaf", got, "Write where=lambda leaf: ...")
+    with pytest.raises(TypeError, match="can only concatenate"):
+        jacobian(f, where=lambda leaf: "a" + 1)(X)
+
+
+def test_a_deleted_argument_of_a_function_that_python_runs():
+    x = jnp.asarray(X) + 0
+    x.delete()
+    for call, path in (
+        (lambda: jacobian(f, jit=False)(x), "args[0]"),
+        (lambda: jacobian(lambda a, *, b: a * b, jit=False)(X, b=x), "b"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert_helpful(caught, f"jacobian({path}=...)", "deleted or donated", f"{path}.copy()")
+
+
 def test_modules_of_equinox_as_masks():
     equinox = pytest.importorskip("equinox")
     model = equinox.nn.Linear(4, 2, key=jax.random.key(0))

@@ -331,5 +331,14 @@ def test_a_save_of_a_deleted_point(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_operator_taken_for_an_array():
+    op = jacobia.operator(view())
+    for use in (lambda: op[0], lambda: np.asarray(op), lambda: jnp.asarray(op)):
+        with pytest.raises(TypeError) as caught:
+            use()
+        assert_tells(caught, "operator(tree)", "J[...]", "jacobia.materialize(tree")
+    assert_close(X[:3] @ op, X[:3] @ view()[...])
+
+
 def test_a_coloring_of_a_view():
     refused(view(), jacobia.coloring, "Write coloring(J.pattern).")
