@@ -118,7 +118,8 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
     paths = [call.path(k) for k in to_blame[:_FEW]]
     paths = _static_paths(call, constants, paths)
     shown, many = ", ".join(_parameter(f, p) for p in paths), len(paths) > 1
-    floats = [f"{constants[k]} for {numbers[k]}" for k in to_blame if type(numbers.get(k)) is not type(constants[k])]
+    changed = [k for k in to_blame if k in numbers and type(numbers[k]) is not type(constants[k])]
+    floats = [f"{constants[k]} for {numbers[k]}" for k in changed]
     hint = _static(name, paths, all(k in numbers for k in to_blame))
     return TypeError(
         f"{name}({shown}=...): expected {'static values' if many else 'a static value'}, since {name_of(f)} uses "
