@@ -175,9 +175,10 @@ def _no_argument(name: str, path: str, value: Any) -> TypeError:
 
 
 def of_numbers(name: str, call: Call, path: str, dtype: Any) -> TypeError | None:
-    """The error for an input in a list of numbers, or in a sparse array; None: it is in neither."""
+    """The error for integers in a list of numbers, or in a sparse array; None: it is another one."""
     top = path.split("]")[0] + "]"
-    if path == top or not top.startswith("args["):
+    whole = jnp.issubdtype(dtype, jnp.integer) or dtype == bool
+    if path == top or not top.startswith("args[") or not whole:
         return None
     argument = call.rebuild(call.leaves)[0][int(top[len("args[") : -1])]
     if hasattr(argument, "todense") or hasattr(argument, "toarray"):

@@ -118,13 +118,16 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
     paths = [call.path(k) for k in to_blame[:_FEW]]
     paths = _static_paths(call, constants, paths)
     shown, many = ", ".join(_parameter(f, p) for p in paths), len(paths) > 1
-    changed = [k for k in to_blame if k in numbers and type(numbers[k]) is not type(constants[k])]
-    floats = [f"{constants[k]} for {numbers[k]}" for k in changed]
     hint = _static(name, paths, all(k in numbers for k in to_blame))
+    for k in to_blame:
+        if k in numbers and type(numbers[k]) is not type(constants[k]):
+            hint = f"Write {constants[k]} for {numbers[k]}. {hint}"
+        elif k in numbers and not call.leaves[k].weak_type:  # an array has no hash
+            hint = f"Write {type(numbers[k]).__name__}({_parameter(f, call.path(k))}). {hint}"
     return TypeError(
         f"{name}({shown}=...): expected {'static values' if many else 'a static value'}, since {name_of(f)} uses "
         f"{shown} as a size, as an index or in Python control flow, got "
-        f"{'traced arrays' if many else 'a traced array'}. {f'Write {floats[0]}. ' if floats else ''}{hint}"
+        f"{'traced arrays' if many else 'a traced array'}. {hint}"
     )
 
 

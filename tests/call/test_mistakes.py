@@ -236,6 +236,14 @@ def test_an_input_that_cannot_be_differentiated(x, argument, hint):
     assert_helpful(caught, argument, hint)
 
 
+def test_lists_of_other_things_are_no_lists_of_ints():
+    for x, hint in (([1j, 2j], "holomorphic=True"), ([jax.random.key(0)], "Leave it out with where=")):
+        with pytest.raises(TypeError) as caught:
+            jacobian(lambda x: x[0])(x)
+        assert_helpful(caught, "args[0][0]", hint)
+        assert "float)" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["Series", "DataFrame"])
 def test_pandas(kind):
     pandas = pytest.importorskip("pandas")
@@ -268,6 +276,12 @@ def test_a_whole_float_in_the_place_of_an_int():
     with pytest.raises(TypeError) as caught:
         jacobian(lambda x, n: x[:n])(X, 2.0)
     assert_helpful(caught, "jacobian(n=...)", "Write 2 for 2.0. Set static_argnums=1.")
+
+
+def test_an_array_in_the_place_of_an_int():
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda x, n: x[:n])(X, jnp.asarray(2))
+    assert_helpful(caught, "jacobian(n=...)", "Write int(n). Set static_argnums=1.")
 
 
 def test_a_list_named_static():
