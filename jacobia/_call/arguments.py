@@ -177,7 +177,7 @@ def _no_argument(name: str, path: str, value: Any) -> TypeError:
 def of_numbers(name: str, call: Call, path: str, dtype: Any) -> TypeError | None:
     """The error for integers in a list of numbers, or in a sparse array; None: it is another one."""
     top = path.split("]")[0] + "]"
-    whole = jnp.issubdtype(dtype, jnp.integer) or dtype == bool
+    whole = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
     if path == top or not top.startswith("args[") or not whole:
         return None
     argument = call.rebuild(call.leaves)[0][int(top[len("args[") : -1])]
