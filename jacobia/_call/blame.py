@@ -15,12 +15,9 @@ import jax.numpy as jnp
 from jax import errors
 
 from jacobia._call.arguments import Call
+from jacobia._call.options import OPTIONS
 from jacobia._compat import Tracer
 
-_OPTIONS = frozenset(
-    "argnums has_aux holomorphic static_argnums static_argnames where batch_axis verify_batch ravel strict lazy jit "
-    "mode chunk_size sparsity memory_limit mesh".split()
-)
 # So many arguments are tried one by one.
 _FEW = 8
 
@@ -85,7 +82,7 @@ def _passes(run: Callable, leaves: list, constants: dict[int, Any], change: Call
 
 def _is_an_option(name: str, f: Callable, call: Call) -> TypeError | None:
     args, kwargs = call.rebuild(call.leaves)
-    given = [k for k in kwargs if k in _OPTIONS]
+    given = [k for k in kwargs if k in OPTIONS]
     try:
         if given:
             inspect.signature(f).bind(*args, **kwargs)

@@ -37,6 +37,11 @@ class Options(NamedTuple):
     spread: Any = None  # or an axis of a mesh
 
 
+OPTIONS = frozenset(
+    "argnums has_aux holomorphic static_argnums static_argnames where batch_axis verify_batch ravel strict lazy jit "
+    "mode chunk_size sparsity memory_limit mesh".split()
+)
+
 MODES = ("auto", "fwd", "rev", "accumulate", "waist")
 
 

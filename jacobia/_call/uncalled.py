@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from jacobia._call.options import checked_argnums, checked_function
+from jacobia._call.options import OPTIONS, checked_argnums, checked_function
 from jacobia._call.state import Wrapping
 
 _F = TypeVar("_F", bound=Callable)
@@ -88,7 +88,12 @@ def unknown(name: str, option: str, known: list[str], made: str) -> TypeError:
     """The error for an option that is not there."""
     elsewhere = [k for k, names in _ELSEWHERE.items() if option in names.split() and k in known]
     close = elsewhere or difflib.get_close_matches(option, known, 1, 0.75)
-    hint = f"Did you mean {close[0]}?" if close else f"If it is an argument of f, it comes later: write {made}(x)."
+    if option in OPTIONS:
+        hint = "Leave it out, which jacobian and hessian alone have."
+    elif close:
+        hint = f"Did you mean {close[0]}?"
+    else:
+        hint = f"If it is an argument of f, it comes later: write {made}(x)."
     return TypeError(f"{name}({option}=...): expected an option among {', '.join(known)}, got {option}. {hint}")
 
 

@@ -104,6 +104,7 @@ def test_options_that_others_have():
     for name, option, hint in (
         ("laplacian", "batch_axes", "Did you mean batch_axis?"),
         ("divergence", "argnum", "Did you mean argnums?"),
+        ("laplacian", "lazy", "Leave it out, which jacobian and hessian alone have."),
         ("laplacian", "create_graph", "write laplacian(f)(x)."),
         ("jacobian", "create_graph", "write jacobian(f)(x)."),
     ):

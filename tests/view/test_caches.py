@@ -600,7 +600,7 @@ def test_a_deleted_constant_raises_too():
     rows = J[0], J[1]
     w.delete()
     for read in (lambda: J[2], lambda: J[...], lambda: J.nonzeros(), lambda: J.mv(X)):
-        with pytest.raises(ReadError, match="an array that f closes over has been deleted"):
+        with pytest.raises(ReadError, match="an array that f closes over, which has been deleted"):
             read()
     assert_close(J[0:2], np.stack(rows))
 
