@@ -134,7 +134,7 @@ def _check_count(name: str, what: str, given: Any, expected: str) -> None:
     if isinstance(given, float) and given >= 1 and given == int(given):
         hint = f"Write {int(given)}"
     elif isinstance(given, str) and what == "memory_limit":
-        hint = "Write 4 * 2**30 for 4 GiB, or leave it out for the default"
+        hint = "Write 4 * 10**9 for 4 GB, or leave it out for the default"
     kind = TypeError if count is None else ValueError
     raise kind(f"{name}({what}=...): expected {expected}, got {shown(given)}. {hint}.")
 

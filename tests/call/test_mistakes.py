@@ -176,7 +176,7 @@ def test_a_transform_is_still_a_function():
 
 
 BAD_VALUES = [
-    ({"memory_limit": "1GB"}, "Write 4 * 2**30 for 4 GiB"),
+    ({"memory_limit": "1GB"}, "Write 4 * 10**9 for 4 GB"),
     ({"memory_limit": 1e9}, "Write 1000000000."),
     ({"chunk_size": 8.0}, "Write 8."),
     ({"has_aux": None}, "Write has_aux=True or has_aux=False."),
