@@ -11,13 +11,15 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
 from jacobia._call.arguments import Call, copied, copied_where, is_predicate, static_arguments, take_apart
-from jacobia._call.options import Options, checked_sparsity, options
-from jacobia._call.state import Wrapping, carries_state
+from jacobia._call.options import Options, checked_function, checked_sparsity, options
+from jacobia._call.state import Stand, carries_state
+from jacobia._call.uncalled import Uncalled, told, unknown
 from jacobia._compat import Tracer, jit_disabled, settings_token
 from jacobia._plans.colors import is_traced
 from jacobia._run.kernels import compiled
 from jacobia._run.point import Linearized
 from jacobia._run.spread import checked_mesh
+from jacobia._view.array import INSTEAD
 from jacobia._view.entries import Entries, entries_of, where_key
 from jacobia._view.entry import Entry, entry, types_of
 from jacobia._view.hessian import Hessian
@@ -36,6 +38,7 @@ _SHARED = {
 }
 
 
+@told()
 def jacobian(
     f: Callable,
     argnums: int | Sequence[int] = 0,
@@ -130,6 +133,7 @@ def jacobian(
     )  # fmt: skip
 
 
+@told()
 def hessian(
     f: Callable,
     argnums: int | Sequence[int] = 0,
@@ -194,11 +198,8 @@ def hessian(
 
 def named(name: str, f: Callable, argnums: Any, mode: str, given: dict) -> "_Transform":
     """The Jacobian of `f` for a function that is made of it, by its name; a TypeError for options that it has not."""
-    unknown = sorted(set(given) - set(_SHARED))
-    if unknown:
-        raise TypeError(
-            f"{name}({unknown[0]}=...): expected an option among {', '.join(_SHARED)}, got {unknown[0]}. Leave it out."
-        )
+    for option in sorted(set(given) - set(_SHARED)):
+        raise unknown(name, option, ["argnums", *_SHARED], f"{name}(f)")
     o = _SHARED | given
     return _make(
         name, f, o["where"], "auto", None, argnums, o["has_aux"], False, o["static_argnums"], o["static_argnames"],
@@ -207,10 +208,7 @@ def named(name: str, f: Callable, argnums: Any, mode: str, given: dict) -> "_Tra
 
 
 def _make(name: str, f: Any, where: Any, sparsity: Any, mesh: Any, *rest: Any) -> "_Transform":
-    if not callable(f):
-        raise TypeError(
-            f"{name}(f=...): expected a callable, got {type(f).__name__}. Pass the function, not its result."
-        )
+    checked_function(name, "f", f)
     try:
         checked = options(name, *rest)
     except TypeError:  # a list cannot be looked up; what is wrong otherwise is told by the same checks
@@ -222,12 +220,12 @@ def _make(name: str, f: Any, where: Any, sparsity: Any, mesh: Any, *rest: Any) -
     return _Transform(f, checked, where)
 
 
-class _Transform(Wrapping):
+class _Transform(Uncalled):
     """`jacobian(f)` or `hessian(f)`: call it with the arguments of f."""
 
     def __init__(self, f: Callable, options: Options, where: Any):
         self.__wrapped__ = f
-        self._f, self._options, self._where = f, options, copied_where(where)
+        self._f, self._options, self._where = f, options, copied_where(options.name, where)
         # What carries state is traced at every call; its kernels are found by its program all the same.
         self.carries_state = carries_state(f) or (is_predicate(where) and carries_state(where))
         plain = options.jit and options.spread is None and not (options.static_argnums or options.static_argnames)
@@ -252,31 +250,12 @@ class _Transform(Wrapping):
     def __reduce__(self) -> Any:
         return _Transform, (self._f, self._options, self._where)
 
-    # What is asked of the function and meant for a view
+    @property
+    def written(self) -> str:
+        return getattr(self._f, "written", "") if isinstance(self._f, Stand) else f"{self._options.name}(f)"
 
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and hasattr(Jacobian, name):
-            raise AttributeError(self._called_first(f".{name}"), name=name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-
-    def __getitem__(self, key: Any) -> Any:
-        raise TypeError(self._called_first(f"[{key}]" if isinstance(key, int) else "[...]"))
-
-    def __len__(self) -> int:
-        raise TypeError(self._called_first(".shape"))
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        raise TypeError(self._called_first("[...]"))
-
-    def _called_first(self, what: str) -> str:
-        name = self._options.name
-        return (
-            f"{name}(f){what}: expected a view, got the function {self.__name__} that makes views. Call it with the "
-            f"arguments of f first: write {name}(f)(x){what}."
-        )
+    def result_has(self, name: str) -> bool:
+        return hasattr(Jacobian, name) or name in INSTEAD
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         options = self._options
@@ -416,18 +395,6 @@ class _Transform(Wrapping):
             if lasts and not any(isinstance(c, Tracer) for c in known.consts):
                 self._entries.put(key, known)
         return known
-
-
-def _no_operand(name: str) -> Callable:
-    def operator(self: _Transform, *_: Any) -> Any:
-        raise TypeError(self._called_first("[...]"))
-
-    operator.__name__ = operator.__qualname__ = name
-    return operator
-
-
-for _name in "matmul rmatmul add radd sub rsub mul rmul truediv rtruediv pow neg abs float".split():
-    setattr(_Transform, f"__{_name}__", _no_operand(f"__{_name}__"))
 
 
 # Types of arrays that are computed and not traced, as they are met: asking for them is faster than isinstance.

@@ -3,6 +3,7 @@
 Knows trees and types. Knows nothing of f.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
 
+from jacobia._call.options import shown, shown_type
 from jacobia._call.state import carries_state
 
 _SCALARS = (int, float, complex)
+_ONE_LEAF = tree_structure(0)
 _STATIC = (str, bytes, bool)
 
 
@@ -58,6 +61,12 @@ class Call(NamedTuple):
         """Whether a callable among the arguments may compute something else at the next call."""
         held = [item.value for _, item in (*self.fixed, *self.static_args, *self.static_kwargs)]
         return any(callable(value) and carries_state(value) for value in held)
+
+    def path(self, leaf: int) -> str:
+        """The name of one of the leaves, as a caller would write it."""
+        fixed = {place for place, _ in self.fixed}
+        places = [k for k in range(self.treedef.num_leaves) if k not in fixed]
+        return leaf_path(self.treedef, [k for k, _ in self.static_args], places[leaf])
 
     def rebuild(self, leaves: list) -> tuple[tuple, dict]:
         """The arguments of f with other arrays in the places of `leaves`."""
@@ -146,6 +155,8 @@ def _no_argument(name: str, path: str, value: Any) -> TypeError:
     kind, static = type(value).__name__, "name the argument in static_argnums or static_argnames"
     if isinstance(value, (np.ndarray, np.generic)):
         kind, hint = f"{kind} of dtype {value.dtype}", f"Convert it to numbers, or {static}"
+        if value.dtype == object:
+            hint = f"Convert it to numbers, {path}.astype(float), or {static}"
     elif isinstance(value, jax.ShapeDtypeStruct):
         hint = f"{name}(f).explain(...) and {name}(f).compile(...) take shapes; a view is made at arrays"
     elif hasattr(value, "toarray"):
@@ -153,12 +164,30 @@ def _no_argument(name: str, path: str, value: Any) -> TypeError:
     elif hasattr(value, "__array__"):
         hint = f"Write numpy.asarray({path})"
     elif hasattr(value, "__iter__"):
-        hint = f"Write a list or tuple of arrays, or {static}"
+        hint = f"Write jax.numpy.asarray(list({path})), or a list or tuple of arrays, or {static}"
+    elif dataclasses.is_dataclass(value):
+        hint = f"Write jax.tree_util.register_dataclass({kind}) behind the class, which makes it a tree, or {static}"
     else:
         hint = f"If it is part of the program, {static}"
     return TypeError(
         f"{name}({path}=...): expected an array, a number, a string, a callable, a boolean or None, got {kind}. {hint}."
     )
+
+
+def of_numbers(name: str, call: Call, path: str, dtype: Any) -> TypeError | None:
+    """The error for integers in a list of numbers, or in a sparse array; None: it is another one."""
+    top = path.split("]")[0] + "]"
+    whole = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
+    if path == top or not top.startswith("args[") or not whole:
+        return None
+    argument = call.rebuild(call.leaves)[0][int(top[len("args[") : -1])]
+    if hasattr(argument, "todense") or hasattr(argument, "toarray"):
+        hint = f"Pass {top}.data alone, and build the matrix inside f"
+    elif type(argument) in (list, tuple) and all(np.ndim(leaf) == 0 for leaf in tree_leaves(argument)):
+        hint = f"A {type(argument).__name__} is a tree of numbers to JAX: write jax.numpy.asarray({top}, float)"
+    else:
+        return None
+    return TypeError(f"{name}({path}): expected a float input to differentiate, got {dtype}. {hint}.")
 
 
 def _is_numeric(dtype: Any) -> bool:
@@ -195,9 +224,10 @@ def _checked(name: str, path: str, value: Any) -> Static:
     try:
         hash(value)
     except TypeError:
+        hint = "Static arguments are part of the program, such as int(n); pass arrays without naming them static"
+        hint = f"Write tuple({path})" if isinstance(value, list) else hint
         raise TypeError(
-            f"{name}({path}=...): expected a hashable static argument, got {type(value).__name__}. "
-            "Static arguments are part of the program, such as int(n); pass arrays without naming them static."
+            f"{name}({path}=...): expected a hashable static argument, got {shown_type(value)}. {hint}."
         ) from None
     return Static(value)
 
@@ -254,6 +284,11 @@ def differentiated(
     if len(set(chosen)) != len(chosen):
         raise ValueError(f"{name}(argnums=...): expected different arguments, got {argnums}. Name each argument once.")
     tree = args[chosen[0]] if isinstance(argnums, int) else tuple(args[k] for k in chosen)
+    if tree is None:
+        raise TypeError(
+            f"{name}(args[{chosen[0]}]=...): expected an array, or a tree of arrays, to differentiate, got None. Pass "
+            "an array, or number another argument in argnums."
+        )
     flat, in_tree = tree_flatten(tree, is_leaf=lambda v: isinstance(v, _Number))
     keep = _kept(name, call, flat, in_tree, where)
     positions, paths = [], []
@@ -263,9 +298,11 @@ def differentiated(
         path = leaf_path(call.treedef, [k for k, _ in call.static_args], number.place)
         if number.leaf is None:
             value = dict(call.fixed)[number.place].value
+            hint = "Leave it out with where=, or name the argument in static_argnums."
+            if in_tree == _ONE_LEAF:
+                hint = "Pass an array, or number another argument in argnums."
             raise TypeError(
-                f"{name}({path}=...): expected a float array to differentiate, got {type(value).__name__}. "
-                "Leave it out with where=, or name the argument in static_argnums."
+                f"{name}({path}=...): expected a float array to differentiate, got {type(value).__name__}. {hint}"
             )
         positions.append(number.leaf)
         paths.append(path)
@@ -291,20 +328,50 @@ def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[b
         return [True] * len(flat)
     values = {place: item.value for place, item in call.fixed}
     leaves = [values[n.place] if n.leaf is None else call.leaves[n.leaf] for n in flat]
-    if is_predicate(where):
-        return [bool(where(leaf)) for leaf in leaves]
     tree, structure = tree_flatten(where)
+    if is_predicate(where):
+        if tree and structure == in_tree != _ONE_LEAF:  # a module is callable, but is no function of a leaf
+            raise _no_mask(name, where)
+        return [_answer(name, where, leaf) for leaf in leaves]
     if not all(map(_is_boolean, tree)):
-        raise TypeError(
-            f"{name}(where=...): expected a function of a leaf, or a tree of booleans, got {where!r}. "
-            "True stands for a leaf that is differentiated."
-        )
+        raise _no_mask(name, where)
     if structure != in_tree:
         raise ValueError(
             f"{name}(where=...): expected a tree of booleans like the differentiated arguments, {in_tree}, got "
-            f"{structure}. A function of a leaf fits every tree."
+            f"{structure}. Write jax.tree.map(lambda leaf: True, tree) of these arguments, with False for what is left "
+            "out; or a function of a leaf, which fits every tree."
         )
     return [bool(b) for b in tree]
+
+
+def _no_mask(name: str, where: Any) -> TypeError:
+    return TypeError(
+        f"{name}(where=...): expected a function of a leaf, or a tree of booleans, got {shown(where)}. True stands for "
+        "a leaf that is differentiated, False for one that is not."
+    )
+
+
+def _answer(name: str, where: Callable, leaf: Any) -> bool:
+    try:
+        answer = where(leaf)
+    except TypeError:
+        try:
+            inspect.signature(where).bind(leaf)
+        except TypeError:
+            raise TypeError(
+                f"{name}(where=...): expected a function of one leaf, got {getattr(where, '__name__', where)}"
+                f"{inspect.signature(where)}. Write where=lambda leaf: ..., which gives True or False."
+            ) from None
+        except ValueError:  # a builtin has no signature
+            pass
+        raise
+    try:
+        return bool(answer)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}(where=...): expected True or False for each leaf, got {shown(answer)}. where= chooses whole "
+            "leaves: read J[..., mask] for some entries of one."
+        ) from None
 
 
 def is_predicate(where: Any) -> bool:
@@ -312,14 +379,20 @@ def is_predicate(where: Any) -> bool:
     if not callable(where):
         return False
     leaves = tree_leaves(where)
-    return not leaves or not all(map(_is_boolean, leaves))
+    return not leaves or not all(_is_boolean(leaf) or _is_flags(leaf) for leaf in leaves)
 
 
-def copied_where(where: Any) -> Any:
+def copied_where(name: str, where: Any) -> Any:
     """`where` as it is now: changing a mask later changes nothing."""
     if where is None or is_predicate(where):
         return where
     leaves, treedef = tree_flatten(where)
+    for leaf in leaves:
+        if isinstance(leaf, (np.ndarray, jax.Array)) and not _is_boolean(leaf):
+            raise TypeError(
+                f"{name}(where=...): expected a function of a leaf, or a tree of booleans, one for each leaf, got "
+                f"{shown(leaf)}. where= chooses whole leaves: read J[..., mask] for some entries of one."
+            )
     return tree_unflatten(treedef, [bool(b) if _is_boolean(b) else b for b in leaves])
 
 
@@ -327,6 +400,11 @@ def _is_boolean(value: Any) -> bool:
     if isinstance(value, (np.ndarray, jax.Array)):
         return value.shape == () and value.dtype == bool
     return isinstance(value, (bool, np.bool_))
+
+
+def _is_flags(value: Any) -> bool:
+    # Booleans for the entries of a leaf: a mask, though not one that is taken.
+    return isinstance(value, (np.ndarray, jax.Array)) and value.dtype == bool
 
 
 def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
@@ -351,9 +429,9 @@ def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str
             f"{name}({path}, holomorphic=True): expected a complex {what}, got {dtype}. "
             "Convert it to complex, or leave holomorphic out."
         )
-    hint = (
-        "Convert it to float, or leave it out with where=."
-        if what == "input"
-        else "Convert it to float, or return it as aux."
-    )
+    hint = "Convert it to float, or return it as aux."
+    if what == "input":
+        hint = "Convert it to float, or leave it out with where=."
+    if path.startswith("args[") and path.count("[") == 1 and path.endswith("]"):
+        hint = f"Write jax.numpy.asarray({path}, float)."
     raise TypeError(f"{name}({path}): expected a float {what} to differentiate, got {dtype}. {hint}")

@@ -6,6 +6,7 @@ Knows arguments, and the errors that JAX raises. Knows no derivatives.
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import errors
 
-from jacobia._call.arguments import Call, leaf_path
+from jacobia._call.arguments import Call
+from jacobia._call.options import OPTIONS
 from jacobia._compat import Tracer
 
-_OPTIONS = frozenset(
-    "argnums has_aux holomorphic static_argnums static_argnames where batch_axis verify_batch ravel strict lazy jit "
-    "mode chunk_size sparsity memory_limit mesh".split()
-)
 # So many arguments are tried one by one.
 _FEW = 8
 
@@ -55,7 +53,8 @@ def looks_at_values(name: str, f: Callable, error: Exception, jit: bool) -> Type
         hint = "Write jax.numpy.where(mask, x, 0)"
     elif isinstance(error, (errors.ConcretizationTypeError, errors.TracerIntegerConversionError)):
         got = "got float(), int(), x.item(), range(), a function of math, a size or an index that needs its number"
-        hint = "Write jax.numpy on the array itself (x.astype(float), jnp.sin for math.sin); sizes can't depend on it"
+        hint = "Write jax.numpy on the array itself (x.astype(float), jnp.sin for math.sin); sizes can't depend on it,"
+        hint += " but for those that jnp.nonzero(x, size=n) and jnp.unique(x, size=n) are given"
     else:
         return None
     return TypeError(
@@ -83,7 +82,7 @@ def _passes(run: Callable, leaves: list, constants: dict[int, Any], change: Call
 
 def _is_an_option(name: str, f: Callable, call: Call) -> TypeError | None:
     args, kwargs = call.rebuild(call.leaves)
-    given = [k for k in kwargs if k in _OPTIONS]
+    given = [k for k in kwargs if k in OPTIONS]
     try:
         if given:
             inspect.signature(f).bind(*args, **kwargs)
@@ -101,7 +100,8 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
     known = [k for k, a in enumerate(call.leaves) if k not in differentiated and _is_known(a)]
     numbers = {k: call.leaves[k].item() for k in known if call.leaves[k].ndim == 0}
     arrays = {k: call.leaves[k] for k in known}
-    for constants in (numbers, arrays | numbers):
+    wholes = {k: int(v) for k, v in numbers.items() if isinstance(v, float) and v.is_integer()}
+    for constants in (numbers, arrays | numbers, numbers | wholes if wholes else {}):
         if constants and _passes(run, call.leaves, constants):
             break
     else:
@@ -112,16 +112,35 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
             k for k in constants if not _passes(run, call.leaves, {j: v for j, v in constants.items() if j != k})
         ]
         to_blame = to_blame or list(constants)  # each alone would do
-    fixed = {place for place, _ in call.fixed}
-    places = [k for k in range(call.treedef.num_leaves) if k not in fixed]
-    skipped = [k for k, _ in call.static_args]
-    paths = [leaf_path(call.treedef, skipped, places[k]) for k in to_blame[:_FEW]]
+    paths = [call.path(k) for k in to_blame[:_FEW]]
+    paths = _static_paths(call, constants, paths)
     shown, many = ", ".join(_parameter(f, p) for p in paths), len(paths) > 1
+    hint = _static(name, paths, all(k in numbers for k in to_blame))
+    for k in to_blame:
+        if k in numbers and type(numbers[k]) is not type(constants[k]):
+            hint = f"Write {constants[k]} for {numbers[k]}. {hint}"
+        elif k in numbers and not call.leaves[k].weak_type:  # an array has no hash
+            hint = f"Write {type(numbers[k]).__name__}({_parameter(f, call.path(k))}). {hint}"
     return TypeError(
         f"{name}({shown}=...): expected {'static values' if many else 'a static value'}, since {name_of(f)} uses "
         f"{shown} as a size, as an index or in Python control flow, got "
-        f"{'traced arrays' if many else 'a traced array'}. {_static(name, paths, all(k in numbers for k in to_blame))}"
+        f"{'traced arrays' if many else 'a traced array'}. {hint}"
     )
+
+
+def _static_paths(call: Call, constants: dict[int, Any], paths: list[str]) -> list[str]:
+    # Whole arguments where these can be static, such as a tuple of numbers.
+    args, kwargs = call.rebuild([constants.get(k, a) for k, a in enumerate(call.leaves)])
+    out = []
+    for path in paths:
+        top = path.split("]")[0] + "]" if path.startswith("args[") else re.split(r"[.\[]", path)[0]
+        value = args[int(top[len("args[") : -1])] if top.startswith("args[") else kwargs[top]
+        try:
+            hash(value)
+        except TypeError:
+            top = path
+        out.append(top)
+    return list(dict.fromkeys(out))
 
 
 def _is_known(a: Any) -> bool:
@@ -158,16 +177,16 @@ def _must_be_an_array(name: str, call: Call, run: Callable) -> TypeError | None:
         return tuple(map(_stacked, args)), {k: _stacked(v) for k, v in kwargs.items()}
 
     args, kwargs = call.rebuild(call.leaves)
-    lists = [f"args[{k}]" for k, a in enumerate(args) if type(a) is list] + [
-        k for k, a in kwargs.items() if type(a) is list
-    ]
+    lists = {f"args[{k}]": type(a) for k, a in enumerate(args) if type(a) in (list, tuple)}
+    lists |= {k: type(a) for k, a in kwargs.items() if type(a) in (list, tuple)}
     if not lists or not _passes(run, call.leaves, {}, change):
         return None
+    kind = next(iter(lists.values())).__name__
     return TypeError(
-        f"{name}({', '.join(lists)}=...): expected an array, since f computes with it as one, got a list, which is a "
+        f"{name}({', '.join(lists)}=...): expected an array, since f computes with it as one, got a {kind}, which is a "
         "tree of numbers to JAX. Write jax.numpy.asarray(...) around it."
     )
 
 
 def _stacked(value: Any) -> Any:
-    return jnp.asarray(value) if type(value) is list else value
+    return jnp.asarray(value) if type(value) in (list, tuple) else value

@@ -8,6 +8,9 @@ import operator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.pattern import Pattern
 
@@ -34,6 +37,11 @@ class Options(NamedTuple):
     spread: Any = None  # or an axis of a mesh
 
 
+OPTIONS = frozenset(
+    "argnums has_aux holomorphic static_argnums static_argnames where batch_axis verify_batch ravel strict lazy jit "
+    "mode chunk_size sparsity memory_limit mesh".split()
+)
+
 MODES = ("auto", "fwd", "rev", "accumulate", "waist")
 
 
@@ -55,7 +63,9 @@ def options(
     }
     for flag, given in flags.items():
         if given is not True and given is not False:
-            raise TypeError(f"{name}({flag}=...): expected True or False, got {given!r}. Flags are booleans.")
+            raise TypeError(
+                f"{name}({flag}=...): expected True or False, got {shown(given)}. Write {flag}=True or {flag}=False."
+            )
     if not isinstance(mode, str) or mode not in MODES:
         known = ", ".join(map(repr, MODES[:-1]))
         raise ValueError(f"{name}(mode=...): expected {known} or {MODES[-1]!r}, got {shown(mode)}. {_meant(mode)}")
@@ -78,15 +88,34 @@ def options(
     )  # fmt: skip
 
 
+def checked_function(name: str, what: str, f: Any, instead: str = "") -> None:
+    """Raise unless an argument is a function. `instead`: what to write."""
+    if callable(f):
+        return
+    if hasattr(f, "shape") and hasattr(f, "dtype"):  # an array, or a view
+        hint = f"Pass the function, not its result: write {instead or f'{name}(f)(x)'}"
+    elif isinstance(f, (list, tuple, dict)):
+        hint = "Pass one function, which may return a tree"
+    else:
+        hint = "Pass the function, not its result"
+    raise TypeError(f"{name}({what}=...): expected a callable, got {shown_type(f)}. {hint}.")
+
+
+def checked_argnums(name: str, given: Any, made: str) -> Any:
+    """The argument `argnums`, if it is one. `made`: how the transform is written without it."""
+    return _numbers(name, "argnums", given, keep_int=True, made=made)
+
+
 def checked_sparsity(name: str, given: Any) -> Any:
     """The argument `sparsity`, if it is one."""
     if isinstance(given, (Pattern, Coloring)) or (isinstance(given, str) and given in ("auto", "dense")):
         return given
-    kind, got = (ValueError, repr(given)) if isinstance(given, str) else (TypeError, type(given).__name__)
-    raise kind(
-        f"{name}(sparsity=...): expected 'auto', 'dense', a Pattern or a Coloring, got {got}. "
-        "Pattern.from_dense, from_scipy, from_bcoo and from_coo make patterns."
-    )
+    kind, got = (ValueError, repr(given)) if isinstance(given, str) else (TypeError, shown_type(given))
+    hint = "Pattern.from_dense, from_scipy, from_bcoo and from_coo make patterns; leave it out for 'auto'"
+    if hasattr(given, "shape") and hasattr(given, "dtype"):
+        maker = "from_bcoo" if hasattr(given, "todense") and not hasattr(given, "tocoo") else "from_scipy"
+        hint = f"Write sparsity=Pattern.{maker if hasattr(given, 'todense') else 'from_dense'}(...)"
+    raise kind(f"{name}(sparsity=...): expected 'auto', 'dense', a Pattern or a Coloring, got {got}. {hint}.")
 
 
 def _index(given: Any) -> int | None:
@@ -99,13 +128,18 @@ def _index(given: Any) -> int | None:
 
 def _check_count(name: str, what: str, given: Any, expected: str) -> None:
     count = _index(given)
-    if count is None:
-        raise TypeError(f"{name}({what}=...): expected {expected}, got {shown(given)}. Leave it out for the default.")
-    if count < 1:
-        raise ValueError(f"{name}({what}=...): expected {expected}, got {shown(given)}. Leave it out for the default.")
+    if count is not None and count >= 1:
+        return
+    hint = "Leave it out for the default"
+    if isinstance(given, float) and given >= 1 and given == int(given):
+        hint = f"Write {int(given)}"
+    elif isinstance(given, str) and what == "memory_limit":
+        hint = "Write 4 * 10**9 for 4 GB, or leave it out for the default"
+    kind = TypeError if count is None else ValueError
+    raise kind(f"{name}({what}=...): expected {expected}, got {shown(given)}. {hint}.")
 
 
-def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
+def _numbers(name: str, what: str, given: Any, keep_int: bool = False, made: str = "") -> Any:
     number = _index(given)
     if number is not None:
         return number if keep_int else (number,)
@@ -122,18 +156,25 @@ def _numbers(name: str, what: str, given: Any, keep_int: bool = False) -> Any:
             "; static_argnames takes names" if what != "argnums" else ", not named"
         )
     else:
-        hint = (
-            f"The input of f comes later: write {name}(f)(x)" if what == "argnums" else "Arguments are numbered from 0"
-        )
+        later = f"The input of f comes later: write {made or f'{name}(f)'}(x)"
+        hint = later if what == "argnums" else "Arguments are numbered from 0"
     raise TypeError(f"{name}({what}=...): expected an int or a sequence of ints, got {shown(given)}. {hint}.")
 
 
 def shown(value: Any) -> str:
     """A value in a message: arrays by their shape, and nothing long."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{type(value).__name__} of shape {value.shape}"
+        return shown_type(value)
     text = repr(value)
     return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+
+
+def shown_type(value: Any) -> str:
+    """The type of a value in a message; of an array, with its shape."""
+    if isinstance(value, np.generic):
+        return repr(value)
+    kind = "Array" if isinstance(value, jax.Array) else type(value).__name__
+    return f"{kind} of shape {value.shape}" if hasattr(value, "shape") and hasattr(value, "dtype") else kind
 
 
 # What a direction is called elsewhere.

@@ -35,6 +35,12 @@ class Wrapping:
     carries_state: bool
 
 
+class Stand(Wrapping):
+    """One that stands for a function in a transform of another name, such as the loss of `ggn(loss, f)`."""
+
+    written: str  # how the transform of it is written
+
+
 def carries_state(f: Any) -> bool:
     """Whether a callable may compute something else at the next call.
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from jacobia._call.arguments import Call
 from jacobia._call.blame import looks_at_values, name_of, reason
-from jacobia._compat import config_values, eval_jaxpr, opened, trace_state
+from jacobia._call.options import shown_type
+from jacobia._call.uncalled import Uncalled
+from jacobia._compat import Tracer, config_values, eval_jaxpr, opened, trace_state
 from jacobia._found import Found
 from jacobia._program.fingerprint import fingerprint
 from jacobia._program.walk import needed, nested_consts, run_hoisted
@@ -157,6 +159,14 @@ def interned(jaxpr: Any, num_leaves: int, num_y: int, heads: Space | None = None
 
 
 def _kept_as_python(name: str, f: Callable, flat: Callable, call: Call, found: dict) -> Traced:
+    gone = [k for k, a in enumerate(call.leaves) if not isinstance(a, Tracer) and a.is_deleted()]
+    if gone:
+        path = call.path(gone[0])
+        raise ValueError(
+            f"{name}({path}=...): expected an array, got one which has been deleted or donated. Pass a copy, made "
+            f"before: {path}.copy()."
+        )
+
     def run(consts: Sequence, leaves: Sequence) -> list:
         try:
             return flat(leaves)
@@ -177,7 +187,7 @@ def _split_aux(name: str, out: Any, has_aux: bool) -> tuple[Any, Any]:
         return out, None
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise TypeError(
-            f"{name}(has_aux=True): expected f to return a pair (output, aux), got {type(out).__name__}. "
+            f"{name}(has_aux=True): expected f to return a pair (output, aux), got {_counted(out)}. "
             "Return two things, or leave has_aux out."
         )
     return out[0], out[1]
@@ -198,10 +208,22 @@ def _checked_output(name: str, path: str, leaf: Any) -> Any:
             pass  # strings and objects
     if _is_array_like(leaf):
         return jnp.asarray(leaf)
-    raise TypeError(
-        f"{name}({path}): expected f to return arrays, got {type(leaf).__name__}. "
-        "Return other things as aux, with has_aux=True."
-    )
+    if isinstance(leaf, Uncalled):
+        raise TypeError(leaf.called_first())
+    kind, hint = shown_type(leaf), "Return other things as aux, with has_aux=True"
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        kind = f"{kind} and dtype {leaf.dtype}"
+    elif callable(leaf):
+        hint = "Call it in f"
+    elif hasattr(leaf, "todense") or hasattr(leaf, "toarray"):
+        hint = "Return its .data, or a dense array"
+    elif hasattr(leaf, "__iter__") and not isinstance(leaf, (str, bytes)):
+        hint = "Return jax.numpy.stack(list(...)) of it"
+    raise TypeError(f"{name}({path}): expected f to return arrays, got {kind}. {hint}.")
+
+
+def _counted(out: Any) -> str:
+    return f"a {type(out).__name__} of {len(out)}" if isinstance(out, (tuple, list)) else shown_type(out)
 
 
 def _check_effects(name: str, f: Callable, closed: Any) -> None:

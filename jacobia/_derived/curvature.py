@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_flatten, tree_unflatten
 
-from jacobia._call.state import Wrapping, carries_state
+from jacobia._call.options import checked_function
+from jacobia._call.state import Stand, Wrapping, carries_state
+from jacobia._call.uncalled import told
 from jacobia._transform import hessian
 
 
+@told(hessian)
 def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The generalized Gauss-Newton matrix `Jᵀ H J` of `loss(f(x))`: J the Jacobian of `f`, H the Hessian of `loss`.
 
@@ -48,6 +51,7 @@ def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options
     return hessian(_Linearized("ggn", loss, f, argnums, options.pop("has_aux", False)), argnums, **options)
 
 
+@told(hessian)
 def empirical_fisher(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The empirical Fisher matrix: the mean over samples of `g gᵀ`, with g the gradient of the loss of one sample.
 
@@ -105,11 +109,12 @@ class _Losses(Wrapping):
         return losses
 
 
-class _Linearized(Wrapping):
+class _Linearized(Stand):
     # The loss of the linearized model `f(c) + J (x - c)` at c = x, where c is a constant.
     def __init__(self, name: str, loss: Callable, f: Callable, argnums: Any, has_aux: bool):
         _check(name, loss, f)
         self.__wrapped__ = f
+        self.written = f"{name}(loss, f)"
         self._name, self._loss, self._f, self._argnums, self._has_aux = name, loss, f, argnums, has_aux
         self.carries_state = carries_state(loss) or carries_state(f)
 
@@ -141,8 +146,4 @@ class _Linearized(Wrapping):
 
 def _check(name: str, loss: Any, f: Any) -> None:
     for what, given in (("loss", loss), ("f", f)):
-        if not callable(given):
-            raise TypeError(
-                f"{name}({what}=...): expected a function, got {type(given).__name__}. "
-                "Pass the function, not its result."
-            )
+        checked_function(name, what, given)

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 from jax.tree_util import tree_leaves
 
+from jacobia._call.uncalled import told
 from jacobia._derived.of_function import OfFunction
 from jacobia._view.jacobian import Jacobian
 
 
+@told()
 def divergence(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The divergence of `f`: the sum over k of the derivative of output k with respect to input k.
 

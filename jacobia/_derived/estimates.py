@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jacobia._call.options import shown_type
+from jacobia._call.uncalled import Uncalled
 from jacobia._run.point import Linearized
 from jacobia._view.jacobian import Jacobian
 from jacobia._view.operator import Operator
@@ -74,9 +76,17 @@ def estimate_diagonal(op: Any, key: jax.Array, method: str = "xdiag", samples: i
 
 def _estimate(name: str, op: Any, key: Any, method: str, methods: tuple[str, ...], samples: int) -> tuple[Any, Any]:
     if not isinstance(op, (Jacobian, Operator)):
-        raise TypeError(f"{name}(op=...): expected a view, or operator(tree), got {type(op).__name__}.")
+        if isinstance(op, Uncalled):
+            raise TypeError(op.called_first())
+        raise TypeError(
+            f"{name}(op=...): expected a view, or operator(tree), got {shown_type(op)}. Write "
+            f"{name}(jacobian(f)(x), key)."
+        )
     if method not in methods:
-        raise ValueError(f"{name}(method=...): expected one of {', '.join(methods)}, got {method!r}.")
+        raise ValueError(
+            f"{name}(method=...): expected one of {', '.join(methods)}, got {method!r}. Leave it out for "
+            f"{methods[0]!r}."
+        )
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
         raise ValueError(
             f"{name}(samples=...): expected an int, 2 or more, got {samples!r}. One vector tells no standard error."

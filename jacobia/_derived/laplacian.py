@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.tree_util import tree_leaves, tree_unflatten
 
+from jacobia._call.uncalled import told
 from jacobia._derived.of_function import OfFunction
 from jacobia._program.walk import has_rules, holds
 from jacobia._run import swept
@@ -23,6 +24,7 @@ from jacobia._view.jacobian import Jacobian
 _FEW = 64
 
 
+@told()
 def laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The Laplacian of `f`: the sum of its second derivatives along each of its D inputs.
 
@@ -61,6 +63,7 @@ def laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> 
     return _Laplacian(f, argnums, options, False)
 
 
+@told()
 def value_and_laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The value of `f`, its gradient and its Laplacian, from one sweep.
 
@@ -94,6 +97,8 @@ def value_and_laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options
 class _Laplacian(OfFunction):
     def __init__(self, f: Callable, argnums: Any, options: dict, with_value: bool):
         super().__init__("value_and_laplacian" if with_value else "laplacian", f, argnums, "fwd", options)
+        if with_value:
+            self.result, self.results = "a value, a gradient and a Laplacian", "them"
         self._with_value, self._hessian = with_value, hessian(f, argnums, **options)
 
     def __reduce__(self) -> Any:

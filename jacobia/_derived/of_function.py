@@ -6,11 +6,13 @@ Knows the transforms. Knows nothing of what is computed from them.
 from collections.abc import Callable
 from typing import Any
 
-from jacobia._call.state import Wrapping
+import jax
+
+from jacobia._call.uncalled import Uncalled
 from jacobia._transform import named
 
 
-class OfFunction(Wrapping):
+class OfFunction(Uncalled):
     """A function of the arguments of `f` that is computed from the Jacobian of `f`."""
 
     def __init__(self, name: str, f: Callable, argnums: Any, mode: str, options: dict):
@@ -22,6 +24,15 @@ class OfFunction(Wrapping):
     @property
     def __name__(self) -> str:
         return f"{self._name}({getattr(self.__wrapped__, '__name__', type(self.__wrapped__).__name__)})"
+
+    result, results = "an array", "arrays"
+
+    @property
+    def written(self) -> str:
+        return f"{self._name}(f)"
+
+    def result_has(self, name: str) -> bool:
+        return hasattr(jax.Array, name)
 
     def __repr__(self) -> str:
         return f"<{self.__name__}>"

@@ -9,12 +9,14 @@ from typing import Any
 import jax
 from jax.tree_util import tree_flatten, tree_unflatten
 
+from jacobia._call.uncalled import told
 from jacobia._plans.nonzeros import walk_of
 from jacobia._sparse.pattern import Pattern
 from jacobia._transform import hessian as hessian_of
 from jacobia._transform import jacobian
 
 
+@told()
 def sparsity_pattern(
     f: Callable, *args: Any, argnums: int | Sequence[int] = 0, hessian: bool = False, local: bool = False
 ) -> Pattern:
@@ -49,6 +51,11 @@ def sparsity_pattern(
       >>> sparsity_pattern(lambda x: x[1:] - x[:-1], jnp.zeros(5)).nnz
       8
     """
+    if not args:
+        raise ValueError(
+            "sparsity_pattern(f, *args): expected the arguments of f behind it, got none. Write sparsity_pattern(f, "
+            "x), with x an array or a jax.ShapeDtypeStruct."
+        )
     transform = (hessian_of if hessian else jacobian)(f, argnums)
     leaves, treedef = tree_flatten(args)
     places = [k for k, a in enumerate(leaves) if isinstance(a, jax.ShapeDtypeStruct)]

@@ -6,10 +6,11 @@ Knows the two transforms. Knows nothing of how views are read.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jacobia._call.state import Wrapping
+from jacobia._call.uncalled import Uncalled, told
 from jacobia._transform import hessian, jacobian
 
 
+@told(jacobian)
 def value_and_jacobian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The value of `f`, and its Jacobian as a lazy view, from one linearization (`jax.linearize`).
 
@@ -35,6 +36,7 @@ def value_and_jacobian(f: Callable, argnums: int | Sequence[int] = 0, **options:
     return _ValueAnd(jacobian(f, argnums, **options))
 
 
+@told(hessian)
 def value_and_hessian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The value of `f`, and its Hessian as a lazy view, from one linearization of its gradient.
 
@@ -59,13 +61,26 @@ def value_and_hessian(f: Callable, argnums: int | Sequence[int] = 0, **options: 
     return _ValueAnd(hessian(f, argnums, **options))
 
 
-class _ValueAnd(Wrapping):
+class _ValueAnd(Uncalled):
+    result, results = "a value and a view", "them"
+
     def __init__(self, transform: Any):
         self.__wrapped__ = transform.__wrapped__
         self._transform, self.carries_state = transform, transform.carries_state
 
+    @property
+    def __name__(self) -> str:
+        return f"value_and_{self._transform.__name__}"
+
+    @property
+    def written(self) -> str:
+        return f"value_and_{self._transform.written}"
+
+    def result_has(self, name: str) -> bool:
+        return False
+
     def __repr__(self) -> str:
-        return f"<value_and_{self._transform.__name__}>"
+        return f"<{self.__name__}>"
 
     def __reduce__(self) -> Any:
         return _ValueAnd, (self._transform,)

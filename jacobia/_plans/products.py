@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._call.given import as_array
 from jacobia._compat import Tracer
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Outline, Plan
@@ -223,17 +224,33 @@ def fitting(
     Raises:
       ValueError: the argument has none of the shapes that fit.
     """
-    v = vectors if isinstance(vectors, (jax.Array, np.ndarray)) else jnp.asarray(vectors)
+    v = vectors if isinstance(vectors, (jax.Array, np.ndarray)) else as_array(f"J.{name}(...)", vectors)
     one = lead + (block.column_shape if form.way == "columns" else block.row_shape)
     axis = len(one) if form.last else len(lead)
     if v.shape == one:
         return form, v
     if v.ndim == len(one) + 1 and v.shape[:axis] + v.shape[axis + 1 :] == one:
         return form._replace(several=True), v
-    several = ", ".join(map(str, one[:axis] + ("k",) + one[axis:]))
-    raise ValueError(
-        f"J.{name}({'v' if name == 'mv' else 'u'}=...): expected shape {one}, or ({several}) for k of them, got "
-        f"{v.shape}. J.matrix @ v takes flat vectors."
+    raise _no_fit(name, v.shape, form, lead, block)
+
+
+def _no_fit(name: str, shape: tuple[int, ...], form: Form, lead: tuple[int, ...], block: Block) -> ValueError:
+    one, other = block.column_shape, block.row_shape
+    one, other = (one, other) if form.way == "columns" else (other, one)
+    several = ", ".join(map(str, (*lead, *one, "k") if form.last else (*lead, "k", *one)))
+    v = "v" if name == "mv" else "u"
+    if not lead and len(shape) == len(one) + 1 and (shape[1:] if form.last else shape[:-1]) == one:
+        where = "last" if form.last else "first"
+        turned = f"{v}.T" if len(one) == 1 else f"jax.numpy.moveaxis({v}, {'0, -1' if form.last else '-1, 0'})"
+        hint = f"Several vectors stand along the {where} axis: write {turned}"
+    elif shape == lead + other:
+        hint = f"Write J.{'vm' if name == 'mv' else 'mv'}, which takes this shape"
+    elif len(one) == 1:
+        hint = f"It is like the {'input' if form.way == 'columns' else 'output'} of f, of shape {one}"
+    else:
+        hint = "J.matrix @ v takes flat vectors"
+    return ValueError(
+        f"J.{name}({v}=...): expected shape {lead + one}, or ({several}) for k of them, got {shape}. {hint}."
     )
 
 

@@ -15,11 +15,12 @@ from jacobia._call.linearize import Point, linearize, value
 from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
 from jacobia._program.axis.cut import Cut
+from jacobia._run.alive import deleted
 from jacobia._run.apart import Apart, rows_or_columns
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.devices import device_of
 from jacobia._run.directions import Directions, has_second
-from jacobia._run.kernels import Kept, Kind, ReadError, call, keep, residual_bytes
+from jacobia._run.kernels import Kept, Kind, call, keep, residual_bytes
 from jacobia._run.limits import byte_limit, worth_apart
 from jacobia._run.over_mesh import over_mesh
 from jacobia._run.seeds import (
@@ -173,11 +174,7 @@ class Linearized:
                 continue
             is_deleted = getattr(a, "is_deleted", None)  # None: a NumPy array, or a shape alone
             if is_deleted is not None and is_deleted():
-                what = f"input leaf {k}" if k < len(leaves) else "an array that f closes over"
-                raise ReadError(
-                    f"J[...]: expected the point at which the view was made, but {what} has been deleted or donated. "
-                    "Keep the arrays of a view alive for as long as you read new rows from it."
-                )
+                raise deleted(self, k)
 
     # Running sweeps
 

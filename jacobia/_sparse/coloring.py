@@ -298,9 +298,11 @@ def _checked(pattern: Pattern, partition: str, colors: Any) -> np.ndarray:
 def check_arguments(call: str, pattern: Any, partition: Any, partitions: tuple[str, ...]) -> None:
     """Raise unless `pattern` is a `Pattern` that has a coloring of this partition."""
     if not isinstance(pattern, Pattern):
+        of_view = hasattr(type(pattern), "pattern")
+        hint = "Make one with Pattern.from_dense, from_scipy, from_bcoo or from_coo"
         raise TypeError(
             f"{call}(pattern=...): expected a Pattern, got {type(pattern).__name__}. "
-            "Make one with Pattern.from_dense, from_scipy, from_bcoo or from_coo."
+            f"{f'Write {call}(J.pattern)' if of_view else hint}."
         )
     if partition not in partitions:
         raise ValueError(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer
+from jacobia._store.shown import instead, show
 
 
 class Part:
@@ -92,10 +93,20 @@ def shape_of(items: tuple, axes: Axes) -> tuple[int, ...]:
     try:
         return axes.probe[items].shape
     except IndexError as error:
+        hint = "A view is indexed as an array of its shape"
+        if any(isinstance(k, np.ndarray) and k.dtype.kind == "f" for k in items):
+            hint = "Write key.astype(int) for numbers, or a mask, such as key > 0"
         raise IndexError(
-            f"J[{_show(items)}]: expected a key for shape {axes.shape}, got one for which NumPy says: {error}. "
-            "A view is indexed as an array of its shape."
+            f"J[{show(items)}]: expected a key for shape {axes.shape}, got one for which NumPy says: {error}. {hint}."
         ) from None
+    except TypeError:
+        ends = [e for k in items if isinstance(k, slice) for e in (k.start, k.stop, k.step)]
+        if any(isinstance(e, Tracer) for e in ends):
+            raise IndexError(
+                "J[a:b]: expected numbers in a slice, got traced ones, so that the result has no shape. Write "
+                "J[a + jax.numpy.arange(n)] for n rows from a on."
+            ) from None
+        raise
 
 
 def _points(entries: list, axes: Axes) -> list:
@@ -183,14 +194,9 @@ def _index(k: Any) -> int:
         return k.__index__()
     except (AttributeError, TypeError):
         raise IndexError(
-            f"J[{_show(k)}]: expected integers, slices, `...`, None, integer or boolean arrays, got "
-            f"{type(k).__name__}. Convert it to an integer or an array."
+            f"J[{show(k)}]: expected integers, slices, `...`, None, integer or boolean arrays, got "
+            f"{type(k).__name__}. {instead(k)}."
         ) from None
-
-
-def _show(key: Any) -> str:
-    text = str(key) if not isinstance(key, tuple) else ", ".join(map(str, key))
-    return text if len(text) < 80 else text[:77] + "..."
 
 
 def _is_array(k: Any) -> bool:
@@ -268,7 +274,9 @@ def _traced(items: list, axes: Axes) -> Pick:
     # Traced integers: numbers are looked up with jnp, which wraps negatives and clamps.
     for k in items:
         if isinstance(k, Tracer) and not np.issubdtype(k.dtype, np.integer):
-            raise IndexError(f"J[...]: expected a traced integer index, got {k.dtype}. Masks must be concrete.")
+            mask = k.dtype == bool
+            hint = "Masks must be concrete: write jax.numpy.where for a traced one" if mask else "Write key.astype(int)"
+            raise IndexError(f"J[...]: expected a traced integer index, got {k.dtype}. {hint}.")
     # With zeros in place of traced indices the key has the same form; scalars stay scalars.
     forms = [(np.zeros(k.shape, int) if k.ndim else 0) if isinstance(k, Tracer) else k for k in items]
     form = pick(tuple(forms), axes)

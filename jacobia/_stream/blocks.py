@@ -94,7 +94,7 @@ def block_size(J: LiveBlock, name: str, given: Any) -> int:
     line = max(1, math.prod(rest) * J._layout.block.dtype.itemsize)
     if given is not None:
         if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
-            raise ValueError(f"J.{name}(block=...): expected a positive int, or None, got {given!r}.")
+            raise ValueError(f"J.{name}(block=...): expected a positive int, or None, got {given!r}. Leave it out.")
         return int(given)
     limit = J._origin.limit(count * line)
     budget = min(_BLOCK, _BLOCK if limit is None else limit // _AT_ONCE)

@@ -56,6 +56,7 @@ def save(
       ImportError: zarr is not installed.
     """
     zarr_of()  # raises before anything is written
+    J._origin.check_alive()
     sparse = _is_sparse(J)
     check(J, "save", sparse)
     if compression is not None and compression not in _CODECS:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._call.given import as_array
 from jacobia._compat import asked_by_matmul
 from jacobia._store.keys import Axes, Part, concrete, shape_of
 from jacobia._words import array_word
@@ -24,11 +25,23 @@ def _unary(op: Callable) -> Callable:
 
 
 def _binary(op: Callable) -> Callable:
-    return lambda self, other: op(self[...], other[...] if isinstance(other, ArrayLike) else other)
+    def binary(self: "ArrayLike", other: Any) -> Any:
+        return _applied(op, self[...], other[...] if isinstance(other, ArrayLike) else other, other)
+
+    return binary
 
 
 def _reflected(op: Callable) -> Callable:
-    return lambda self, other: op(other, self[...])
+    return lambda self, other: _applied(op, other, self[...], other)
+
+
+def _applied(op: Callable, left: Any, right: Any, other: Any) -> Any:
+    try:
+        return op(left, right)
+    except TypeError as error:
+        if not hasattr(other, "toarray"):
+            raise
+        raise _no_operand(op, other) from error
 
 
 def _method(name: str) -> Callable:
@@ -46,7 +59,7 @@ def factor(other: Any) -> jax.Array:
         for name in ("toarray", "todense"):
             if hasattr(other, name):
                 return jnp.asarray(getattr(other, name)())
-    return jnp.asarray(other)
+    return as_array("J @ v", other)
 
 
 def not_traced(name: str) -> AttributeError:
@@ -55,6 +68,14 @@ def not_traced(name: str) -> AttributeError:
         f"J.{name}: expected a view at arrays, got one that is traced, which has no {name} yet. Ask for it outside of "
         "transformations.",
         name=name,
+    )
+
+
+def _no_operand(op: Callable, other: Any) -> TypeError:
+    # SciPy adds no dense array to a sparse one.
+    return TypeError(
+        f"{op.__name__}(J, S): expected an array, got {type(other).__name__}. Write J.to_scipy() for J, which is "
+        "sparse then, or S.toarray() for S."
     )
 
 
@@ -223,15 +244,26 @@ class ArrayLike:
     # Immutable
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"J.{name} = ...: expected no assignment, views are immutable. Work on the array J[...].")
+        raise AttributeError(
+            f"J.{name} = ...: expected no assignment, got one; views are immutable. Work on the array J[...]."
+        )
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(
-            f"del J.{name}: expected no deletion, views are immutable. J.clear() forgets what is known."
+            f"del J.{name}: expected no deletion, got one; views are immutable. J.clear() forgets what is known."
         )
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise TypeError("J[...] = ...: expected no assignment, views are immutable. Write J.at[...].set(...).")
+        raise TypeError(
+            "J[...] = ...: expected no assignment, got one; views are immutable. Write J.at[...].set(...), which gives "
+            "an array, or change a copy, numpy.array(J)."
+        )
+
+    def __delitem__(self, key: Any) -> None:
+        raise TypeError(
+            "del J[...]: expected no deletion, got one; views are immutable. Write J.clear() to forget what is known, "
+            "or numpy.delete(J, k, axis) for an array without some rows or columns."
+        )
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
@@ -240,13 +272,13 @@ class ArrayLike:
                 return _method(name).__get__(self)
             if isinstance(getattr(type(self), name, None), property):  # it has raised
                 raise not_traced(name)
-            if of_arrays is not None and name not in _INSTEAD:
+            if of_arrays is not None and name not in INSTEAD:
                 raise AttributeError(
                     f"J.{name}: expected an attribute of a lazy view, got one of an array in memory. "
                     f"Write J[...].{name}.",
                     name=name,
                 )
-            hint = _INSTEAD.get(name, "J[...] is the array, and J.stats, J.plan and J.explain() tell of the view")
+            hint = INSTEAD.get(name, "J[...] is the array, and J.stats, J.plan and J.explain() tell of the view")
             raise AttributeError(
                 f"J.{name}: expected an attribute of a lazy view or of jax.Array, got {name!r}. "
                 f"{hint.format(name=name)}.",
@@ -321,20 +353,29 @@ def _array_type() -> type:
 
 
 # What other libraries call it → what to write.
-_INSTEAD = {
+INSTEAD = {
     name: hint
     for names, hint in (
-        ("numpy toarray todense to_dense dense values to_numpy", "Write numpy.asarray(J)"),
-        ("compute materialize evaluate data", "Write J[...]"),
-        ("row rows getrow", "Write J[i], or J[[i, k]] for several"),
+        ("numpy toarray todense to_dense dense values to_numpy to_array A cpu", "Write numpy.asarray(J)"),
+        ("compute materialize evaluate data array detach eval get read", "Write J[...]"),
+        ("row rows getrow iloc loc head tail", "Write J[i], or J[[i, k]] for several"),
         ("col cols column columns getcol", "Write J[:, j]"),
         ("jvp pushforward hvp", "Write J.mv(v)"),
         ("vjp pullback rmv", "Write J.vm(u)"),
         ("H adjoint", "Write J.T.conj()"),
+        ("transposed t", "Write J.T"),
+        ("matmul apply", "Write J @ v"),
+        ("set update fill append resize", "Write J.at[...].set(...), which gives an array"),
+        ("backward grad gradient jacobian", "J is the derivative: write J[...] for all of it, J.vm(u) for u @ J"),
+        ("hessian", "Write hessian(f)(x)"),
+        ("to_pandas DataFrame", "Write pandas.DataFrame(numpy.asarray(J))"),
         ("diag", "Write J.diagonal()"),
         ("nnz indices indptr", "Write J.pattern, or J.to_scipy()"),
         ("tocsr tocsc tocoo to_csr to_csc to_coo to_sparse sparse", "Write J.to_scipy(format), or J.to_bcoo()"),
-        ("det inv norm solve svd eigh", "Write jnp.linalg.{name}(J)"),
+        ("det inv pinv norm svd eig eigh eigvals eigvalsh cholesky qr", "Write jnp.linalg.{name}(J)"),
+        ("solve lstsq", "Write jnp.linalg.{name}(J, b)"),
+        ("I inverse", "Write jnp.linalg.inv(J)"),
+        ("rank", "Write jnp.linalg.matrix_rank(J)"),
     )
     for name in names.split()
 }

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
 
-from jacobia._call.arguments import Call, check_inexact, differentiated
+from jacobia._call.arguments import Call, check_inexact, differentiated, of_numbers
 from jacobia._call.linearize import Point, gradient, linearize, read_dependence, read_mixing
 from jacobia._call.options import Options
 from jacobia._call.trace import Program, Traced, interned, trace
@@ -77,7 +77,10 @@ def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> 
         if _may_mix(options, dtype, "rev"):
             mixing = mixing or (path, dtype)
         else:
-            check_inexact(name, path, dtype, options.holomorphic, "input")
+            try:
+                check_inexact(name, path, dtype, options.holomorphic, "input")
+            except TypeError as error:
+                raise of_numbers(name, call, path, dtype) or error from None
     ins = Space(tuple(call.leaves[p].shape for p in positions), tuple(call.leaves[p].dtype for p in positions), paths)
     if options.batch_axis is not None:
         _batch_axes(name, options.batch_axis, ins, "input", None)
@@ -300,10 +303,14 @@ def _batch_axes(name: str, axis: Any, space: Space, what: str, first: tuple | No
         size, given, given_shape = first or (None, *_with_axis(axis, space))
         beside = f", as in {given} of shape {given_shape}" if given else ""
         if not -len(shape) <= axis < len(shape):
+            hint = "Leave it out with where= or argnums=." if what == "input" else "Return it as aux, or per sample."
+            if not given:
+                last = len(shape) - 1
+                numbers = "0" if last == 0 else f"0 {'or' if last == 1 else 'to'} {last}"
+                hint = f"Axes are numbered from 0: write batch_axis={numbers}." if shape else "Leave batch_axis out."
             raise ValueError(
                 f"{name}({path}, batch_axis={axis}): expected every differentiated input and every output to have axis "
-                f"{axis}{beside}, got {path} of shape {shape}. "
-                + ("Leave it out with where= or argnums=." if what == "input" else "Return it as aux, or per sample.")
+                f"{axis}{beside}, got {path} of shape {shape}. {hint}"
             )
         if size is not None and shape[axis] != size:
             raise ValueError(

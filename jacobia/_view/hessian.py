@@ -22,6 +22,3 @@ class Hessian(Jacobian):
         """f(x): the output leaf whose second derivatives these are."""
         width = len(self._origin.blue.spaces.inputs)
         return self._origin.value()[1][self._layout.block.outs[0] // width]
-
-    def __init__(self) -> None:
-        raise TypeError("Hessian(): expected hessian(f)(x), got a direct call. Views are made by the transform.")

@@ -44,8 +44,11 @@ class Jacobian(Reductions):
 
     __slots__ = ("__weakref__",)
 
-    def __init__(self) -> None:
-        raise TypeError("Jacobian(): expected jacobian(f)(x), got a direct call. Views are made by the transform.")
+    def __init__(self, *_: Any, **__: Any) -> None:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name}(...): expected no direct call, got one. Write {name.lower()}(f)(x), which makes views."
+        )
 
     # Metadata: never computes
 
@@ -99,7 +102,7 @@ class Jacobian(Reductions):
     @property
     def device(self) -> Any:
         """The device of that input, or its sharding over several."""
-        return self._input("device").device
+        return self._alive("device").device
 
     @property
     def committed(self) -> bool:
@@ -118,7 +121,7 @@ class Jacobian(Reductions):
 
     def devices(self) -> set:
         """The devices of the input that the columns belong to."""
-        return self._input("devices").devices()
+        return self._alive("devices").devices()
 
     def _input(self, name: str) -> Any:
         leaf = self._origin.leaves[self._origin.blue.positions[self._layout.block.ins[0]]]
@@ -126,8 +129,16 @@ class Jacobian(Reductions):
             raise not_traced(name)
         return leaf
 
+    def _alive(self, name: str) -> Any:
+        self._origin.check_alive()
+        return self._input(name)
+
     def block_until_ready(self) -> "Jacobian":
-        """Wait for what is remembered; what is not, is not computed."""
+        """Wait for what is remembered; what is not, is not computed.
+
+        To time a derivative, read it and wait for what comes: `J[...].block_until_ready()`. Right after
+        `J = jacobian(f)(x)` there is nothing to wait for.
+        """
         store = self._origin.stores.get(self._index)
         jax.block_until_ready([] if store is None else [a for a in store.arrays() if not a.is_deleted()])
         return self

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
 
+from jacobia._call.options import shown_type
+from jacobia._call.uncalled import Uncalled
 from jacobia._plans.nonzeros import every
 from jacobia._plans.products import has_products
 from jacobia._run.missing import by_what_exists, refused
@@ -46,7 +48,9 @@ def operator(tree: Any) -> "Operator":
     blocks = tree_leaves(tree, is_leaf=_is_view)
     others = [v for v in blocks if not _is_view(v)]
     if others or not blocks:
-        got = type(others[0]).__name__ if others else "a tree without any"
+        if others and isinstance(others[0], Uncalled):
+            raise TypeError(others[0].called_first())
+        got = shown_type(others[0]) if others else "a tree without any"
         raise TypeError(
             f"operator(tree): expected the views that jacobian(f)(x) or hessian(f)(x) returns, got {got}. "
             "Leave lazy=False and has_aux out, or pass the views alone."
@@ -79,6 +83,20 @@ class Operator:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape})"
+
+    def __getitem__(self, key: Any) -> Any:
+        raise TypeError(
+            "operator(tree)[...]: expected a product, got a key; an operator has no entries that could be read. Read a "
+            "view, J[...], or jacobia.materialize(tree, key)."
+        )
+
+    __iter__ = None  # it has no rows either
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError(
+            "operator(tree): expected an array, got an operator, which is applied to trees. Write J[...] for a view, "
+            "or jacobia.materialize(tree)."
+        )
 
     @property
     def shape(self) -> tuple[int, int]:

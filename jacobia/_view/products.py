@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobia._call.given import as_array, no_array
 from jacobia._plans.choose import run
 from jacobia._plans.products import Form, fitting, multiply, products
 from jacobia._plans.request import Request
@@ -53,12 +54,18 @@ class Products(LiveBlock, ArrayLike):
     def __matmul__(self, other: Any) -> jax.Array:
         v = other if isinstance(other, _FACTORS) else self._factor(other)
         form = self._form_of(v, on_the_left=False)
-        return self[...] @ v if form is None else self._multiplied(form, v)
+        if form is None:
+            self._check_whole(v, on_the_left=False)
+            return self[...] @ v
+        return self._multiplied(form, v)
 
     def __rmatmul__(self, other: Any) -> jax.Array:
         u = other if isinstance(other, _FACTORS) else self._factor(other)
         form = self._form_of(u, on_the_left=True)
-        return jnp.asarray(u) @ self[...] if form is None else self._multiplied(form, u)
+        if form is None:
+            self._check_whole(u, on_the_left=True)
+            return jnp.asarray(u) @ self[...]
+        return self._multiplied(form, u)
 
     def _form_of(self, factor: Any, on_the_left: bool) -> Form | None:
         # Of a factor of `@`; None: a product of whole arrays.
@@ -67,15 +74,25 @@ class Products(LiveBlock, ArrayLike):
             return None
         way = "rows" if on_the_left != bool(layout.turn) else "columns"
         size = math.prod(block.row_shape if way == "rows" else block.column_shape)
-        _check_inner(factor.shape, size, on_the_left)
+        if factor.shape[-1 if on_the_left or factor.ndim == 1 else -2] != size:
+            raise _no_inner(factor.shape, self.shape, on_the_left)
         if factor.ndim <= 2:
             return Form(way, factor.ndim == 2, not on_the_left, shared=bool(lead))
         return Form(way, True, not on_the_left) if factor.shape[:-2] == lead else None
 
+    def _check_whole(self, factor: Any, on_the_left: bool) -> None:
+        # Before all of J is computed.
+        if not (factor.ndim and self.shape):
+            number = "J" if factor.ndim else "v"
+            raise ValueError(f"J @ v: expected arrays with axes, got {number}, which has none. Write J * v.")
+        inner = self.shape[-2] if on_the_left and self.ndim > 1 else self.shape[-1]
+        if factor.shape[-1 if on_the_left or factor.ndim == 1 else -2] != inner:
+            raise _no_inner(factor.shape, self.shape, on_the_left)
+
     def _given(self, name: str, vectors: Any) -> jax.Array:
         layout = self._layout
         if layout.turn and not (layout.matrices and layout.unfolded):
-            return self._turned(name, jnp.asarray(vectors))
+            return self._turned(name, as_array(f"J.T.{name}(...)", vectors))
         way = "columns" if (name == "mv") != bool(layout.turn) else "rows"
         form = Form(way, last=name == "mv", flat=False)
         return self._multiplied(*fitting(name, vectors, form, layout.lead, layout.block))
@@ -99,7 +116,9 @@ class Products(LiveBlock, ArrayLike):
 
     def _product(self, form: Form, vectors: Any) -> jax.Array:
         origin, index, block = self._origin, self._index, self._layout.block
-        if vectors.dtype.kind == "c":
+        if vectors.dtype.kind in "cOUSMm":
+            if vectors.dtype.kind != "c":
+                raise no_array("J @ v", vectors)
             spaces = origin.blue.spaces
             seeded = spaces.outputs.pick(block.outs) if form.way == "rows" else spaces.inputs.pick(block.ins)
             if not any(jnp.issubdtype(d, jnp.complexfloating) for d in seeded.dtypes):
@@ -126,11 +145,14 @@ class Products(LiveBlock, ArrayLike):
         return factor(other)
 
 
-def _check_inner(shape: tuple[int, ...], size: int, on_the_left: bool) -> None:
-    axis = -1 if on_the_left or len(shape) == 1 else -2
-    if shape[axis] != size:
-        what = "v @ J" if on_the_left else "J @ v"
-        raise ValueError(
-            f"{what}: expected v of length {size} along axis {axis % len(shape)}, got shape {shape}. "
-            "J.mv and J.vm take vectors of the shapes of x and y."
-        )
+def _no_inner(shape: tuple[int, ...], of_view: tuple[int, ...], on_the_left: bool) -> ValueError:
+    n, m = of_view[-1:][0], of_view[-2:][0]
+    size, other = (m, n) if on_the_left else (n, m)
+    what, axis = ("v @ J", -1) if on_the_left else ("J @ v", -1 if len(shape) == 1 else -2)
+    if shape == (other,):
+        hint = "Write J @ v" if on_the_left else "Write v @ J, or J.T @ v"
+    elif len(shape) == 2 and shape[-2 if on_the_left else -1] == size:
+        hint = "Write v.T @ J" if on_the_left else "Write J @ v.T"
+    else:
+        hint = f"J has shape {of_view}: J @ v takes {n} numbers, and v @ J {m}"
+    return ValueError(f"{what}: expected v of length {size} along axis {axis % len(shape)}, got shape {shape}. {hint}.")

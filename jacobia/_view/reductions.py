@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jacobia._call.given import as_array
 from jacobia._operators.gram import cross, gram, sparse_gram
 from jacobia._operators.norms import norms
 from jacobia._operators.told import told
@@ -182,7 +183,7 @@ class Reductions(Products):
         # Those of rows as (..., M), and whether they are between rows, (..., M, M).
         if weights is None:
             return None, False
-        w, lead, m = jnp.asarray(weights), self._layout.lead, math.prod(rows)
+        w, lead, m = as_array("J.gram(weights=...)", weights), self._layout.lead, math.prod(rows)
         for own in ((), lead):
             if w.shape in (own + rows, own + (m,)):
                 return w.reshape(own + (m,)), False

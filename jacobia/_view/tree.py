@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.tree_util import tree_flatten, tree_unflatten
 
+from jacobia._call.uncalled import Uncalled
 from jacobia._read.block import read_together
 from jacobia._run.blueprint import Blueprint
 from jacobia._view.jacobian import Jacobian
@@ -38,6 +39,8 @@ def materialize(tree: Any, key: Any = ...) -> Any:
     Returns:
       The tree with arrays in the places of views.
     """
+    if isinstance(tree, Uncalled):
+        raise TypeError(tree.called_first())
     leaves, treedef = tree_flatten(tree, is_leaf=lambda v: isinstance(v, Jacobian))
     calls: dict[int, list[Jacobian]] = {}
     for leaf in leaves:

@@ -89,9 +89,9 @@ def test_empirical_fisher():
 
 
 def test_errors():
-    with pytest.raises(TypeError, match=r"ggn\(f=...\): expected a function, got ndarray"):
+    with pytest.raises(TypeError, match=r"ggn\(f=...\): expected a callable, got ndarray"):
         ggn(cross_entropy, W)
-    with pytest.raises(TypeError, match=r"empirical_fisher\(loss=...\): expected a function, got float"):
+    with pytest.raises(TypeError, match=r"empirical_fisher\(loss=...\): expected a callable, got float"):
         empirical_fisher(1.0, model)
     with pytest.raises(ValueError, match=r"empirical_fisher\(loss=...\): expected one number for each sample.*\(\)"):
         empirical_fisher(cross_entropy, model)(W)

@@ -278,7 +278,7 @@ def test_errors():
         laplacian(mlp)(X + 1j)
     with pytest.raises(TypeError, match=r"laplacian\(f=...\): expected a callable, got int"):
         laplacian(3)
-    with pytest.raises(TypeError, match=r"laplacian\(mode=...\): expected an option among has_aux"):
+    with pytest.raises(TypeError, match=r"laplacian\(mode=...\): expected an option among argnums, has_aux"):
         laplacian(mlp, mode="rev")
     with pytest.raises(ValueError, match=r"value_and_laplacian\(.*\): expected an f of one number, got .*\(6,\)"):
         value_and_laplacian(lambda x: x)(X)

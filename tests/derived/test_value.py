@@ -60,7 +60,7 @@ def test_options_are_those_of_the_transforms():
     assert y["b"][0].shape == (4,) and J.shape == (8, 4)
     y, J = value_and_jacobian(jnp.sin, lazy=False)(X)
     close((y, J), (np.sin(X), np.diag(np.cos(X))))
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(TypeError, match="Did you mean chunk_size"):
         value_and_jacobian(jnp.sin, chunks=3)
     with pytest.raises(TypeError, match=r"jacobian\(f=...\): expected a callable"):
         value_and_jacobian(3)

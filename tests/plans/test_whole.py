@@ -282,5 +282,5 @@ def test_an_array_that_f_closes_over_and_that_is_gone_is_named():
     w = jnp.linspace(1, 2, 3000)
     J = jacobian(lambda x: w * (jnp.roll(x, 1) - x) * jnp.sin(x) * jnp.cos(x))(jnp.ones(3000))
     w.delete()
-    with pytest.raises(ValueError, match="an array that f closes over has been deleted"):
+    with pytest.raises(ValueError, match="an array that f closes over, which has been deleted"):
         J[...]
