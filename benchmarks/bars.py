@@ -19,6 +19,7 @@ import numpy as np
 
 import jacobia
 from benchmarks import (
+    displays,
     keys,
     laplacians,
     memory,
@@ -418,6 +419,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
     **products.BARS,
     **laplacians.BARS,
     **scaling.BARS,
+    **displays.BARS,
     **sparse.BARS,
     **plans.BARS,
     **solvers.BARS,
