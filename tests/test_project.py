@@ -22,10 +22,12 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.M | re.S)
 
 
-def test_version_is_the_newest_release_of_the_changelog():
+def test_version_and_date_are_those_of_the_newest_release():
     assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
-    released = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
-    assert released[:2] == ["Unreleased", jacobia.__version__]
+    changelog, cited = ((ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "CITATION.cff"))
+    (first, _), (version, date) = re.findall(r"^## \[([^]]+)\](?: - (.+))?$", changelog, flags=re.M)[:2]
+    assert (first, version) == ("Unreleased", jacobia.__version__)
+    assert f"\nversion: {version}\ndate-released: {date}\n" in cited
 
 
 def imported_in_functions():
@@ -77,10 +79,20 @@ def test_readme_has_two_commands_of_one_line_each():
     assert tests[0].endswith("-m pytest -n 2") and '".[test]"' in tests[0]
 
 
-def test_readme_links_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if "://" not in target:
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_and_files_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (ROOT / target).exists(), target
+    for name in re.findall(r"`([\w/]+\.(?:py|txt|toml|md|cff|ipynb))`", text):
+        found = [path for top in ("jacobia", "tests") for path in (ROOT / top).glob(f"**/{name}")]
+        assert found or (ROOT / name).exists(), name
+
+
+def test_hooks_run_the_commands_of_ci():
+    hooks = re.findall(r"entry: (.+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert len(hooks) == 3 and set(hooks) <= set(lines)
 
 
 def test_package_is_typed_and_public_names_exist():
