@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from benchmarks import bars, peers, report
 
@@ -18,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time jacobia, fairly.")
     parser.add_argument("what", nargs="?", default="all", choices=["bars", "peers", "all"])
     parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look, not for a record")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md and docs/speed.md")
     parser.add_argument(
         "--python", action="append", default=[], type=_library_and_python, metavar="LIBRARY=PYTHON",
         help="the interpreter that has this library (default: this one); e.g. torch=.venv-torch/bin/python",
@@ -33,6 +34,7 @@ def main() -> int:
     if arguments.what in ("bars", "all"):
         results = bars.run(arguments.only, arguments.quick)
         failed |= any(r.failed for r in results)
+        _show("headlines", report.headlines(results), arguments.write, report.HEADLINES)
         _show("bars", report.bars(results, arguments.quick), arguments.write)
     if arguments.what in ("peers", "all"):
         table = peers.run(dict(arguments.python), arguments.quick)
@@ -40,10 +42,10 @@ def main() -> int:
     return int(failed)
 
 
-def _show(section: str, text: str, write: bool) -> None:
+def _show(section: str, text: str, write: bool, page: Path = report.PAGE) -> None:
     print(text + "\n", flush=True)
     if write:
-        report.write(section, text)
+        report.write(section, text, page)
 
 
 if __name__ == "__main__":

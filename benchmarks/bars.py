@@ -1,8 +1,7 @@
-"""The bars: what jacobia promises about speed, compilations and memory, measured.
+"""The bars: limits on time, compilations and memory that jacobia promises to keep, and their measurements.
 
-Each bar runs in a fresh process, so that no kernel, no cache and no peak of memory comes from another one;
-contenders that are compared run in the same process, in turn. `python -m benchmarks.bars NAME` runs one and
-prints JSON lines.
+Each bar runs in a fresh process, so that no kernel, cache or memory peak of another bar counts. Contenders that are
+compared run in the same process, in turn. `python -m benchmarks.bars NAME` runs one bar and prints JSON lines.
 """
 
 import json
@@ -98,7 +97,7 @@ def everything(name: str, quick: bool) -> list[Result]:
         workload = Workload(name, title, workload.shape, workload.num_outputs, workload.build, workload.closed_form)
     times, base = all_of_it(workload, quick)
     what = f"`J[...]`, {workload.title.removesuffix(', all')}"
-    if name == "small":  # dispatch is all there is: a bar of its own
+    if name == "small":  # the time is that of dispatch alone, so the bars differ
         return [
             slower(f"{what}, `jac` kept, against jitted jacrev", times, "kept", BASE[0], 3.5),
             slower(f"{what}, `jacobian(f)(x)[...]`, against jitted jacrev", times, "anew", BASE[0], 3.5),
@@ -112,7 +111,7 @@ def everything(name: str, quick: bool) -> list[Result]:
 
 
 def per_sample(quick: bool) -> list[Result]:
-    """One Jacobian a sample, by vmap: no bar."""
+    """One Jacobian for each sample, by vmap: no bar."""
     workload = WORKLOADS["batch"]
     f, points, _ = checked(workload)
     contenders = {
@@ -130,7 +129,7 @@ def per_sample(quick: bool) -> list[Result]:
 
 
 def shared_weights(quick: bool) -> list[Result]:
-    """A row of all samples where the weights are shared by them, by every spelling."""
+    """One row for each sample, where all samples share the weights: written in several ways."""
     sizes, count = (64, 384, 384, 8), 500
     w = jax.tree.map(jnp.asarray, mlp_parameters(sizes))
     rng = np.random.default_rng(7)
@@ -168,7 +167,7 @@ def shared_weights(quick: bool) -> list[Result]:
 
 
 def remembered(quick: bool) -> list[Result]:
-    """What is known already, against one jitted identity call."""
+    """Reads of known entries, beside one call of a jitted identity."""
     results = []
     identity = jax.jit(lambda a: a)
     for name in ("small", "mlp"):
@@ -180,7 +179,7 @@ def remembered(quick: bool) -> list[Result]:
         contenders = {"all": lambda x, J=J: J[...], "identity": identity}
         times = rounds(contenders, points, quick)
         results.append(slower(f"remembered `J[...]`, {workload.title}", times, "all", "identity", 1.5))
-    # J is now that of the MLP, which has 64 rows.
+    # From here on, J is the Jacobian of the MLP, which has 64 rows.
     workload = WORKLOADS["mlp"]
     numbers = list(range(64))
     check(workload, inputs(workload)[0], np.stack([np.asarray(J[i]) for i in numbers]))
@@ -326,7 +325,7 @@ MEMORY_LIMIT = 64 * MIB
 
 
 def temporaries(quick: bool) -> list[Result]:
-    """What the compiled programs ask for."""
+    """The bytes of temporaries of the compiled programs, by the compiler's analysis."""
     f = build_mlp(TALL)(jnp, jnp.asarray)
     x = jnp.asarray(inputs(WORKLOADS["mlp"])[0])
 
@@ -343,7 +342,7 @@ def temporaries(quick: bool) -> list[Result]:
 
 
 def peak(library: str, quick: bool) -> list[Result]:
-    """What the process really took, compilation included: no bar."""
+    """The memory that the process took, compilation included: no bar."""
     f = build_mlp(TALL)(jnp, jnp.asarray)
     points = [jnp.asarray(x) for x in inputs(WORKLOADS["mlp"])[:4]]
     jax.jit(f)(points[0]).block_until_ready()
@@ -358,7 +357,7 @@ def peak(library: str, quick: bool) -> list[Result]:
     return [Result(f"rise of the peak of resident memory, M = 8000, N = 64, {library}", rise, "MiB")]
 
 
-FLAT = 8.0  # MiB over the last half: what 500 programs would take if each left 16 KiB behind
+FLAT = 8.0  # MiB of growth over the last half: 500 programs that leave 16 KiB each
 
 
 def many_functions(library: str, quick: bool) -> list[Result]:
@@ -426,7 +425,7 @@ BARS: dict[str, Callable[[bool], list[Result]]] = {
 
 
 def run(names: list[str], quick: bool) -> list[Result]:
-    """The bars of these names (all, when empty), one after another, each in a process of its own."""
+    """Run the bars with these names (all, if there are none), one after another, each in a process of its own."""
     results = []
     for name in names or BARS:
         print(f"{name} ...", file=sys.stderr, flush=True)

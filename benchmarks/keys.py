@@ -24,7 +24,7 @@ _mask[[4, 9, 77, 120]] = True
 _pairs = np.zeros((M, N), bool)
 _pairs[[3, 50, 60], [7, 9, 11]] = True
 
-# What is read → (key, rows or columns by hand, what is taken of them)
+# Title of a read → (key, the rows or columns to compute by hand, the function that takes the result from them)
 KEYS: dict[str, tuple[Any, tuple[str, Any], Callable]] = {
     "J[1:4]": (np.s_[1:4], ("rows", [1, 2, 3]), lambda a: a),
     "J[-3:]": (np.s_[-3:], ("rows", [197, 198, 199]), lambda a: a),
@@ -59,7 +59,7 @@ def points(count: int = 200) -> list:
 
 
 def lines(f: Callable, way: str, numbers: list) -> Callable:
-    """Rows (R, N) by a pullback, or columns (M, R) by a pushforward, of seeds that the compiler knows."""
+    """Rows (R, N) by a pullback, or columns (M, R) by a pushforward, with seeds that are constants of the kernel."""
     if way == "rows":
         seeds = np.eye(jax.eval_shape(f, points(1)[0]).size, dtype=np.float32)[numbers]
         return lambda x: (lambda pull: jax.vmap(lambda s: pull(s)[0])(seeds))(jax.vjp(f, x)[1])
@@ -77,7 +77,7 @@ def by_hand(name: str) -> Callable:
 def against(
     name: str, read: Callable, other: Callable, inputs: list, times: float, more: float, quick: bool
 ) -> Result:
-    """What a read takes, in units of `times` what the other takes and `more` microseconds: the bar is 1."""
+    """The time of a read, divided by `times` the time of the other plus `more` microseconds: the bar is 1."""
     np.testing.assert_allclose(read(inputs[0]), other(inputs[0]), rtol=1e-3, atol=1e-4)
     for x in inputs[:4]:
         wait(read(x))
@@ -117,7 +117,7 @@ def remembered(quick: bool) -> list[Result]:
 
 
 def other_views(what: str, quick: bool) -> list[Result]:
-    """The same of other views: of a tree's block, of a Hessian, of `J.T`, of `J.matrix`, of all samples of a batch."""
+    """Reads of other views: a block of a tree, a Hessian, `J.T`, `J.matrix`, all samples of a batch."""
     inputs, f = points(), energy if what == "hessian" else mlp
     jac, results = (hessian if what == "hessian" else jacobian)(f), []
     tree = jacobian(lambda p: {"y": mlp(p["a"]), "z": p["b"] * p["a"][:3]})
@@ -129,7 +129,7 @@ def other_views(what: str, quick: bool) -> list[Result]:
         "matrix": lambda x: jac(x).matrix,
         "batch": batch,
     }
-    if what == "tree":  # slicing x is no part of it
+    if what == "tree":  # x is sliced before the clock starts
         inputs = [{"a": x, "b": x[:3]} for x in inputs]
         views[what] = lambda p: tree(p)["y"]["a"]
     if what == "batch":
@@ -137,7 +137,7 @@ def other_views(what: str, quick: bool) -> list[Result]:
     for name in FEW:
         key, (way, numbers), taken = KEYS[name]
         keys = key if isinstance(key, tuple) else (key,)
-        if what == "hessian":  # of which every line is a Hessian-vector product
+        if what == "hessian":  # every line of a Hessian is a Hessian-vector product
             seeds = np.eye(N, dtype=np.float32)[numbers]
             own = lambda x, s=seeds: jax.vmap(lambda v: jax.jvp(jax.grad(f), (x,), (v,))[1])(s)  # noqa: E731
             own = own if way == "rows" else lambda x, own=own: own(x).T

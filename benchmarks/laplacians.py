@@ -1,4 +1,4 @@
-"""Bars of Laplacians, beside folx where that is installed, and beside what JAX does by itself.
+"""Bars of Laplacians, beside folx if it is installed, and beside JAX alone.
 
 Knows jacobia and JAX.
 """
@@ -77,7 +77,7 @@ def networks(quick: bool) -> list[Result]:
 
 
 def a_million_inputs(quick: bool) -> list[Result]:
-    """Exact at d = 1,000,000: 64 directions take the place of all."""
+    """An exact Laplacian at d = 1,000,000: 64 directions replace all of them."""
     psi = _mlp(1_000_000, 64, 3)
     points = [jax.random.normal(jax.random.key(k), (16, 1_000_000)) for k in range(2)]
     batched = jax.vmap(psi)

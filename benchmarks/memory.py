@@ -1,4 +1,4 @@
-"""Resident memory of this process, in bytes. Knows the operating system and nothing else."""
+"""The memory of this process and of the machine, in bytes. Knows the operating system and nothing else."""
 
 import os
 import resource
@@ -17,17 +17,17 @@ def _field(name: str) -> int | None:
 
 
 def resident() -> int:
-    """Now; where the system does not say, the peak so far, which is flat when memory is."""
+    """The resident memory now; where the system does not report it, the peak so far, which is flat if memory is."""
     return _field("VmRSS") or peak()
 
 
 def peak() -> int:
-    """The most so far."""
-    # ru_maxrss also counts the parent at the moment it started this process; VmHWM does not.
+    """The peak of the resident memory so far."""
+    # ru_maxrss includes the memory of the parent at the moment it started this process; VmHWM does not.
     unit = 1 if sys.platform == "darwin" else 1024
     return _field("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def total() -> int:
-    """Of the machine."""
+    """The memory of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

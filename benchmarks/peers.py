@@ -1,8 +1,8 @@
-"""Every library on every workload, each in a process (and, where asked, a Python) of its own.
+"""Every library on every workload, each library in a process of its own, and in a Python of its own on request.
 
-The parent starts one worker a library, prepares a workload in all of them, and then gives them turns: jax,
-jacobia, torch, paddle, jax, ... A worker checks each answer against the closed form, then times it. Parent
-and workers speak JSON lines. Libraries keep their own default number of threads.
+The parent starts one worker for each library, prepares a workload in all of them, and then gives them turns: jax,
+jacobia, torch, paddle, jax, ... A worker checks each answer against the closed form, then times it. Parent and workers
+exchange JSON lines. Libraries keep their own default number of threads.
 """
 
 import importlib
@@ -24,18 +24,18 @@ from benchmarks import timing
 from benchmarks.workloads import WORKLOADS, Workload, check, check_closed_form, inputs
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = ("jax.jit(jacrev)", "jax.jit(jacfwd)")  # the better of the two is 1
+BASE = ("jax.jit(jacrev)", "jax.jit(jacfwd)")  # times are divided by that of the faster of the two
 OURS = "jacobia"
 
 
 @dataclass
 class Table:
-    """Ratios[contender][workload] to the better of `BASE`; a string says why there is none."""
+    """`ratios[contender][workload]`: the time over that of the faster of `BASE`, or a string: why there is none."""
 
     ratios: dict[str, dict[str, float | str]] = field(default_factory=dict)
     base: dict[str, str] = field(default_factory=dict)  # workload → "jacfwd, 300 µs"
-    yardsticks: dict[str, float] = field(default_factory=dict)  # NumPy loop: library's process / jax's
-    spread: float = 1.0  # the slowest NumPy loop of all turns / the fastest
+    yardsticks: dict[str, float] = field(default_factory=dict)  # library → NumPy loop in its process / in jax's
+    spread: float = 1.0  # the slowest NumPy loop of all turns over the fastest
     versions: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class Table:
 class Setup:
     array: Callable  # NumPy array → the library's array
     contenders: timing.Contenders
-    wait: Callable = lambda result: result  # results are ready when returned
+    wait: Callable = lambda result: result  # the default: results are ready when they are returned
 
 
 def _prepare_jax(workload: Workload) -> Setup:
@@ -69,7 +69,7 @@ def _prepare_jax(workload: Workload) -> Setup:
 
 
 def by_hand(f: Callable, workload: Workload) -> Callable:
-    """The rows of the workload as one would write them: a `vmap` of a `vjp`."""
+    """The rows of the workload by a hand-written `vmap` of a `vjp`."""
     import jax
     import jax.numpy as jnp
 
@@ -114,7 +114,7 @@ def _prepare_torch(workload: Workload) -> Setup:
         }
     else:
         rows = workload.rows or slice(None)
-        chosen = (lambda x: f(x)[rows]) if workload.rows else f  # torch.func on f[1:4], which is its best
+        chosen = (lambda x: f(x)[rows]) if workload.rows else f  # torch.func is fastest on the function x -> f(x)[rows]
         contenders = {
             "torch.func.jacrev": torch.func.jacrev(chosen),
             "torch.func.jacfwd": torch.func.jacfwd(chosen),
@@ -130,7 +130,7 @@ def _prepare_paddle(workload: Workload) -> Setup:
     f = workload.build(paddle, paddle.to_tensor)
     transform = paddle.autograd.hessian if workload.hessian else paddle.autograd.jacobian
 
-    flat = len(workload.shape) > 1  # it takes vectors only
+    flat = len(workload.shape) > 1  # paddle's transforms take vectors only
 
     def call(x):
         y = f(x.reshape(workload.shape)).reshape([-1]) if flat else f(x)
@@ -175,7 +175,7 @@ def _versions(library: str) -> dict[str, str]:
 def worker(library: str) -> None:
     """Serve `prepare` and `turn` requests on standard input until it closes."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not get among the replies
+    os.dup2(2, 1)  # prints of a library go to standard error, so that they do not mix with the replies
 
     def reply(**message) -> None:
         print(json.dumps(message), file=replies, flush=True)
@@ -200,7 +200,7 @@ def worker(library: str) -> None:
                 continue
             for name, call in setup.contenders.items():
                 try:
-                    for _ in range(2):  # the second call is checked: the first may have compiled
+                    for _ in range(2):  # the second call is checked, since the first may be the one that compiles
                         answer = _as_numpy(call(arrays[0]))
                     check(workload, points[0], answer)
                     ready[name] = call
@@ -209,7 +209,7 @@ def worker(library: str) -> None:
             answer = None
             reply(ready=list(ready), failed=failed)
         else:
-            time.sleep(0.25)  # threads of the library before may still spin
+            time.sleep(0.25)  # threads of the previous library may still be spinning
             yardstick = _numpy_yardstick()
             times, failed = {}, {}
             for name in list(ready):
@@ -246,7 +246,7 @@ class Worker:
         try:
             print(json.dumps(request), file=self.process.stdin, flush=True)
         except BrokenPipeError:
-            pass  # answer() sees the end
+            pass  # answer() notices that the worker has ended
         return self.answer()
 
     def close(self) -> None:
@@ -258,7 +258,7 @@ class Worker:
 
 
 def run(pythons: dict[str, str], quick: bool) -> Table:
-    """All libraries on all workloads; `pythons` says which interpreter has which library."""
+    """Time all libraries on all workloads. `pythons`: library → the Python interpreter that has it."""
     rounds, budget = (3, 0.03) if quick else (9, 0.2)
     table = Table()
     workers = {}

@@ -1,4 +1,4 @@
-"""Bars of plans: a narrow waist, constant rows, residuals that are kept, and what planning itself takes.
+"""Bars of plans: a narrow waist, constant rows, residuals that are kept, and the time of planning itself.
 
 Shapes: M outputs, N inputs, D the width of a state.
 """
@@ -35,7 +35,7 @@ def _way(workload: Workload) -> str:
 
 
 def waist(quick: bool) -> list[Result]:
-    """An autoencoder: all of it, and some rows, which have no waist to gain from."""
+    """An autoencoder: all of its Jacobian, and some rows, for which the waist is of no use."""
     times, base = all_of_it(AUTOENCODER, quick)
     what = f"`J[...]`, {AUTOENCODER.title}, `jac` kept, than {base}"
     whole = faster(what, times, "kept", base, 8)
@@ -52,7 +52,7 @@ def waist(quick: bool) -> list[Result]:
 
 
 _N, _LINEAR = 1500, 1000
-_DRAWN = mlp_parameters((_N, _N), seed=4)[0][0]  # the linear rows, then the others
+_DRAWN = mlp_parameters((_N, _N), seed=4)[0][0]  # the weights: first the rows of linear outputs, then the others
 
 
 def _build_partly_linear(xp: Any, array: Callable) -> Callable:
@@ -70,7 +70,7 @@ CONSTANT = Workload("constant", "1,000 linear outputs of 1,500", (_N,), _N, _bui
 
 
 def constant(quick: bool) -> list[Result]:
-    """Rows that are the same at every point, beside others."""
+    """A Jacobian of which some rows are the same at every point."""
     times, base = all_of_it(CONSTANT, quick, count=50)
     what = f"`J[...]`, {CONSTANT.title}, n = 1,500, 50 points in turn, than {base}"
     result = faster(what, times, "kept", base, 6)
@@ -78,7 +78,7 @@ def constant(quick: bool) -> list[Result]:
 
 
 def mlp(quick: bool) -> list[Result]:
-    """A network without structure: nothing to gain, and nothing to lose."""
+    """A network without structure, where no plan is faster: planning must cost nothing."""
     times, base = all_of_it(WORKLOADS["mlp"], quick)
     what = "`J[...]`, MLP 64→256→256→64, nothing to gain by a plan"
     return [
@@ -107,13 +107,13 @@ def _explicit(xp: Any, w: Any, h: Any) -> Any:
 
 def _implicit(xp: Any, w: Any, h: Any) -> Any:
     z = h
-    for _ in range(8):  # Newton
+    for _ in range(8):  # Newton's method
         z = z - xp.linalg.solve(xp.eye(_D) - _DT * _slope(xp, w, z), z - h - _DT * _rate(xp, w, z))
     return z
 
 
 def euler(title: str, step: Callable, count: int, rows: slice | None = None) -> Workload:
-    """The state after `count` steps, as a function of the first."""
+    """The state after `count` steps, as a function of the first state."""
 
     def build(xp: Any, array: Callable) -> Callable:
         w = array(_COUPLING)
@@ -148,7 +148,7 @@ RESIDUALS = (
 
 
 def residuals(quick: bool) -> list[Result]:
-    """Ten reads of one row each, of one view."""
+    """Ten reads of one view, of one row each."""
     results = []
     for workload, limit in RESIDUALS:
         f, points, right = checked(workload)
@@ -214,7 +214,7 @@ PLANNED = (
 
 
 def planning(quick: bool) -> list[Result]:
-    """Tracing and analysis of a program that is met for the first time, without tracing f."""
+    """The time of planning (tracing and analysis) for a new program, without that of tracing f."""
     results = []
     for workload in PLANNED:
         f, points, right = checked(workload, count=2)
@@ -222,9 +222,9 @@ def planning(quick: bool) -> list[Result]:
         x, way = points[0], jacobian(f)(points[0]).plan.way
         times: timing.Times = {"tracing": [], "planning": [], "compiling": []}
         for k in range(4 if quick else 12):
-            # Constants are part of the program: nothing that is remembered fits the next one.
+            # Constants are part of the program, so another constant makes a program for which nothing is cached.
             first, again, planned = (_scaled(workload, 1 + k / 64) for _ in range(3))
-            jax.make_jaxpr(first)(x)  # what JAX keeps of a program's parts helps whoever traces it next
+            jax.make_jaxpr(first)(x)  # JAX caches traces of parts of a program: fill these caches for both contenders
             jac = jacobian(planned)
             tracing = timing.seconds(partial(jax.make_jaxpr(again), x))
             times["tracing"].append(tracing)

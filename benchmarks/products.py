@@ -1,4 +1,4 @@
-"""Bars of products and of what is read off them: without the matrix, at n = 1,000 and 1,000,000."""
+"""Bars of products, diagonals and Gram matrices, computed without the matrix, at n = 1,000 and 1,000,000."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def _chain(x: jax.Array) -> jax.Array:
 
 
 def _ways(n: int) -> dict[str, tuple[Callable, Callable, Callable, Callable]]:
-    # A jitted call by hand at x and at a new point, and ours.
+    # Product → (by hand at x, jacobia at x, by hand at a new point, jacobia at a new point); by hand: a jitted call.
     x, jac, hess = jnp.linspace(0.0, 1.0, n), jacobian(_band), hessian(_chain)
     J, H = jac(x), hess(x)
     jvp = jax.jit(lambda x, v: jax.jvp(_band, (x,), (v,))[1])
@@ -35,7 +35,7 @@ def _ways(n: int) -> dict[str, tuple[Callable, Callable, Callable, Callable]]:
 
 
 def products(quick: bool) -> list[Result]:
-    """`J @ v` and `u @ J`, of a view that is kept and of one at a new point, beside jitted `jvp` and `vjp`."""
+    """`J @ v` and `u @ J` of one view, and of a new view at a new point, beside jitted `jvp` and `vjp`."""
     results = []
     for n in _SIZES:
         points = [jnp.cos(jnp.linspace(0.0, 1.0, n) + 0.1 * k) for k in range(4)]

@@ -1,8 +1,8 @@
-"""Whether the plan that is chosen is the fast one: all plans that exist for a request, timed beside each other.
+"""Whether mode="auto" chooses the fastest plan: all plans that exist for a request are timed beside each other.
 
-A case is a program and a request. Each plan is forced by `mode=`; the choice is that of mode="auto", whose time is
-that of the forced plan of its name: two equal kernels would only be compared by noise.
-`python -m benchmarks.ranking` prints the table, with `--write` it is put into docs/planning.md.
+A case is a program and a request. Each plan is forced by `mode=`. The time of the plan that "auto" chooses is that of
+the forced plan of the same name: their kernels are equal, and timing both would only compare noise.
+`python -m benchmarks.ranking` prints the table; with `--write` it is put into docs/planning.md.
 Shapes: M outputs, N inputs.
 """
 
@@ -26,16 +26,16 @@ from jacobia import hessian, jacobian
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "planning.md"
 
-CLOSE = 1.25  # a choice that takes so many times the least time is right: noise of a machine that does other things
-TOLERANCE = 2e-3  # of the largest entry, in float32 against float32
+CLOSE = 1.25  # a choice within this factor of the least time counts as right: other processes on the machine make noise
+TOLERANCE = 2e-3  # the largest error, as a fraction of the largest entry; both sides are float32
 
-# What forces the plan of a name. The last two are of all of a block, and raise where there is none.
+# Name of a plan → the `mode` that forces it. The last two compute all of a block, and raise where that is impossible.
 MODES = {"rows": "rev", "columns": "fwd", "nonzeros": "accumulate", "waist": "waist"}
 
 
 @dataclass(frozen=True)
 class Program:
-    """A function of one array, and what is read of its Jacobian (or Hessian) as an (M, N) matrix."""
+    """A function of one array, and the requests for its Jacobian (or Hessian) as an (M, N) matrix."""
 
     title: str
     f: Callable
@@ -53,11 +53,11 @@ class Program:
 
 
 def lines(size: int, count: int) -> np.ndarray:
-    """So many line numbers, spread over all."""
+    """The numbers of `count` lines, spread over all `size` lines."""
     return np.linspace(0, size - 1, min(size, count)).astype(int)
 
 
-# From (M, N) to a key of the (M, N) matrix.
+# Title of a request → the function that maps (M, N) to a key of the (M, N) matrix.
 REQUESTS: dict[str, Callable[[int, int], Any]] = {
     "all": lambda m, n: ...,
     "5 rows": lambda m, n: lines(m, 5),
@@ -240,7 +240,7 @@ PROGRAMS = [
 
 @dataclass(frozen=True)
 class Case:
-    """What was measured of one request."""
+    """The measurements of one request."""
 
     program: str
     request: str
@@ -253,16 +253,16 @@ class Case:
 
     @property
     def ratio(self) -> float:
-        """How many times the least time the choice takes."""
+        """The time of the chosen plan, divided by the least time."""
         return 1.0 if self.best == self.chosen else timing.ratio(self.times[self.chosen], self.times[self.best])
 
 
 def plans(program: Program, request: str) -> dict[str, Callable]:
-    """Each plan that exists, by its name: from a point to what is asked for."""
+    """Name of a plan → the function that maps a point to the result of the request, for each plan that exists."""
     key, made = _key(program, request), {}
     for way, mode in MODES.items():
         if request != "all" and way not in ("rows", "columns"):
-            continue  # they are of all of a block; the rest is as in "auto"
+            continue  # these modes compute all of a block; for other requests they are "auto"
         view = program.transform(program.f, mode=mode)
         call = partial(_read, view, key)
         try:
@@ -287,13 +287,13 @@ def _read(view: Callable, key: Any, x: jax.Array) -> jax.Array:
 
 
 def chosen(program: Program, request: str) -> str:
-    """The name of the plan that mode="auto" takes. A line of a Hessian is a pushforward, where f has pushforwards."""
+    """The name of the plan that mode="auto" takes. Rows and columns of a Hessian are pushforwards both: "columns"."""
     told = program.transform(program.f)(program.points(1)[0]).matrix.explain(_key(program, request))
     return "columns" if program.hessian and told.way in ("rows", "columns") else told.way
 
 
 def measure(program: Program, request: str, quick: bool) -> Case:
-    """One case: answers are compared, then the plans are timed in turn."""
+    """Measure one case: the answers of all plans are checked, then the plans are timed in turn."""
     contenders, points, key = plans(program, request), program.points(), _key(program, request)
     reference = jax.jit(jax.hessian(program.f) if program.hessian else jax.jacrev(program.f))
     for x in points[:2]:
@@ -325,7 +325,7 @@ def line(case: Case) -> str:
 
 
 def summary(made: list[Case]) -> tuple[float, Case]:
-    """The share of cases whose choice is close to the best, and the worst case."""
+    """The share of cases whose choice is within CLOSE of the best, and the worst case."""
     return statistics.mean(c.ratio <= CLOSE for c in made), max(made, key=lambda c: c.ratio)
 
 
@@ -342,7 +342,7 @@ def table(made: list[Case]) -> str:
 
 
 def plans_ranking(quick: bool) -> list[Result]:
-    """The bar: how often the choice is right, and how wrong it is where it is not."""
+    """The bars: how often the choice is right, and how much slower the worst choice is."""
     made = cases(quick)
     share, worst = summary(made)
     what = f"{len(made)} requests of {len(PROGRAMS)} programs, all plans timed"

@@ -1,4 +1,4 @@
-"""Results as Markdown, and the page docs/benchmarks.md that keeps those of the last run."""
+"""Results as Markdown, and the pages docs/benchmarks.md and docs/speed.md, which show those of the last run."""
 
 import os
 import platform
@@ -13,7 +13,8 @@ from benchmarks.peers import OURS, Table
 from benchmarks.results import Result
 from benchmarks.workloads import WORKLOADS
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE, HEADLINES = DOCS / "benchmarks.md", DOCS / "speed.md"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -28,7 +29,7 @@ def _number(value: float) -> str:
 
 
 def machine() -> str:
-    """CPU model, cores, memory, system; nothing that names the machine."""
+    """CPU model, cores, memory and system, without the name of the machine."""
     model = platform.processor() or platform.machine()
     cpus = Path("/proc/cpuinfo")
     if cpus.exists() and (found := re.search(r"^model name\s*: (.+)$", cpus.read_text(), re.MULTILINE)):
@@ -45,7 +46,7 @@ def _losses(rows: list[str]) -> str:
     return "### Where jacobia loses\n\n" + ("\n".join(f"* {row}" for row in rows) or "Nowhere in this run.")
 
 
-# What a user asks first: the beginning of a bar, and what it says in words.
+# The bars that matter most to a user: the beginning of the bar's title, and its meaning in words.
 _HEADLINES = (
     ("rows 1:4 of 2000, `jac` kept, than the same", "three rows of 2000, beside all of them by jitted `jacrev`"),
     ("`J[...]`, MLP 64→256→256→64, `jac` kept", "all of the Jacobian of an MLP, beside jitted `jacfwd`"),
@@ -57,28 +58,32 @@ _HEADLINES = (
      "all nonzeros of a Jacobian 10⁶ wide, beside evaluating f once"),
     ("all nonzeros, Hessian, chained Rosenbrock, n = 1,000,000, against jitted asdex, 3 colors",
      "all nonzeros of a Hessian 10⁶ wide, beside asdex"),
-    ("`J[...]`, tanh 1000→10→1000→10→1000, than", "where all goes through 10 numbers, beside jitted `jacfwd`"),
+    ("`J[...]`, tanh 1000→10→1000→10→1000, than", "where all goes through 10 numbers, beside jitted `jacrev`"),
     ("HIRES, n = 8, float64, a NumPy array, CSC", "a CSC matrix for a stiff solver, beside jitted `jacfwd`"),
 )  # fmt: skip
 
 
-def _headlines(results: list[Result]) -> str:
-    lines = []
+def headlines(results: list[Result]) -> str:
+    """Ten rows, each with the name of its bar."""
+    rows = []
     for start, words in _HEADLINES:
         found = next((r for r in results if r.bar.startswith(start) and r.measured is not None), None)
         if found is not None:
-            lines.append(f"* {words}: **{_number(found.measured or 0)} {found.unit}** ({found.note})")
-    return "\n".join(lines)
+            measured = f"**{_number(found.measured or 0)} {found.unit}**"
+            rows.append([words, measured, _limit(found), found.verdict, found.note, found.bar])
+    return _table(["", "measured", "limit", "", "times", "bar"], rows)
+
+
+def _limit(result: Result) -> str:
+    return "" if result.limit is None else f"{'≥' if result.at_least else '≤'} {_number(result.limit)}"
 
 
 def bars(results: list[Result], quick: bool) -> str:
-    """Ten lines, and the table of the bars behind them."""
+    """The table of all bars."""
     rows = []
     for r in results:
-        sign = "≥" if r.at_least else "≤"
-        limit = f"{sign} {_number(r.limit)}" if r.limit is not None else ""
         measured = f"{_number(r.measured)} {r.unit}" if r.measured is not None else ""
-        rows.append([r.bar, limit, measured, r.verdict, r.note.replace("|", "\\|")])
+        rows.append([r.bar, _limit(r), measured, r.verdict, r.note.replace("|", "\\|")])
     versions = {"Python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     versions |= {name: metadata.version(name) for name in ("scipy", "asdex") if find_spec(name)}
@@ -87,11 +92,8 @@ def bars(results: list[Result], quick: bool) -> str:
     counted = sum((r.limit is not None and not r.skipped) or r.failed for r in results)
     return "\n\n".join(
         [
-            _headlines(results),
             f"{counted - missed} of {counted} bars met.",
-            "<details><summary>All bars</summary>",
             _table(["bar", "limit", "measured", "", "times, or a note"], rows),
-            "</details>",
             _footer(versions, quick),
             _losses(losses),
         ]
@@ -99,7 +101,7 @@ def bars(results: list[Result], quick: bool) -> str:
 
 
 def peers(table: Table, quick: bool) -> str:
-    """The table of the peers: contenders down, workloads across."""
+    """The table of libraries: a row for each contender, a column for each workload."""
     rows = [["the better of jitted jacrev and jacfwd", *(table.base.get(name, "") for name in WORKLOADS)]]
     notes: dict[str, int] = {}
 
@@ -135,7 +137,7 @@ def peers(table: Table, quick: bool) -> str:
 
 
 def write(section: str, text: str, path: Path = PAGE) -> None:
-    """Replace what stands between the marks of a section in a page: docs/benchmarks.md, if no other one is given."""
+    """Replace the text between the marks of a section of a page (by default docs/benchmarks.md)."""
     begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
     page = path.read_text(encoding="utf-8")
     if begin not in page or end not in page:

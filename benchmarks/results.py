@@ -1,4 +1,4 @@
-"""What a bar gives, and what all bars share: ratios in words, rounds, checks against a closed form, a counter."""
+"""The result of a bar, and what bars share: ratios, rounds, checks against a closed form, a counter of compilations."""
 
 import statistics
 from collections.abc import Callable
@@ -19,15 +19,15 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table. Without a limit it informs and can't be missed."""
+    """One line of the table. Without a limit it only informs, and cannot fail."""
 
     bar: str
-    measured: float | None  # None: it failed, and the note says how
+    measured: float | None  # None: the measurement failed, and the note says how
     unit: str
     limit: float | None = None
     at_least: bool = False
     note: str = ""
-    skipped: bool = False  # a library that is not installed; the note names it
+    skipped: bool = False  # whether a library is not installed; the note names it
 
     @property
     def failed(self) -> bool:
@@ -44,20 +44,20 @@ class Result:
 
     @property
     def loses(self) -> bool:
-        """jacobia takes more than what it is compared with."""
+        """Whether jacobia takes longer than what it is compared with."""
         if self.measured is None:
             return False
         return (self.unit == "×" and self.measured > 1) or (self.unit == "× faster" and self.measured < 1)
 
 
 def slower(bar: str, times: timing.Times, ours: str, other: str, limit: float | None = None, unit: str = "×") -> Result:
-    """How many times the other's time we take."""
+    """A result: the time of `ours` divided by that of `other`."""
     note = f"{median(times[ours])} / {median(times[other])}"
     return Result(bar, timing.ratio(times[ours], times[other]), unit, limit, note=note)
 
 
 def faster(bar: str, times: timing.Times, ours: str, other: str, limit: float | None = None) -> Result:
-    """How many times our time the other takes."""
+    """A result: the time of `other` divided by that of `ours`."""
     note = f"{median(times[other])} / {median(times[ours])}"
     return Result(bar, timing.ratio(times[other], times[ours]), "× faster", limit, at_least=True, note=note)
 
@@ -76,14 +76,14 @@ def rounds(contenders: timing.Contenders, points: list, quick: bool, wait: Calla
 
 
 def checked(workload: Workload, count: int = 32) -> tuple[Callable, list[jax.Array], Callable]:
-    """f (a gradient, for a Hessian), points, and a check of contenders to be called before they are timed."""
+    """f (for a Hessian, its gradient), points, and a check of contenders, to be called before they are timed."""
     check_closed_form(workload)
     f = workload.build(jnp, jnp.asarray)
     points = inputs(workload, count)
 
     def right(contenders: timing.Contenders) -> None:
         for name, call in contenders.items():
-            for x in points[:2]:  # the first may be the call that compiles
+            for x in points[:2]:  # two calls, since the first may be the one that compiles
                 try:
                     check(workload, x, np.asarray(call(jnp.asarray(x))))
                 except AssertionError as error:
@@ -93,7 +93,7 @@ def checked(workload: Workload, count: int = 32) -> tuple[Callable, list[jax.Arr
 
 
 def all_of_it(workload: Workload, quick: bool, count: int = 32) -> tuple[timing.Times, str]:
-    """`J[...]` at a new x: times of `kept`, `anew` and `in jit` and of `BASE`, and the better of the latter."""
+    """`J[...]` at a new x: times of "kept", "anew", "in jit" and `BASE`, and the name of the faster one in `BASE`."""
     f, points, right = checked(workload, count)
     jac = jacobian(f)
     contenders = {
@@ -109,7 +109,7 @@ def all_of_it(workload: Workload, quick: bool, count: int = 32) -> tuple[timing.
 
 
 def by_any_rows(f: Callable, x: jax.Array, rows: jax.Array) -> jax.Array:
-    """Rows by number: written by hand, for vectors."""
+    """The rows with these numbers, (R, N), by hand, for an f from vectors to vectors."""
     y, pullback = jax.vjp(f, x)
     return jax.vmap(lambda seed: pullback(seed)[0])(jax.nn.one_hot(rows, y.size, dtype=y.dtype))
 

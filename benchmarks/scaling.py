@@ -1,4 +1,4 @@
-"""Bars of meshes and streams: memory of each device, what streaming takes beside it, and how long.
+"""Bars of meshes and streams: the memory of each device, and the memory and the time that streaming takes.
 
 Each number is measured in a process of its own, with as many devices as it needs. Knows jacobia and JAX.
 """
@@ -80,7 +80,7 @@ def _run(code: str, devices: int = 1) -> list:
 
 
 def mesh_memory(quick: bool) -> list[Result]:
-    """Dense rows over one to eight devices."""
+    """Dense rows, spread over two to eight devices, beside one device."""
     results, (one, _) = [], _run(_PEAK)
     for devices in (2, 4, 8):
         peak, collectives = _run(_PEAK, devices)
@@ -93,7 +93,7 @@ def mesh_memory(quick: bool) -> list[Result]:
 
 
 def streaming(quick: bool) -> list[Result]:
-    """40,000 × 2,000 numbers of 32 bits, in blocks, under a limit of 64 MiB."""
+    """A Jacobian of 40,000 × 2,000 float32 numbers, in blocks, under a limit of 64 MiB."""
     taken, blocks, save, memory = _run(_STREAM)
     what = "blocks of 40,000 × 2,000 (320 MB), memory_limit of 64 MiB"
     times, saved = f"{blocks:.3g} / {memory:.3g} s", f"{save:.3g} / {memory:.3g} s"

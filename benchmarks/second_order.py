@@ -1,4 +1,4 @@
-"""Bars of Hessians and of batches: all of them, single rows, diagonals, and the check that samples stay apart."""
+"""Bars of Hessians and of batches: all entries, single rows, diagonals, and the check that samples stay apart."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ ROSENBROCK = Workload(
 
 
 def rosenbrock(quick: bool) -> list[Result]:
-    """All of a Hessian, and one row of it at a new point."""
+    """All of a Hessian, and one row of a Hessian at a new point."""
     _, points, right = checked(ROSENBROCK)
     points = points[:8]
     f = ROSENBROCK.build(jnp, jnp.asarray)
@@ -55,7 +55,7 @@ def rosenbrock(quick: bool) -> list[Result]:
 def batch(quick: bool) -> list[Result]:
     """Jacobians of all samples of a batched function."""
     workload = WORKLOADS["batch"]
-    f, points, _ = checked(workload)  # x @ w: of one sample and of a batch
+    f, points, _ = checked(workload)  # f uses x @ w, so it takes one sample as well as a batch
     jac = jacobian(f, batch_axis=0)
     contenders: dict[str, Callable] = {
         "kept": lambda x: jac(x)[...],
@@ -98,7 +98,7 @@ def _mlp_loss(sizes: tuple[int, ...], samples: int) -> tuple[Callable, list]:
 
 
 def _chain(leaves: dict[str, jax.Array]) -> jax.Array:
-    # Eight small leaves, each of which meets its neighbour.
+    # A function of several small leaves, whose Hessian couples each leaf with its neighbours.
     values = list(leaves.values())
     return sum(jnp.sum(jnp.sin(a) * jnp.cos(b)) ** 2 for a, b in zip(values, values[1:], strict=False))
 
@@ -119,7 +119,7 @@ def _points(tree: Any) -> list:
     return [jax.tree.map(lambda a, k=k: a + k / 8, tree) for k in range(4)]
 
 
-# What it is, how to make the function and its points, and the bar against the same without symmetry.
+# Title → (the function that makes f and its points, the bar for the time over that without symmetry)
 TREES: dict[str, tuple[Callable[[], tuple[Callable, list]], float | None]] = {
     "loss of an MLP 16→32→16 on 128 samples": (lambda: _mlp_loss((16, 32, 16), 128), 0.5),
     "loss of an MLP 16→32→16 on one sample": (lambda: _mlp_loss((16, 32, 16), 1), None),
@@ -138,7 +138,7 @@ def _wait_tree(tree: Any) -> Any:
 
 
 def tree_hessian(name: str, quick: bool) -> list[Result]:
-    """All blocks of the Hessian of a tree, beside the same without symmetry."""
+    """All blocks of the Hessian with respect to a tree, beside the same blocks computed without symmetry."""
     make, bar = TREES[name]
     f, points = make()
     hess, full = hessian(f), jacobian(jax.grad(f))
@@ -199,7 +199,7 @@ def pinn(quick: bool) -> list[Result]:
 
 
 def _residuals() -> dict[str, Callable]:
-    """Burgers' residual of all samples, spelled in several ways: from parameters and points to (B,)."""
+    """Burgers' residual of all samples, written in several ways: functions of parameters and points, (B,)."""
     nu, e1 = 0.01 / np.pi, np.array([0.0, 1.0], np.float32)
 
     def u_of(layers: list) -> Callable:
@@ -258,7 +258,7 @@ def pinn_step(quick: bool) -> list[Result]:
 
 
 def independence(quick: bool) -> list[Result]:
-    """The check that samples stay apart, beside compiling the kernel of one row."""
+    """The time to check that samples stay apart, beside that of compiling the kernel of one row."""
     sizes = (64, 256, 256, 64)
     layers = [(jnp.asarray(w), jnp.asarray(b)) for w, b in mlp_parameters(sizes)]
     x = jnp.asarray(np.random.default_rng(1).normal(size=(10_000, sizes[0])), jnp.float32)

@@ -1,4 +1,4 @@
-"""What solvers do: small stiff systems from NumPy arrays, ten rows of an expensive program, first calls, chains.
+"""Bars of what solvers do: small stiff systems of NumPy arrays, ten rows of an expensive program, first calls, chains.
 
 Knows jacobia and JAX.
 """
@@ -53,7 +53,7 @@ STIFF = {"Robertson, n = 3": (robertson, 3), "HIRES, n = 8": (hires, 8), "a rod,
 
 
 def stiff(quick: bool) -> list[Result]:
-    """One Jacobian at a new x, a NumPy array in and out."""
+    """A whole Jacobian at a new x, with NumPy arrays as input and result."""
     results = []
     with jax.enable_x64(True):
         for title, (f, n) in STIFF.items():
@@ -98,7 +98,7 @@ def implicit_euler(n: int = 32, steps: int = 30) -> Callable:
 
 
 def ten_reads(quick: bool) -> list[Result]:
-    """Ten rows, one at a time, each waited for."""
+    """Ten rows, read one at a time; each read waits for its result."""
     f, n = implicit_euler(), 32
     jac = jacobian(f)
 
@@ -159,7 +159,7 @@ def _of_rank(k: int, x: jax.Array) -> jax.Array:
 
 
 def chains(quick: bool) -> list[Result]:
-    """All of J where everything goes through few numbers more than once."""
+    """All of J, for chains of layers: with two narrow waists, and with residual connections."""
     results = []
     for title, (sizes, residual, limit) in CHAINS.items():
         f, points = narrow(sizes, residual), [jnp.linspace(-1, 1, sizes[0]) + 0.01 * k for k in range(8)]
@@ -168,7 +168,7 @@ def chains(quick: bool) -> list[Result]:
             "jacobia": lambda x, jac=jac: jac(x)[...],
             "jacfwd": jax.jit(jax.jacfwd(f)),
             "jacrev": jax.jit(jax.jacrev(f)),
-            # The least there is to do: the last product, of what is known.
+            # A lower bound: the last matrix product alone, of known factors.
             "product": jax.jit(partial(_of_rank, min(sizes))),
         }
         expected = np.asarray(contenders["jacfwd"](points[0]))
@@ -221,7 +221,7 @@ _READS: dict[str, Callable] = {
 
 
 def first_call(title: str, read: str) -> float:
-    """Seconds of the first read of a new f; SciPy is imported, and JAX has run, before the clock starts."""
+    """Seconds for the first read of a new f. SciPy is imported, and JAX has run, before the clock starts."""
     import scipy.sparse
 
     assert scipy.sparse.issparse
@@ -235,7 +235,7 @@ def first_call(title: str, read: str) -> float:
 
 
 def first_calls(quick: bool) -> list[Result]:
-    """Each read in a process of its own, in turn; the least of several, since other processes only add."""
+    """The first read of a new f, each in a process of its own: the least of several times, since noise only adds."""
     results = []
     for title, (_, n) in FIRST.items():
         times: dict[str, list[float]] = {read: [] for read in _READS}

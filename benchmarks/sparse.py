@@ -1,7 +1,7 @@
-"""Bars of sparse Jacobians and Hessians: all nonzeros, patterns, first calls, colors, and what is dense after all.
+"""Bars of sparse Jacobians and Hessians: all nonzeros, patterns, first calls, colors, and dense problems.
 
-asdex is the peer where it is installed. `python -m benchmarks.sparse` runs one measurement in a process of its own,
-so that its peak of memory and its first call are no one else's.
+They are compared with asdex if it is installed. `python -m benchmarks.sparse` runs one measurement in a process of its
+own, so that its memory peak and its first call are not affected by another one.
 """
 
 import json
@@ -35,7 +35,7 @@ HAND = (
     "by hand, one seed after another, read by pairs",
 )
 COMPILED_IN = "by hand, seeds and indices compiled in"
-OF_F = "× that of f"  # f is no contender: taking longer is no loss
+OF_F = "× that of f"  # the unit of bars against f itself; f is no contender, so being slower than f does not count
 
 
 def _without_asdex(*bars: str) -> list[Result]:
@@ -50,10 +50,10 @@ def _transform(problem: Problem) -> Callable:
 
 
 def compressed_by_hand(push: Callable, colors: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> timing.Contenders:
-    """The nonzeros by one pushforward a color and a gather: what XLA makes of it differs, so there are several.
+    """The nonzeros by one pushforward for each color and a gather, in several versions that XLA compiles differently.
 
-    Seeds and indices come in as arguments, except for the last, `COMPILED_IN`: there XLA computes while it compiles
-    what does not depend on x, which takes seconds and holds all of it in the program.
+    Seeds and indices are arguments, except in the last version, `COMPILED_IN`. There XLA computes at compile time what
+    does not depend on x, which takes seconds, and holds the results in the program.
     """
     count, m = int(colors.max()) + 1, int(rows.max()) + 1
     seeds = jnp.asarray(colors == np.arange(count)[:, None], jnp.float32)  # (C, N)
@@ -97,7 +97,7 @@ def compressed_by_hand(push: Callable, colors: np.ndarray, rows: np.ndarray, col
 
 
 def by_asdex(problem: Problem, f: Callable, n: int, rows: np.ndarray, cols: np.ndarray) -> timing.Contenders:
-    """Its jitted call, and the fastest one, which gives values without their indices. It is told the pattern."""
+    """asdex with the pattern given: its jitted call, and its fastest one, which returns values without indices."""
     import asdex
 
     aval = jax.ShapeDtypeStruct((n,), jnp.float32)
@@ -121,7 +121,7 @@ def by_asdex(problem: Problem, f: Callable, n: int, rows: np.ndarray, cols: np.n
 
 
 def warm(name: str, size: int, quick: bool) -> list[Result]:
-    """All nonzeros at a new x; the larger size has the bars."""
+    """All nonzeros at a new x. Only the larger size has bars."""
     problem = PROBLEMS[name]
     n, bars = problem.sizes[size], size == 1
     f, points = problem.build(1.5), sparse_problems.points(n)
@@ -129,7 +129,7 @@ def warm(name: str, size: int, quick: bool) -> list[Result]:
     colors = problem.colors(n)
     check_colors(rows, cols, None, colors)
     make = _transform(problem)(f)
-    # Writing so many different numbers, of which nothing has to be computed: a floor for whoever returns them.
+    # A lower bound: writing as many numbers, which need no computation.
     written = jax.jit(lambda x: jnp.arange(len(rows), dtype=x.dtype) + x[0])
     contenders: timing.Contenders = {"jacobia": lambda x: make(x).nonzeros()[0], "f": jax.jit(f), "writing": written}
     contenders |= compressed_by_hand(problem.pushed(f), colors, rows, cols)
@@ -172,7 +172,7 @@ def _apart(*arguments: str) -> dict[str, Any]:
 
 
 def _pattern_by_jacobia(problem: Problem, n: int) -> dict[str, Any]:
-    # Constants are part of the program: nothing that is remembered fits the next one.
+    # Constants are part of the program, so another constant makes a program for which nothing is cached.
     spent: list[float] = []
     size = problem.sizes[0]
     for k in range(6):
@@ -201,7 +201,7 @@ def _csr_by_jacobia(problem: Problem, n: int) -> dict[str, Any]:
 
 
 def _csr_by_asdex(problem: Problem, n: int) -> dict[str, Any]:
-    # The stages that asdex.jacobian(f, x, output_format="scipy_csr")(x) goes through, which tells them not apart.
+    # The stages of asdex.jacobian(f, x, output_format="scipy_csr")(x), called one by one so that each can be timed.
     import asdex
     import scipy.sparse  # noqa: F401
 
@@ -236,7 +236,7 @@ ALONE: dict[str, Callable[[Problem, int], dict[str, Any]]] = {
 
 
 def first(name: str, quick: bool) -> list[Result]:
-    """The pattern alone, with nothing remembered, and the first call to a SciPy matrix; n = 10⁶."""
+    """The pattern alone, with empty caches, and the first call that returns a SciPy matrix; n = 10⁶."""
     problem = PROBLEMS[name]
     n = problem.sizes[-1]
     pattern = _apart("jacobia-pattern", name, str(n))
@@ -298,7 +298,7 @@ def loops(quick: bool) -> list[Result]:
     """Patterns of `while_loop` and of `scan`."""
     n = 1000
     x = jax.ShapeDtypeStruct((n,), jnp.float32)
-    # However many steps, or any number of them: then everything can depend on everything.
+    # Title → (f, its pattern). If the number of steps is not known, every output can depend on every input.
     cases = {
         "5 steps": (_counted, in_order(*sparse_problems.band(n, 5), n)),
         "until it is small": (_until, in_order(*sparse_problems.band(n, n - 1), n)),
@@ -344,7 +344,7 @@ def _draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def blocks(quick: bool) -> list[Result]:
-    """50 independent layers 20 → 20."""
+    """A block-diagonal Jacobian: 50 independent layers 20 → 20."""
     count, width = 50, 20
     weights = _draw(count, width, width)
     w = jnp.asarray(weights)
@@ -380,7 +380,7 @@ def blocks(quick: bool) -> list[Result]:
 
 
 def wide(quick: bool) -> list[Result]:
-    """`tanh(W x)`, 512 → 4096, all of it."""
+    """The whole dense Jacobian of `tanh(W x)`, 512 → 4096."""
     n, m = 512, 4096
     weight = _draw(m, n)
     w = jnp.asarray(weight)
@@ -408,7 +408,7 @@ def wide(quick: bool) -> list[Result]:
 
 
 def compile_time(quick: bool) -> list[Result]:
-    """What is spent before the first number of an MLP's Jacobian."""
+    """The time until the first entry of an MLP's Jacobian is there."""
     layers = [(jnp.asarray(w), jnp.asarray(b)) for w, b in mlp_parameters((64,) * 11)]
     x = sparse_problems.points(64, 1)[0]
 
@@ -466,7 +466,7 @@ def elements(quick: bool) -> list[Result]:
     return [slower(what, times, "jacobia", "by hand", 1.5)]
 
 
-# What it is, the energy, and its pattern.
+# Name → (title, energy, pattern of its Hessian)
 BORDERED: dict[str, tuple[str, Callable, Callable]] = {
     "arrow": ("arrow", sparse_problems.arrow_energy, sparse_problems.arrow),
     "kkt": ("KKT matrix of a chain", sparse_problems.lagrangian, sparse_problems.kkt),
@@ -474,7 +474,7 @@ BORDERED: dict[str, tuple[str, Callable, Callable]] = {
 
 
 def bordered(name: str, quick: bool) -> list[Result]:
-    """One dense row and column, n = 10⁵."""
+    """Hessians with one dense row and column, n = 10⁵."""
     title, energy, entries = BORDERED[name]
     n = 100_000
     points = sparse_problems.points(n)
@@ -502,7 +502,7 @@ def bordered(name: str, quick: bool) -> list[Result]:
 
 
 def colors(quick: bool) -> list[Result]:
-    """How many colors patterns take: no more than their theorems say."""
+    """The numbers of colors that patterns take, beside the bounds of theorems."""
     around = np.indices((3, 3)).reshape(2, -1).T - 1
     plane, space, n = (300, 300), (40, 40, 40), 10_000
     star = "symmetric"
@@ -553,7 +553,7 @@ def row(quick: bool) -> list[Result]:
     return results
 
 
-# Those that are looked at from all sides.
+# The problems on which every measurement is made.
 FOUR = ("tridiagonal", "five-point", "brusselator", "rosenbrock")
 
 BARS: dict[str, Callable[[bool], list[Result]]] = {

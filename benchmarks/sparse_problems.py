@@ -20,18 +20,18 @@ class Problem:
     """A family of functions of one vector, all with the same pattern."""
 
     title: str
-    build: Callable[[float], Callable]  # a constant → f: another constant is another program
-    sizes: tuple[int, int]  # N, close to SIZES
-    entries: Callable[[int], tuple[np.ndarray, np.ndarray]]  # N → rows and columns in any order
-    colors: Callable[[int], np.ndarray]  # N → (N,); no coloring has fewer
-    hessian: bool = False  # the matrix is the Hessian of f, which is scalar
+    build: Callable[[float], Callable]  # a constant → f; another constant makes another program
+    sizes: tuple[int, int]  # the two values of N, close to SIZES
+    entries: Callable[[int], tuple[np.ndarray, np.ndarray]]  # N → rows and columns of the pattern, in any order
+    colors: Callable[[int], np.ndarray]  # N → the colors of the columns, (N,), with the fewest colors possible
+    hessian: bool = False  # whether the matrix is the Hessian of f, which is scalar
 
     def pattern(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns, int32, shape (nnz,)."""
         return in_order(*self.entries(n), n)
 
     def pushed(self, f: Callable) -> Callable:
-        """What the matrix is the Jacobian of."""
+        """The function whose Jacobian the matrix is: f, or its gradient for a Hessian."""
         return jax.grad(f) if self.hessian else f
 
     @property
@@ -40,22 +40,22 @@ class Problem:
 
 
 def in_order(rows: np.ndarray, cols: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """By row and then by column, each entry once; int32."""
+    """The entries sorted by row and then by column, each once; int32."""
     key = np.sort(rows.astype(np.int64) * n + cols)
-    key = key[np.concatenate([[True], key[1:] != key[:-1]])]  # np.unique takes ten times as long
+    key = key[np.concatenate([[True], key[1:] != key[:-1]])]  # ten times as fast as np.unique
     return (key // n).astype(np.int32), (key % n).astype(np.int32)
 
 
 def points(n: int, count: int = 4) -> list[jax.Array]:
-    """Float32, shape (N,), the same in every process."""
+    """`count` different float32 points of shape (N,), the same in every process."""
     rng = np.random.default_rng(7)
     return [jnp.asarray(rng.normal(size=n), jnp.float32) for _ in range(count)]
 
 
 def check_nonzeros(push: Callable, x: jax.Array, data: Any, rows: np.ndarray, cols: np.ndarray) -> None:
-    """Raise `AssertionError` unless the sparse matrix, times random vectors, is what `jax.jvp` of `push` gives.
+    """Raise `AssertionError` unless the sparse matrix times random vectors equals `jax.jvp` of `push`.
 
-    What may be off is one part in 10⁴ of the sum of the sizes of the terms of a row.
+    The tolerance for a row is 10⁻⁴ of the sum of the absolute values of its terms.
     """
     data = np.asarray(data, np.float64)
     if data.shape != rows.shape:
@@ -77,7 +77,7 @@ def check_nonzeros(push: Callable, x: jax.Array, data: Any, rows: np.ndarray, co
 
 
 def check_pattern(found: tuple[Any, Any], expected: tuple[np.ndarray, np.ndarray]) -> None:
-    """Raise `AssertionError` unless both are the same entries in the same order."""
+    """Raise `AssertionError` unless both patterns have the same entries in the same order."""
     for name, ours, theirs in zip(("rows", "cols"), found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
@@ -85,9 +85,10 @@ def check_pattern(found: tuple[Any, Any], expected: tuple[np.ndarray, np.ndarray
 def check_colors(
     rows: np.ndarray, cols: np.ndarray, row_colors: np.ndarray | None, column_colors: np.ndarray | None
 ) -> None:
-    """Raise `AssertionError` unless each entry is alone in its color in its row or column; -1 is no color.
+    """Raise `AssertionError` unless every entry can be read from the compressed matrices.
 
-    A star coloring is one of columns that rows have too.
+    An entry can be read by its column color if no other entry of its row has a column of this color; or by its row
+    color, with rows and columns exchanged. Color -1 means no color. For a star coloring, pass its colors twice.
     """
     readable = np.zeros(len(rows), bool)
     for lines, across, colors in ((rows, cols, column_colors), (cols, rows, row_colors)):
@@ -102,7 +103,7 @@ def check_colors(
 
 
 def band(n: int, half: int) -> tuple[np.ndarray, np.ndarray]:
-    """A band of this half-bandwidth."""
+    """The entries of a band matrix with this half-bandwidth."""
     offsets = np.arange(-half, half + 1)
     cols = np.arange(n)[:, None] + offsets
     rows = np.broadcast_to(np.arange(n)[:, None], cols.shape)
@@ -111,7 +112,7 @@ def band(n: int, half: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stencil(shape: tuple[int, ...], steps: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Points of a grid, and those reached from each of them by one of `steps`, shape (S, D), inside of the grid."""
+    """Entries (point, neighbour) of a grid: the neighbours are the points one of `steps`, shape (S, D), away."""
     place = np.indices(shape).reshape(len(shape), -1)
     size = np.array(shape)[:, None]
     rows, cols = [], []
@@ -124,13 +125,13 @@ def stencil(shape: tuple[int, ...], steps: Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def cross(dimensions: int) -> np.ndarray:
-    """A point and its neighbours along each axis: 5 in the plane, 7 in space."""
+    """The steps to a point itself and to its neighbours along each axis: 5 in the plane, 7 in space."""
     eye = np.eye(dimensions, dtype=int)
     return np.concatenate([0 * eye[:1], eye, -eye])
 
 
 def arrow(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The diagonal, the first row and the first column."""
+    """The entries of an arrow matrix: the diagonal, the first row and the first column."""
     i, rest = np.arange(n), np.arange(1, n)
     return np.concatenate([i, 0 * rest, rest]), np.concatenate([i, rest, 0 * rest])
 
@@ -163,7 +164,8 @@ def _two_species(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _two_species_colors(n: int) -> np.ndarray:
-    # A row has 6 entries, so 6 is the least; the side is a multiple of 6, so it goes on across the boundary.
+    # A row has 6 entries, so at least 6 colors are needed. The side of the grid is a multiple of 6, so that the colors
+    # continue across the periodic boundary.
     k = _side(n // 2)
     i, j = np.indices((k, k))
     own = i + 2 * j
@@ -273,7 +275,7 @@ PROBLEMS = {
     "brusselator": Problem(
         "Brusselator in the plane", _brusselator, (2 * 222**2, 2 * 708**2), _two_species, _two_species_colors
     ),
-    # Of a symmetric tridiagonal matrix a star coloring has 3 colors, as one of its columns has.
+    # For a symmetric tridiagonal matrix, a star coloring needs 3 colors, as many as a column coloring.
     "rosenbrock": Problem(
         "chained Rosenbrock", _rosenbrock, SIZES, lambda n: band(n, 1), lambda n: np.arange(n) % 3, hessian=True
     ),
@@ -309,7 +311,7 @@ class Mesh:
 
 
 def mesh(k: int) -> Mesh:
-    """2 k² triangles on (k + 1)² nodes that are off their grid points, numbered as they come, diagonals either way."""
+    """2 k² triangles on (k + 1)² nodes: a grid of squares with moved inner nodes, each cut along a random diagonal."""
     rng = np.random.default_rng(13)
     grid = np.indices((k + 1, k + 1)).reshape(2, -1).T
     inner = np.all((grid > 0) & (grid < k), axis=1)[:, None]
@@ -322,7 +324,7 @@ def mesh(k: int) -> Mesh:
     second = np.where(either, np.stack([b, c, d]), np.stack([a, d, b]))
     triangles = np.concatenate([first, second], axis=1).T.astype(np.int32)
     corners = places[triangles]  # (T, 3, 2)
-    edges = np.roll(corners, 1, axis=1) - np.roll(corners, -1, axis=1)  # opposite to each corner
+    edges = np.roll(corners, 1, axis=1) - np.roll(corners, -1, axis=1)  # the edge opposite to each corner
     double = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]
     assert np.all(double > 0)
     slopes = np.stack([-edges[..., 1], edges[..., 0]], axis=-1) / double[:, None, None]
@@ -331,13 +333,13 @@ def mesh(k: int) -> Mesh:
 
 
 def element_energy(u: jax.Array, slopes: jax.Array, area: jax.Array) -> jax.Array:
-    """A soap film above a triangle, in a field: `u` is its height at the corners, shape (3,)."""
+    """The energy of a soap film above a triangle, in a field; `u`, shape (3,), is its height at the corners."""
     gradient = u @ slopes
     return area * (jnp.sqrt(1 + gradient @ gradient) + jnp.mean(u) ** 4)
 
 
 def element_pairs(m: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each entry of each element matrix, shape (9 T,)."""
+    """The rows and the columns of the entries of all element matrices, each of shape (9 T,)."""
     t = m.triangles
     return np.repeat(t, 3, axis=1).ravel(), np.tile(t, 3).ravel()
 
@@ -346,18 +348,21 @@ def element_pairs(m: Mesh) -> tuple[np.ndarray, np.ndarray]:
 
 
 def arrow_energy(x: jax.Array) -> jax.Array:
-    """Its Hessian is an arrow."""
+    """A function whose Hessian is an arrow matrix."""
     return jnp.sum(x**4) + x[0] * jnp.sum(jnp.sin(x[1:]))
 
 
 def lagrangian(z: jax.Array) -> jax.Array:
-    """Of a chain under one constraint on all of it; the multiplier comes last. Its Hessian is the KKT matrix."""
+    """The Lagrangian of a chain under one constraint on all variables. The multiplier is the last entry of z.
+
+    Its Hessian is the KKT matrix.
+    """
     x, multiplier = z[:-1], z[-1]
     return jnp.sum((x[1:] - x[:-1] ** 2) ** 2) + multiplier * (jnp.sum(x**2) - 1)
 
 
 def kkt(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """A tridiagonal matrix bordered by a dense row and column, and zero in the corner."""
+    """The entries of a tridiagonal matrix bordered by a dense row and column, with a zero corner."""
     rows, cols = band(n - 1, 1)
     i, last = np.arange(n - 1), np.full(n - 1, n - 1)
     return np.concatenate([rows, i, last]), np.concatenate([cols, last, i])

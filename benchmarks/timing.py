@@ -1,4 +1,4 @@
-"""Fair times: contenders in turn, a new input at each call, and ratios taken within a round.
+"""Fair timing: contenders run in turn, each call has a new input, and ratios are taken within a round.
 
 Knows neither JAX nor any other library: the caller says how to wait for a result.
 All times are in seconds.
@@ -16,7 +16,8 @@ Times = dict[str, list[float]]  # one number a round
 def turn(call: Callable, inputs: Sequence, wait: Callable, budget: float) -> float:
     """Median time of a call, over as many calls as fit into `budget`: at least one, at most 200.
 
-    Every call takes the next input and is waited for. The first are not counted: another contender was here.
+    Every call takes the next input and waits for the result. The first calls are not counted, since another contender
+    ran before.
     """
     points = cycle(inputs)
 
@@ -41,7 +42,7 @@ def seconds(run: Callable) -> float:
 def rounds_in_turn(
     contenders: Contenders, inputs: Sequence, wait: Callable, rounds: int, budget: float
 ) -> Times:
-    """Warm all contenders up, then time A B C, A B C, ...: `rounds` numbers for each."""
+    """Warm up all contenders, then time them in the order A B C, A B C, ...: `rounds` times for each."""
     for call in contenders.values():
         for x in inputs[:3]:
             wait(call(x))
@@ -53,12 +54,12 @@ def rounds_in_turn(
 
 
 def ratio(times: Sequence[float], others: Sequence[float]) -> float:
-    """The median, over rounds, of the ratio within a round."""
+    """The median over rounds of `times` divided by `others` in the same round."""
     return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
 def better(times: Times, names: Sequence[str]) -> str:
-    """The one of `names` with the lowest median."""
+    """The name, among `names`, with the lowest median time."""
     return min(names, key=lambda name: statistics.median(times[name]))
 
 

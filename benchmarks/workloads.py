@@ -1,8 +1,8 @@
-"""The workloads, the same numbers for every library.
+"""The workloads: functions that have the same values in every library.
 
-Knows NumPy only: a function is built from an array module (`numpy`, `jax.numpy`, `torch`, `paddle`) and that
-library's "NumPy array → array". Each workload has its Jacobian in closed form, in float64, and that form is
-itself checked against central differences.
+Knows NumPy only: a function is built from an array module (`numpy`, `jax.numpy`, `torch`, `paddle`) and that library's
+conversion from NumPy arrays. Each workload has its Jacobian in closed form, in float64, which is checked against
+central differences.
 Shapes: M outputs, N inputs, B samples, R rows.
 """
 
@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 512  # rows compared at a time: the dense Jacobian of the batch has 8192 × 8192 entries
+BLOCK = 512  # the number of rows compared at once: the dense Jacobian of the batch has 8192 × 8192 entries
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A function, its point's shape, and the closed form of its Jacobian (or Hessian)."""
+    """A function, the shape of its argument, and the closed form of its Jacobian (or Hessian)."""
 
     name: str
     title: str
     shape: tuple[int, ...]
-    num_outputs: int  # M, the rows of the matrix; N for a Hessian
+    num_outputs: int  # M, the number of rows of the matrix; N for a Hessian
     build: Callable[[Any, Callable], Callable]  # (array module, NumPy array → array) → f
     closed_form: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (x float64, R row numbers) → (R, N)
-    rows: slice | None = None  # what is read; None is everything
-    hessian: bool = False  # the matrix is the Hessian of f, which is scalar
+    rows: slice | None = None  # the rows that are read; None: all
+    hessian: bool = False  # whether the matrix is the Hessian of f, which is scalar
 
     @property
     def num_inputs(self) -> int:
@@ -40,12 +40,12 @@ def inputs(workload: Workload, count: int = 32) -> list[np.ndarray]:
 
 
 def check(workload: Workload, x: np.ndarray, answer: np.ndarray, rtol: float = 1e-4) -> None:
-    """Raise `AssertionError` unless `answer` is the closed form, to `rtol` of its largest entry.
+    """Raise `AssertionError` unless `answer` equals the closed form, to `rtol` of its largest entry.
 
     Args:
-      workload: what was asked.
+      workload: the workload that was run.
       x: the point, any float dtype.
-      answer: what a library returned, any shape of (rows read) × N entries.
+      answer: the result of a library, of any shape with (rows read) × N entries.
     """
     wanted = np.arange(workload.num_outputs)[workload.rows or slice(None)]
     matrix = np.asarray(answer)

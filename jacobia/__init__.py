@@ -12,6 +12,7 @@ from jacobia._derived.laplacian import laplacian, value_and_laplacian
 from jacobia._derived.sparsity import sparsity_pattern
 from jacobia._derived.value import value_and_hessian, value_and_jacobian
 from jacobia._errors import BatchMixingError, IndependenceError, MaterializationError
+from jacobia._progress import config
 from jacobia._run.kernels import cache_clear, cache_info
 from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.partition import coloring
@@ -43,6 +44,7 @@ __all__ = [
     "cache_clear",
     "cache_info",
     "coloring",
+    "config",
     "divergence",
     "empirical_fisher",
     "estimate_diagonal",

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from jacobia._read.explain import Explanation
-from jacobia._run.limits import readable
 from jacobia._transform import hessian, jacobian
 from jacobia._view.jacobian import Jacobian
+from jacobia._words import readable
 
 _DESCRIPTION = """\
 Prints what reading the Jacobian of a function would run, and why: the plans

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def trace_state() -> Any:
-    """An object that is equal for as long as the same trace (or none) is the current one."""
+    """An object that compares equal for as long as the same trace (or none) is the current one."""
     return get_opaque_trace_state()
 
 
@@ -69,7 +69,7 @@ def _token(_: Any) -> object:
 
 
 def settings_token() -> object:
-    """An object that is the same for as long as no setting changes for which JAX would trace again.
+    """An object that stays the same until a setting changes for which JAX would trace again.
 
     JAX's own cache of traces decides; it is asked about a function that does nothing.
     """
@@ -77,7 +77,7 @@ def settings_token() -> object:
 
 
 def opened(closed: Any) -> tuple[Any, list]:
-    """A traced program and the arrays it closes over, which become its first inputs: it holds no arrays then."""
+    """A traced program that holds no arrays, and the arrays it closed over, which are its first inputs now."""
     jaxpr = closed.jaxpr
     return jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars]), list(closed.consts)
 
@@ -133,12 +133,12 @@ def vary_like(value: Any, like: Any) -> Any:
 
 
 def weakly_typed(array: Any) -> Any:
-    """The same numbers as a weakly typed array, which no public function makes of one that is not."""
+    """The same numbers as a weakly typed array; no public function of JAX makes one from a strongly typed array."""
     return convert_element_type_p.bind(array, new_dtype=array.dtype, weak_type=True, sharding=None)
 
 
 def sharded_like(value: Any, like: Any, axis: int) -> Any:
-    """A vector with one entry for each place on an axis of an array, divided among devices as that axis is."""
+    """`value`, a vector with one entry for each place on an axis of `like`, divided among devices as that axis is."""
     sharding = jax.typeof(like).sharding
     name = sharding.spec[axis]  # of an Explicit mesh axis; the others are the compiler's to decide
     return value if name is None else jax.reshard(value, jax.NamedSharding(sharding.mesh, jax.P(name)))
@@ -147,8 +147,8 @@ def sharded_like(value: Any, like: Any, axis: int) -> Any:
 def asked_by_matmul() -> bool:
     """Whether the caller is asked for its array by `u @ J`, with u an array of JAX.
 
-    JAX turns J into an array before Python asks J for `__rmatmul__`. It gives up where it gets no array. Where JAX
-    goes another way, J is turned into an array.
+    JAX tries to turn J into an array before Python asks J for `__rmatmul__`, and gives up if it gets no array. If a
+    version of JAX does this in another way, the answer is no, and J is turned into an array.
     """
     return sys._getframe(2).f_code.co_name == "_operator_matmul"
 
@@ -166,7 +166,7 @@ def config_values() -> dict[str, Any]:
 def register_vmappable(kind: type, into: Callable, out_of: Callable) -> None:
     """Say how `vmap` takes a value of a type apart and puts it together, as JAX's sparse arrays do.
 
-    Where a version of JAX does not ask, `vmap` flattens the value as a tree, and copies what it does not map.
+    In a version of JAX that does not ask, `vmap` flattens the value as a tree, and copies leaves it does not map.
     """
     register = getattr(batching, "register_vmappable", None)
     if register is not None:
@@ -174,7 +174,7 @@ def register_vmappable(kind: type, into: Callable, out_of: Callable) -> None:
 
 
 def is_mapped(cont: Callable, size: int, array: Any) -> bool:
-    """Whether the `vmap` that has asked `out_of` maps an array; one of another `vmap` around it may."""
+    """Whether the `vmap` that called `out_of` maps this array, and not only another `vmap` around it."""
     if not isinstance(array, Tracer):
         return False
     try:

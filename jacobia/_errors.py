@@ -10,4 +10,4 @@ class BatchMixingError(ValueError):
 
 
 class MaterializationError(MemoryError):
-    """A result, with the space it takes to compute it, would not fit under `memory_limit`."""
+    """A result and the memory to compute it would exceed `memory_limit`, or it has more than 2**31 - 1 elements."""

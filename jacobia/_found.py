@@ -1,4 +1,4 @@
-"""What has been found out and will be asked for again: one owner, a lock, a limit.
+"""Values that have been found out and will be needed again: a cache with one owner, a lock and a limit.
 
 Knows nothing of what it holds.
 """
@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
-# So many values are held, for one program at one kind of arguments.
+# Most values that are held, for one program at one kind of arguments.
 LIMIT = 2048
 
 _MISSING: Any = object()
 
 
 class Found:
-    """Values, by what they are and a key: `found.find("cost", ("rows", 0), compute)`. The oldest go first."""
+    """Values, by what they are and a key: `found.find("cost", ("rows", 0), compute)`. The oldest are dropped first."""
 
     __slots__ = ("_lock", "_values", "limit")
 
@@ -35,7 +35,7 @@ class Found:
         return value
 
     def find(self, what: str, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The value, made where it has not been found. Where two make it at once, the first one stays."""
+        """The value; `make` is called if it has not been found. If two threads make it at once, the first one stays."""
         value = self._values.get((what, key), _MISSING)
         if value is not _MISSING:
             return value

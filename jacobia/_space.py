@@ -1,6 +1,6 @@
 """The leaves of a tree seen as one flat vector: sizes, offsets, names for messages, and slices of its basis.
 
-Knows shapes. Never makes a whole identity matrix: a seed is one element of the basis, told by its number.
+Knows shapes. Never makes a whole identity matrix: a seed is one element of the basis, made from its number.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jacobia._errors import MaterializationError
 
-# Elements, rows, columns and entries are numbered with 32 bits: without x64 JAX narrows what is wider, and it wraps
+# Elements, rows, columns and entries are numbered with 32 bits: without x64 JAX narrows wider numbers, and they wrap
 # around.
 MOST = 2**31 - 1
 
@@ -62,7 +62,7 @@ class Space:
                 f"rows or columns by their numbers: expected at most {MOST}, got {self.size}, of "
                 f"{', '.join(self.paths)}. Use J.mv and J.vm, or differentiate a part of it."
             )
-        if self.size == 1:  # a constant, so that a compiler sees that the gradient of a scalar is one in all its places
+        if self.size == 1:  # the only seed is 1: as a constant, so that a compiler can simplify
             parts = zip(self.shapes, self.dtypes, self.sizes, strict=True)
             return [jnp.ones(s, d) if n else jnp.zeros(s, d) for s, d, n in parts]
         seeds, offset = [], 0
@@ -78,7 +78,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Batch:
-    """Where independent samples are numbered: how many there are, and along which axis of each leaf."""
+    """The independent samples of a batch: how many there are, and along which axis of each leaf."""
 
     size: int
     outputs: tuple[int, ...]

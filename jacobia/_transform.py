@@ -179,7 +179,8 @@ def hessian(
       inputs in each leaf, twice.
 
     Raises:
-      What `jacobian` raises, and ValueError: with `batch_axis`, more than one number for each sample.
+      TypeError: what `jacobian` raises.
+      ValueError: what `jacobian` raises; with `batch_axis`, more than one number for each sample.
 
     References:
       Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), for the rows;

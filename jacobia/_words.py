@@ -1,26 +1,32 @@
-"""Text for people: how a view shows itself. Never computes.
+"""Text for people: counts, bytes, arrays in few words. Never computes.
 
-Knows numbers and shapes. Knows nothing of views.
+Knows numbers, shapes and dtypes. Knows nothing of views.
 """
 
 from typing import Any
 
-
-def describe(kind: str, shape: tuple[int, ...], dtype: Any, known: str) -> str:
-    return f"{kind}(shape={shape}, dtype={dtype}, {known})"
-
-
-def known_lines(rows: tuple[int, int], columns: tuple[int, int], whole: bool, samples: int = 0) -> str:
-    """What is remembered: all, or so many of so many rows and columns, or lines of so many samples alone."""
-    if whole:
-        return "all known"
-    parts = [f"{k} of {n} {what}" for (k, n), what in ((rows, "rows"), (columns, "columns")) if k]
-    if samples:
-        parts.append(f"lines of {counted(samples, 'samples')}")
-    return (" and ".join(parts) or "nothing") + " known"
+import numpy as np
 
 
 def counted(count: int, what: str) -> str:
     """So many of something, whose name is given in the plural."""
     one = what.removesuffix("es") if what.endswith("sses") else what.removesuffix("s")
     return f"{count} {one if count == 1 else what}"
+
+
+def readable(nbytes: int) -> str:
+    """A number of bytes for people, in powers of 1000."""
+    for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return counted(nbytes, "bytes")
+
+
+def array_word(dtype: Any, shape: tuple[int, ...]) -> str:
+    """An array in one word, such as `f32[1000,784]`."""
+    name = np.dtype(dtype).name
+    for long, short in (("bfloat", "bf"), ("float", "f"), ("complex", "c"), ("uint", "u"), ("int", "i")):
+        if name.startswith(long):
+            name = short + name.removeprefix(long)
+            break
+    return f"{name}[{','.join(map(str, shape))}]"

@@ -30,7 +30,7 @@ def jac(f: Callable, argnums: int = 0, *, format: str | None = None, **options: 
       **options: those of `jacobian`.
 
     Returns:
-      A function of the arguments of `f` that returns an array `(M, N)` of NumPy, or of `scipy.sparse`, in float64: f is
+      A function of the arguments of `f` that returns an array `(M, N)` of NumPy, or of `scipy.sparse`, in float64. f is
       traced and run with 64-bit types, whether or not they are on outside. A second call traces and compiles nothing.
       Of an f that gives one number without axes it is the gradient `(N,)`, as `minimize` wants it.
 
@@ -62,7 +62,7 @@ def hess(f: Callable, argnums: int = 0, *, format: str | None = None, **options:
       A function of the arguments of `f` that returns an array `(N, N)` of NumPy, or of `scipy.sparse`, in float64.
 
     Raises:
-      As `jac`.
+      TypeError, ValueError: as `jac`.
     """
     return _Callback("hess", hessian(f, argnums, **options), argnums, format)
 

@@ -56,7 +56,7 @@ def check_jacobian(
 
     Args:
       f: a pure JAX function, as for `jacobian`; with `hessian`, one that returns one number.
-      args, kwargs: the point. A keyword argument of `f` that has a name of those below needs `functools.partial`.
+      *args: the point.
       argnums: which positional arguments are differentiated, as in `jacobian`.
       where: which leaves of them are, as in `jacobian`.
       hessian: check second derivatives as well.
@@ -65,6 +65,7 @@ def check_jacobian(
       atol: absolute tolerance. Default: what rounding in these dtypes may leave of an entry that is zero.
       seed: of the random directions.
       num_directions: how many for each leaf.
+      **kwargs: keyword arguments of `f`. One that has a name of those above needs `functools.partial`.
 
     Raises:
       AssertionError: a check fails; tells which, the leaves by their paths, the largest difference and where it is.

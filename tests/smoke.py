@@ -72,7 +72,7 @@ def what_is_missing_is_named():
     try:
         list(J.blocks(progress=True))
     except ImportError as error:
-        assert "jacobia[stream]" in str(error), error
+        assert "jacobia[progress]" in str(error), error
     else:
         raise AssertionError("progress=True: expected an ImportError, got none")
 

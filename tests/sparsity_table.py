@@ -1,4 +1,4 @@
-"""The table of docs/sparsity.md: for each program of sparse_cases.py how many entries are there and how many are found.
+"""The table of docs/sparsity_programs.md: how many entries each program of sparse_cases.py has, and how many are found.
 
 `python tests/sparsity_table.py` prints it, with `--write` it is put into the page.
 """
@@ -15,7 +15,7 @@ from sparse_cases import CASES, nonzero, point, points
 
 from jacobia import sparsity_pattern
 
-PAGE = Path(__file__).parents[1] / "docs" / "sparsity.md"
+PAGE = Path(__file__).parents[1] / "docs" / "sparsity_programs.md"
 BEGIN, END = "<!-- programs: begin -->", "<!-- programs: end -->"
 HEAD = "| program | matrix | true | found | why more |\n| --- | --- | --- | --- | --- |"
 FAMILIES = {
@@ -69,7 +69,7 @@ def table():
     equal = sum(not r.note for r in flat)
     out = [f"{len(flat)} programs; {equal} patterns are equal to the truth, {len(flat) - equal} have more entries."]
     for family, own in made.items():
-        out += ["", f"### {family}", "", HEAD, *map(str, own)]
+        out += ["", f"## {family}", "", HEAD, *map(str, own)]
     return "\n".join(out)
 
 

@@ -12,7 +12,10 @@ import sparsity_table
 from sparse_cases import CASES
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+PAGES = {
+    path.relative_to(DOCS).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(DOCS.rglob("*.md"))
+}
 # Fences first: a line of code that begins with "## " is no heading.
 FENCE_OR_HEADING = re.compile(r"^```(\w*)\n(.*?)^```$|^## ([^\n]+)$", flags=re.M | re.S)
 
@@ -60,13 +63,13 @@ def test_examples_hold(section):
 
 
 def test_examples_can_fail():
-    right = section("migration", "From JAX")
+    right = section("migration/jax", "")
     wrong = right._replace(examples=tuple(e.replace("H.stats.rows_computed == 1", "False") for e in right.examples))
     assert wrong != right
     with pytest.raises(AssertionError) as error:
         wrong.run()
     line = error.traceback[-1].lineno + 1
-    assert "H.stats.rows_computed == 1" in PAGES["migration"].splitlines()[line - 1]
+    assert "H.stats.rows_computed == 1" in PAGES["migration/jax"].splitlines()[line - 1]
 
 
 def test_sections_and_examples_are_told_apart():
@@ -85,12 +88,12 @@ def test_sections_and_examples_are_told_apart():
 @pytest.mark.parametrize("page", PAGES)
 def test_links_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
-        assert "://" in target or (DOCS / target).exists(), target
+        assert "://" in target or (DOCS / page).parent.joinpath(target).exists(), target
 
 
-# The table of docs/sparsity.md
+# The table of docs/sparsity_programs.md
 
-ROWS = sparsity_table.rows(PAGES["sparsity"])
+ROWS = sparsity_table.rows(PAGES["sparsity_programs"])
 SAMPLE = ("tridiagonal", "broadcast", "where of the input", "cancelled", "segment sum", "causal attention",
           "triangular solve", "loop with an index", "optimal control", "Rosenbrock")  # fmt: skip
 
@@ -101,7 +104,7 @@ def test_the_table_has_every_program():
         assert int(row.found) >= int(row.true)
         assert (row.found == row.true) == (not row.note), row
     equal = sum(not row.note for row in ROWS.values())
-    assert f"{len(ROWS)} programs; {equal} patterns are equal" in PAGES["sparsity"]
+    assert f"{len(ROWS)} programs; {equal} patterns are equal" in PAGES["sparsity_programs"]
 
 
 @pytest.mark.parametrize("name", SAMPLE)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "jacobia"
 # The order of the rooms: folders, and files beside them. Files of one folder may import each other, but not in a
 # circle; its folders inside have an order of their own.
 ROOMS = """
-_errors _compat _words _found _files _space _sparse _program _call _run _store _plans _read _operators _stream _view
+_errors _compat _words _progress _found _space _sparse _program _call _run _store _plans _read _operators _stream _view
 _transform _derived scipy testing _demo _command __init__ __main__
 """.split()
 INSIDE = {"_program": ["", "axis", "columns", "readings", "laplace"]}

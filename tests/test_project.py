@@ -42,14 +42,17 @@ def imported_in_functions():
 
 def test_an_extra_names_what_is_imported_and_nothing_else():
     imported = {{"sklearn": "scikit-learn"}.get(name, name) for name in imported_in_functions()}
-    for_users = sum((EXTRAS[extra] for extra in ("demo", "estimators", "lineax", "plot", "stream")), [])
-    assert {REQUIREMENT.match(r)[1] for r in for_users} == imported - {"scipy"}, "scipy comes with JAX"
+    for_users = sum((EXTRAS[extra] for extra in ("demo", "estimators", "lineax", "plot", "progress", "stream")), [])
+    assert {REQUIREMENT.match(r)[1] for r in for_users} == imported - {
+        "scipy",
+        "treescope",
+    }  # with JAX; asked by treescope alone
 
 
 def test_lowest_versions_are_those_that_are_tested():
     lines = (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8").splitlines()
     lowest = dict(re.match(r"([\w-]+)==([\d.]+)", line).groups() for line in lines if line and line[0] != "#")
-    required = PROJECT["dependencies"] + sum(EXTRAS.values(), [])
+    required = PROJECT["dependencies"] + [r for extra in EXTRAS if extra != "docs" for r in EXTRAS[extra]]
     bounds = {m[1]: m[2] for m in map(REQUIREMENT.match, required) if m[2]}
     assert len(bounds) > 15
     for name, bound in bounds.items():

@@ -1,7 +1,7 @@
 """Curvature of a loss of a model: generalized Gauss-Newton and empirical Fisher matrices, as lazy Hessians.
 
-Both are Hessians of a function in which the model is replaced by its linearization at the point. Knows calls. Knows
-nothing of how Hessians are read.
+Both are Hessians of a loss of the model's linearization at the point.
+Knows calls. Knows nothing of how Hessians are read.
 Shapes: M outputs of the model, N parameters, B samples.
 """
 
@@ -17,22 +17,22 @@ from jacobia._transform import hessian
 
 
 def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
-    """The generalized Gauss-Newton matrix `Jᵀ H J` of `loss(f(x))`: J of the model, H the Hessian of the loss.
+    """The generalized Gauss-Newton matrix `Jᵀ H J` of `loss(f(x))`: J the Jacobian of `f`, H the Hessian of `loss`.
 
     Args:
-      loss: from what `f` returns to one number. With `has_aux`, f returns `(y, aux)` and the loss is `loss(y, aux)`,
+      loss: maps the output of `f` to one number. With `has_aux`, `f` returns `(y, aux)` and the loss is `loss(y, aux)`,
         so that targets may be arguments of `f`: `ggn(loss, lambda w, x, t: (net(w, x), t), has_aux=True)(w, x, t)`.
-      f: the model, any pure JAX function that JAX can push through (`jax.jvp`).
+      f: the model, any pure JAX function with a pushforward (`jax.jvp`).
       argnums: which positional arguments of `f` to differentiate.
       **options: those of `hessian`.
 
     Returns:
-      A function of the arguments of `f` that returns lazy views as `hessian` does, and no aux: rows, `G @ v`,
-      `G.diagonal()`, nonzeros, `operator(tree)`. It is the Hessian of the loss where `f` is linear, and positive
-      semidefinite where `loss` is convex.
+      A function of the arguments of `f`. It returns what `hessian` of a scalar function returns, without aux: a lazy
+      view of shape `x.shape + x.shape` and the dtype of `x`, `(N, N)` with `ravel`, or a tree of views. The matrix is
+      the Hessian of `loss(f(x))` where `f` is linear, and positive semidefinite where `loss` is convex.
 
     Raises:
-      TypeError: loss or f is no function, and what `hessian` raises.
+      TypeError: `loss` or `f` is not callable; and what `hessian` raises.
 
     References:
       Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 14
@@ -51,21 +51,32 @@ def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options
 def empirical_fisher(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
     """The empirical Fisher matrix: the mean over samples of `g gᵀ`, with g the gradient of the loss of one sample.
 
+    It is computed as the generalized Gauss-Newton matrix of `sum(losses**2) / (2 B)`, with the losses as the model.
+
     Args:
-      loss: from what `f` returns to one number for each sample, `(B,)`; `loss(y, aux)` with `has_aux`, as in `ggn`.
-      f: the model of a batch, as in `ggn`.
+      loss: maps the output of `f` to one number for each sample, `(B,)`; `loss(y, aux)` with `has_aux`, as in `ggn`.
+      f: the model, applied to a batch; a pure JAX function with a pushforward.
       argnums: which positional arguments of `f` to differentiate.
       **options: those of `hessian`.
 
     Returns:
-      A function of the arguments of `f` that returns lazy views as `hessian` does.
+      A function of the arguments of `f`. It returns lazy views of the shapes and dtypes of those of `ggn`.
 
     Raises:
-      As `ggn`, and ValueError: a loss that is no vector.
+      TypeError: what `ggn` raises.
+      ValueError: the losses are not of shape `(B,)`.
 
     References:
       Kunstner, Balles, Hennig, "Limitations of the empirical Fisher approximation for natural gradient descent",
-      NeurIPS (2019), arXiv:1905.12558, on what it is and is not.
+      NeurIPS (2019), arXiv:1905.12558, on what the matrix approximates and what not.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jacobia import empirical_fisher
+      >>> X, t = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([1.0, 1.0])
+      >>> F = empirical_fisher(lambda y: (y - t) ** 2 / 2, lambda w: X @ w)(jnp.zeros(2))
+      >>> F[...].tolist()
+      [[0.5, 0.0], [0.0, 2.0]]
     """
     has_aux = options.pop("has_aux", False)
     made = _Linearized("empirical_fisher", _half_mean_square, _Losses(loss, f, has_aux), argnums, False)
@@ -77,7 +88,7 @@ def _half_mean_square(losses: jax.Array) -> jax.Array:
 
 
 class _Losses(Wrapping):
-    # The loss of each sample.
+    # The function from the arguments of f to the loss of each sample, (B,).
     def __init__(self, loss: Callable, f: Callable, has_aux: bool):
         _check("empirical_fisher", loss, f)
         self._loss, self._f, self._has_aux = loss, f, has_aux
@@ -95,7 +106,7 @@ class _Losses(Wrapping):
 
 
 class _Linearized(Wrapping):
-    # The loss of the model with its linearization at x in place of the model: `f(c) + J (x - c)` at c = x.
+    # The loss of the linearized model `f(c) + J (x - c)` at c = x, where c is a constant.
     def __init__(self, name: str, loss: Callable, f: Callable, argnums: Any, has_aux: bool):
         _check(name, loss, f)
         self.__wrapped__ = f

@@ -1,4 +1,4 @@
-"""`divergence(f)`: the trace of the Jacobian of a vector field, without the Jacobian.
+"""`divergence(f)`: the trace of the Jacobian of a vector field, computed without the Jacobian.
 
 Knows calls and views. Knows nothing of how a trace is computed.
 """
@@ -14,21 +14,24 @@ from jacobia._view.jacobian import Jacobian
 
 
 def divergence(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
-    """The divergence of `f`: the sum of the derivatives of each output by the input in the same place.
+    """The divergence of `f`: the sum over k of the derivative of output k with respect to input k.
+
+    It is the sum of the diagonal of the Jacobian (`Jacobian.trace`). Where the Jacobian is sparse, the entries on its
+    diagonal are computed by one kernel; otherwise by one pass for each of them.
 
     Args:
-      f: any pure JAX function whose output is like its differentiated inputs: an array of the same shape, or a tree of
-        the same leaves.
-      argnums: which positional arguments to differentiate by.
+      f: any pure JAX function whose outputs have the shapes of its differentiated inputs, leaf by leaf.
+      argnums: which positional arguments to differentiate.
       **options: `batch_axis`, `verify_batch`, `has_aux`, `where`, `static_argnums`, `static_argnames`, `memory_limit`,
         as in `jacobian`.
 
     Returns:
-      A function of the arguments of `f` that returns one number, `(B,)` with `batch_axis`, or `(divergence, aux)` with
-      `has_aux`. Where the Jacobian is sparse, entries on its diagonal alone are computed, at once.
+      A function of the arguments of `f`. It returns one number, an array of shape `()`, or `(B,)` with `batch_axis`, of
+      dtype `jnp.result_type(x, y)`; `(divergence, aux)` with `has_aux`. The result can be differentiated.
 
     Raises:
-      What `jacobian` raises, and ValueError: outputs that are not like the inputs.
+      TypeError: what `jacobian` raises; an unknown option.
+      ValueError: what `jacobian` raises; outputs and inputs of different shapes.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Traces and diagonals of large matrices, estimated from products with random vectors.
 
-The estimators are those of matfree, but for Hutch++, which is in no library that gives a standard error. Knows views,
-operators and estimators. Knows nothing of how products are computed.
+The estimators are those of the package matfree, except Hutch++, which no library offers with a standard error.
+Knows views, operators and estimators. Knows nothing of how products are computed.
 Shapes: N by N a matrix, S random vectors.
 """
 
@@ -20,24 +20,25 @@ _TRACES, _DIAGONALS = ("xtrace", "hutch++", "hutchinson"), ("xdiag", "hutchinson
 
 
 def estimate_trace(op: Any, key: jax.Array, method: str = "xtrace", samples: int = 32) -> tuple[jax.Array, jax.Array]:
-    """An estimate of the trace, from products with random vectors.
+    """Estimate the trace of a matrix from products with random vectors.
 
-    Where entries on the diagonal are cheap, as of a sparse Jacobian, `J.trace()` is exact.
+    `J.trace()` is exact, and cheap where the entries on the diagonal are, as for a sparse Jacobian.
 
     Args:
-      op: a square view, `J` or `H`, or an `operator(tree)`.
-      key: of `jax.random.key`; the same key gives the same estimate.
-      method: "xtrace" (two products for each vector; exact of a rank below S), "hutch++" (three products for two
-        vectors), "hutchinson" (one product for each, for matrices far from low rank).
-      samples: S, the number of random vectors; where 2 S >= N, "xtrace" is exact.
+      op: a square view `J` or `H`, or an `operator(tree)`. An array view counts as its matrix `(N, N)`.
+      key: a key of `jax.random.key`, or an old-style key, uint32 of shape (2,). The same key gives the same estimate.
+      method: "xtrace": two products for each vector, exact for a matrix of rank below S. "hutch++": three products for
+        two vectors. "hutchinson": one product for each vector, for matrices far from low rank.
+      samples: S, the number of random vectors, 2 or more. If 2 S >= N, "xtrace" is exact.
 
     Returns:
-      The estimate, and its standard error.
+      The estimate and its standard error, arrays of shape `()`: the estimate of the dtype of the matrix, the error
+      real.
 
     Raises:
-      ImportError: matfree is not installed (extra `estimators`).
-      TypeError: `op` or `key` is something else.
-      ValueError: a matrix that is not square, samples of a batch, an unknown method, fewer than two samples.
+      ImportError: matfree is not installed (extra `estimators`); "hutch++" does not need it.
+      TypeError: `op` is no view or operator, or `key` is no key.
+      ValueError: a matrix that is not square, a view with samples, an unknown method, or fewer than two samples.
 
     References:
       Epperly, Tropp, Webber, "XTrace: making the most of every sample in stochastic trace estimation", SIAM J. Matrix
@@ -49,23 +50,24 @@ def estimate_trace(op: Any, key: jax.Array, method: str = "xtrace", samples: int
 
 
 def estimate_diagonal(op: Any, key: jax.Array, method: str = "xdiag", samples: int = 32) -> tuple[Any, Any]:
-    """An estimate of the diagonal, from products with random vectors.
+    """Estimate the diagonal of a matrix from products with random vectors.
 
     Args:
       op: as in `estimate_trace`.
       key: as in `estimate_trace`.
-      method: "xdiag" (a product with J and one with its transpose for each vector), or "hutchinson" (one product).
-      samples: S, the number of random vectors; where 2 S >= N, "xdiag" is exact.
+      method: "xdiag": a product with J and one with its transpose for each vector. "hutchinson": one product.
+      samples: S, the number of random vectors, 2 or more. If 2 S >= N, "xdiag" is exact.
 
     Returns:
-      The estimate and the standard errors of its entries, both of the shape of `J.diagonal()`, or trees as the inputs
-      of an operator.
+      The estimate and the standard errors of its entries: two arrays of the shape of `J.diagonal()`, or, for an
+      operator, two trees like its inputs. The estimate has the dtype of the matrix; the errors are real.
 
     Raises:
-      As `estimate_trace`.
+      TypeError, ValueError, ImportError: what `estimate_trace` raises.
 
     References:
-      As `estimate_trace`, for "xdiag".
+      Epperly, Tropp, Webber, "XTrace: making the most of every sample in stochastic trace estimation", SIAM J. Matrix
+        Anal. Appl. 45 (2024), doi:10.1137/23M1548323, for "xdiag".
     """
     return _estimate("estimate_diagonal", op, key, method, _DIAGONALS, samples)
 
@@ -97,7 +99,7 @@ def _estimate(name: str, op: Any, key: Any, method: str, methods: tuple[str, ...
         product = Operator(at, turned).mv if number is None else _flattened(block(at, number), turned)
         return _METHODS[name, method](product, structure, keys[0], samples)
 
-    leaves, treedef = jax.tree.flatten(structure)  # functions of other trees may share the program, not the answer
+    leaves, treedef = jax.tree.flatten(structure)  # equal programs may have other trees, and so other results
     shapes = tuple((s.shape, s.dtype) for s in leaves)
     return origin.run_with((name, method, samples, turned, number, treedef, shapes), body, [key])
 
@@ -111,7 +113,7 @@ def _is_key(key: jax.Array) -> bool:
 
 
 def _structure(name: str, op: Any) -> Any:
-    # Of the vectors.
+    # The shapes and dtypes of the vectors, as a tree.
     if isinstance(op, Operator):
         told, given = op.out_structure, op.in_structure
         sizes = [[s.size for s in jax.tree.leaves(tree)] for tree in (told, given)]
@@ -143,7 +145,7 @@ def _of_matfree(integrand: str, estimator: str, sampler: str) -> Callable:
         drawn = getattr(stochtrace, sampler)(like, num=count)
         made = getattr(stochtrace, estimator)(getattr(stochtrace, integrand)(), drawn)
         mean, error = made(product, key)
-        # A spread that is taken about the mean of the same numbers is too small.
+        # matfree divides by the count, which makes the standard error too small: divide by one less.
         wider = (count / max(1, count - 1)) ** 0.5
         return mean, jax.tree.map(lambda e: jnp.real(e) * wider, error)
 
@@ -151,7 +153,8 @@ def _of_matfree(integrand: str, estimator: str, sampler: str) -> Callable:
 
 
 def _hutch_plus_plus(product: Callable, structure: Any, key: Any, samples: int) -> tuple[jax.Array, jax.Array]:
-    # The trace on the span of A S exactly, and the rest by Hutchinson.
+    # The trace on the span of A S, for half of the vectors S, is exact; the trace on its complement is estimated by
+    # Hutchinson's method.
     like = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), structure)
     flat, unflat = ravel_pytree(like)
     n, half = flat.size, min(samples // 2, flat.size)

@@ -1,4 +1,4 @@
-"""`laplacian(f)`, with value and gradient from the same sweep: the trace of the Hessian, without the Hessian.
+"""`laplacian(f)`: the trace of the Hessian without the Hessian, and the value and gradient of f from the same sweep.
 
 Knows calls, samples, and which of two ways is cheaper. Knows nothing of how operations carry a Laplacian.
 Shapes: B samples, D inputs of one sample.
@@ -18,30 +18,34 @@ from jacobia._run.seeds import Spaces
 from jacobia._transform import hessian
 from jacobia._view.jacobian import Jacobian
 
-# Where a sweep takes so many numbers for each operation of f, or fewer, nobody looks whether the Hessian is sparse.
+# With at most this many inputs, or this many carried numbers for each operation of f, a sweep is taken without looking
+# whether the Hessian is sparse.
 _FEW = 64
 
 
 def laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
-    """The Laplacian of `f`: the sum of its second derivatives along each input.
+    """The Laplacian of `f`: the sum of its second derivatives along each of its D inputs.
 
-    Derivatives along all inputs are carried from the inputs to the outputs together, in one sweep, with the sum of
-    second derivatives beside them; where everything goes through fewer than D numbers, that many directions take the
-    place of D, exactly. Where the Hessian is sparse and D is large, its diagonal is read off its program. Of an f with
-    derivative rules of its own (`jax.custom_jvp`, `jax.custom_vjp`) it is the trace of its Hessian, as JAX has it.
+    One sweep from the inputs to the outputs carries, for every intermediate, its derivatives along all inputs and the
+    sum of its second derivatives. If all of `f` depends on its inputs through k < D numbers, k directions replace the
+    D inputs; the result is still exact. If the Hessian is sparse and D is large, the diagonal of the Hessian is
+    accumulated instead. If `f` has derivative rules of its own (`jax.custom_jvp`, `jax.custom_vjp`), the result is the
+    trace of the Hessian that JAX computes by these rules.
 
     Args:
-      f: any pure JAX function of real inputs that JAX can push through (`jax.jvp`), or whose Hessian JAX computes.
-      argnums: which positional arguments to differentiate by, all of them together.
+      f: any pure JAX function of real inputs with a pushforward (`jax.jvp`), or whose Hessian JAX can compute.
+      argnums: which positional arguments to differentiate; the sum is over all their entries.
       **options: `batch_axis`, `verify_batch`, `has_aux`, `where`, `static_argnums`, `static_argnames`, `memory_limit`,
         as in `jacobian`.
 
     Returns:
-      A function of the arguments of `f` that returns an array for each output of `f`, of its shape and dtype, or
-      `(laplacian, aux)` with `has_aux`. With `batch_axis`, each sample has its own. The result can be differentiated.
+      A function of the arguments of `f`. It returns an array of the shape and dtype of `y`, for each output of `f` in
+      the tree of its outputs; `(laplacian, aux)` with `has_aux`. With `batch_axis`, the sum is over the inputs of each
+      sample. The result can be differentiated.
 
     Raises:
-      TypeError: complex inputs, or options that are not there.
+      TypeError: complex inputs, an `f` that is not callable, or an unknown option.
+      ValueError: an option out of range.
       BatchMixingError: with `batch_axis`, a derivative that mixes samples.
 
     References:
@@ -58,19 +62,31 @@ def laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> 
 
 
 def value_and_laplacian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
-    """What `f` returns, its gradient and its Laplacian, from one sweep.
+    """The value of `f`, its gradient and its Laplacian, from one sweep.
 
     Args:
-      f: as in `laplacian`, of one number; with `batch_axis`, one for each sample.
+      f: a function as in `laplacian` that returns one number; with `batch_axis`, one number for each sample.
       argnums: as in `laplacian`.
       **options: as in `laplacian`.
 
     Returns:
-      A function of the arguments of `f` that returns `(y, gradient, laplacian)`, or `((y, aux), gradient, laplacian)`
-      with `has_aux`; the gradient is like the differentiated inputs.
+      A function of the arguments of `f`. It returns `(y, gradient, laplacian)`, or `((y, aux), gradient, laplacian)`
+      with `has_aux`. The gradient has the tree, shapes and dtypes of the differentiated inputs, the Laplacian the shape
+      and dtype of `y`.
 
     Raises:
-      As `laplacian`, and ValueError: an f of several numbers.
+      TypeError, BatchMixingError: what `laplacian` raises.
+      ValueError: `f` returns several numbers.
+
+    References:
+      As for `laplacian`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jacobia import value_and_laplacian
+      >>> y, gradient, lap = value_and_laplacian(lambda x: jnp.sum(x**3))(jnp.array([1.0, 2.0]))
+      >>> y.item(), gradient.tolist(), lap.item()
+      (9.0, [3.0, 12.0], 18.0)
     """
     return _Laplacian(f, argnums, options, True)
 
@@ -102,11 +118,11 @@ class _Laplacian(OfFunction):
         return (y, origin.aux()) if self._has_aux else y, gradient, out
 
     def _by_hessian(self, origin: Linearized, args: tuple, kwargs: dict) -> bool:
-        # Where f can't be pushed through, or where the diagonal of a large Hessian is read off its program.
+        # Whether to take the trace of the Hessian: if f has derivative rules, or if its large Hessian is sparse.
         program, spaces = origin.blue.program, origin.blue.spaces
         if program.jaxpr is None:
             return False
-        # Of a function with a rule of its own, second derivatives are what that rule says when it is differentiated.
+        # The second derivatives of a function with a derivative rule are defined by differentiating the rule.
         if holds(program.jaxpr, "custom_vjp_call") or has_rules(program.jaxpr):
             return True
         if spaces.outputs.size != 1 or spaces.inputs.size <= _FEW or holds(program.jaxpr, "while"):
@@ -122,7 +138,7 @@ class _Laplacian(OfFunction):
         return make() if origin.blue.program.jaxpr is None else origin.blue.found.find(self._name, None, make)
 
     def _diagonals(self, args: tuple, kwargs: dict) -> list[Jacobian]:
-        # Of each output, the blocks of each input with itself.
+        # The blocks on the diagonal of the Hessian of each output: those of an input leaf with itself.
         made = self._hessian(*args, **kwargs)
         made = made[0] if self._has_aux else made
         views = tree_leaves(made, is_leaf=lambda v: isinstance(v, Jacobian))

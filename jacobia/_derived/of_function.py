@@ -1,6 +1,6 @@
-"""What the functions made of one of the two transforms have in common: a name, the options, whether f carries state.
+"""The base of functions that are made of a Jacobian or Hessian: a name, the options, whether f carries state.
 
-Knows the transforms. Knows nothing of what is made of them.
+Knows the transforms. Knows nothing of what is computed from them.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jacobia._transform import named
 
 
 class OfFunction(Wrapping):
-    """A function of the arguments of `f`, by its Jacobian at these."""
+    """A function of the arguments of `f` that is computed from the Jacobian of `f`."""
 
     def __init__(self, name: str, f: Callable, argnums: Any, mode: str, options: dict):
         self.__wrapped__, self._name, self._argnums, self._options = f, name, argnums, options

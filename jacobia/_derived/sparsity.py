@@ -1,6 +1,6 @@
 """`sparsity_pattern(f, *args)`: which entries of a Jacobian or Hessian can be nonzero, from shapes alone.
 
-Knows calls and walks. Computes nothing.
+Knows calls and walks. Knows nothing of values, and computes no derivative.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,25 +18,36 @@ from jacobia._transform import jacobian
 def sparsity_pattern(
     f: Callable, *args: Any, argnums: int | Sequence[int] = 0, hessian: bool = False, local: bool = False
 ) -> Pattern:
-    """Which entries of the Jacobian of `f` can be nonzero.
+    """Which entries of the Jacobian or Hessian of `f` can be nonzero.
 
-    Read off the linear program, with all outputs and all differentiated inputs flattened and put one behind the
-    other. No derivative is computed, and `f` is traced, not run.
+    The pattern is read off the linear program. No derivative is computed, and `f` is traced, not run.
 
     Args:
       f: any pure JAX function of floating-point inputs.
-      *args: its arguments, or `jax.ShapeDtypeStruct` in place of arrays.
-      argnums: which of them to differentiate.
-      hessian: that of the Hessian of `f`, which returns one number: symmetric.
-      local: at these arguments alone; by default for every input of these shapes.
+      *args: its arguments. Any array may be a `jax.ShapeDtypeStruct` instead.
+      argnums: which of the arguments to differentiate.
+      hessian: return the pattern of the Hessian of `f`, which must return one number. This pattern is symmetric.
+      local: return a pattern that holds at these arguments alone; by default, it holds for every input of these shapes.
 
     Returns:
-      A pattern of shape (M, N), or (N, N) for a Hessian. It has every entry that can be nonzero, and may have more:
-      where an index or a condition depends on the input, any of its values counts.
+      A pattern of shape (M, N), or (N, N) for a Hessian: M is the size of all outputs and N that of all differentiated
+      inputs, each flattened and concatenated. The pattern has every entry that can be nonzero, and may have more: where
+      an index or a condition depends on the input, all of its possible values count.
 
     Raises:
-      TypeError: what `jacobian(f)(*args)` raises, and `local=True` with shapes in place of arrays.
-      MaterializationError: there is no memory for the pattern, or on the way to it.
+      TypeError: what `jacobian(f)(*args)` raises; or `local=True` with shapes in place of arrays.
+      ValueError: `hessian=True`, and `f` returns several numbers; or a `custom_vjp` whose pullback is not linear.
+      MaterializationError: the pattern, or an intermediate on the way to it, does not fit in memory.
+
+    References:
+      Griewank, Walther, "Evaluating Derivatives" (2nd ed., 2008), doi:10.1137/1.9780898717761, chapter 7: "Sparse
+        Forward and Reverse".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jacobia import sparsity_pattern
+      >>> sparsity_pattern(lambda x: x[1:] - x[:-1], jnp.zeros(5)).nnz
+      8
     """
     transform = (hessian_of if hessian else jacobian)(f, argnums)
     leaves, treedef = tree_flatten(args)

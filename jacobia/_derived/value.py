@@ -1,6 +1,6 @@
-"""`value_and_jacobian`, `value_and_hessian`: what f returns, and its derivatives as lazy views, from one linearization.
+"""`value_and_jacobian`, `value_and_hessian`: the value of f, and its derivatives as lazy views, from one linearization.
 
-Knows the two transforms.
+Knows the two transforms. Knows nothing of how views are read.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from jacobia._transform import hessian, jacobian
 
 
 def value_and_jacobian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
-    """What `f` returns, and its Jacobian as a lazy view, from one linearization.
+    """The value of `f`, and its Jacobian as a lazy view, from one linearization (`jax.linearize`).
 
     Args:
       f: any pure JAX function.
@@ -19,11 +19,12 @@ def value_and_jacobian(f: Callable, argnums: int | Sequence[int] = 0, **options:
       **options: those of `jacobian`.
 
     Returns:
-      A function of the arguments of `f` that returns `(y, J)`, or `((y, aux), J)` with `has_aux`. Rows and columns are
-      computed where J is read, from the residuals that were kept with y.
+      A function of the arguments of `f`. It returns `(y, J)`, or `((y, aux), J)` with `has_aux`: y as `f` returns it,
+      and J as `jacobian` does, of shape `y.shape + x.shape` or a tree of views. Rows and columns are computed when J is
+      read, from the residuals that were kept when y was computed.
 
     Raises:
-      What `jacobian` raises.
+      TypeError, ValueError: what `jacobian` raises.
 
     Example:
       >>> import jax.numpy as jnp
@@ -35,7 +36,7 @@ def value_and_jacobian(f: Callable, argnums: int | Sequence[int] = 0, **options:
 
 
 def value_and_hessian(f: Callable, argnums: int | Sequence[int] = 0, **options: Any) -> Callable:
-    """What `f` returns, and its Hessian as a lazy view, from one linearization.
+    """The value of `f`, and its Hessian as a lazy view, from one linearization of its gradient.
 
     Args:
       f: as in `hessian`.
@@ -43,10 +44,17 @@ def value_and_hessian(f: Callable, argnums: int | Sequence[int] = 0, **options: 
       **options: those of `hessian`.
 
     Returns:
-      A function of the arguments of `f` that returns `(y, H)`, or `((y, aux), H)` with `has_aux`.
+      A function of the arguments of `f`. It returns `(y, H)`, or `((y, aux), H)` with `has_aux`: y as `f` returns it,
+      and H as `hessian` does, of shape `y.shape + x.shape + x.shape` or a tree of views.
 
     Raises:
-      What `hessian` raises.
+      TypeError, ValueError: what `hessian` raises.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> y, H = value_and_hessian(lambda x: jnp.sum(x**3))(jnp.ones(2))
+      >>> y.item(), H[0].tolist()
+      (2.0, [6.0, 0.0])
     """
     return _ValueAnd(hessian(f, argnums, **options))
 

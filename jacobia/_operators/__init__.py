@@ -1,1 +1,1 @@
-"""What is computed from lines and nonzeros of a view: Gram matrices and norms. Nothing of it is remembered."""
+"""Gram matrices and norms, computed from lines or nonzeros of a view. The results are not stored."""

@@ -1,4 +1,4 @@
-"""Gram matrices: JᴴWJ and J W J'ᴴ, from nonzeros, from all of J where that fits, or in chunks of lines.
+"""Gram matrices Jᴴ W J, J W Jᴴ and J J'ᴴ: from nonzeros, from all of J if it fits in memory, or in chunks of lines.
 
 Knows matrices and patterns. Knows nothing of how lines are computed.
 Shapes: M by N a block, L the lines that are summed over, K of them at once; samples in front.
@@ -20,21 +20,24 @@ from jacobia._run import limits
 from jacobia._sparse.export import to_scipy
 from jacobia._sparse.pattern import Pattern
 
-# More pairs of nonzeros are not listed. Adding one to its place takes as long as so many operations of a product.
+# At most _MOST pairs of nonzeros are listed. Adding one pair to its place in the result takes as long as _SCATTERED
+# operations of a matrix product.
 _MOST, _SCATTERED = 1 << 25, 256
 
 
 def gram(J: LiveBlock, way: str, weights: Any = None, between: bool = False) -> jax.Array:
-    """Jᴴ W J, summed over "rows", or J W Jᴴ, summed over "columns".
+    """Jᴴ W J, a sum over "rows", or J W Jᴴ, a sum over "columns".
 
     Args:
-      weights: of the lines, `(L,)` or `(*lead, L)`; with `between`, of pairs of lines, `(L, L)` or `(*lead, L, L)`.
+      weights: one for each line, `(L,)` or `(*lead, L)`; with `between`, the matrix W, `(L, L)` or `(*lead, L, L)`.
+      between: whether `weights` is a full matrix W; otherwise W is diagonal.
 
     Returns:
-      `(*lead, N, N)` of rows, `(*lead, M, M)` of columns.
+      `(*lead, N, N)` for rows, `(*lead, M, M)` for columns.
 
     Raises:
-      MaterializationError: the result does not fit, or J does not, and lines of it can't be computed one by one.
+      MaterializationError: the result does not fit in memory; or J does not fit, and its lines cannot be computed one
+        by one or W is a full matrix.
     """
     origin, block = J._origin, J._layout.block
     m, n = origin.blue.counts[J._index]
@@ -72,7 +75,7 @@ def _made(lines: Any, weights: Any, way: str, between: bool, shape: tuple[int, .
 
 
 def has_few_pairs(J: LiveBlock, way: str) -> bool:
-    """Whether adding up pairs of nonzeros of each line is faster than a matrix product."""
+    """Whether summing products of pairs of nonzeros, line by line, is faster than a matrix product."""
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
     if not is_sparse(J):
@@ -90,7 +93,8 @@ def _of_nonzeros(J: LiveBlock, way: str, weights: Any, size: int) -> jax.Array:
 
 
 def _pairs(pattern: Pattern, way: str) -> tuple[np.ndarray, ...]:
-    # Of entries in one line: where they are among the nonzeros, their line, and the row and column of the result.
+    # For each pair of nonzeros in one line: their places among the nonzeros, the line, and the row and column of the
+    # result to which their product is added.
     lines, places = (pattern.rows, pattern.cols) if way == "rows" else (pattern.cols, pattern.rows)
     order = np.argsort(lines, kind="stable").astype(np.int32)
     counts = np.bincount(lines, minlength=pattern.shape[0 if way == "rows" else 1])
@@ -114,7 +118,7 @@ def _scattered(
 
 
 def sparse_gram(J: LiveBlock, way: str, weights: Any, between: bool, format: str) -> Any:
-    """The same of a matrix without samples, as a sparse matrix of SciPy."""
+    """The Gram matrix of a matrix without samples, as a sparse array of SciPy in the given format."""
     from scipy.sparse import csr_array
 
     data, pattern = J._other("nonzeros")
@@ -131,7 +135,7 @@ def cross(J: LiveBlock, other: LiveBlock) -> jax.Array:
     """J J'ᴴ of two blocks with the same inputs, `(M, M')`: a tile of a neural tangent kernel.
 
     Raises:
-      MaterializationError: one of them does not fit.
+      MaterializationError: one of the blocks does not fit in memory.
     """
     full, others = whole(J), whole(other)
     if full is None or others is None:

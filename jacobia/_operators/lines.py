@@ -1,4 +1,4 @@
-"""All of a block, or its lines in chunks, for whoever sums over them: nothing is remembered.
+"""All of a block, or its lines in chunks, for sums over lines. Lines are not stored.
 
 Knows sweeps and limits. Knows nothing of what is summed.
 Shapes: M by N a block, K lines at once; samples in front.
@@ -19,22 +19,24 @@ from jacobia._plans.mirror import store_of
 from jacobia._plans.request import Request
 from jacobia._plans.sizes import padded, sized
 from jacobia._plans.ways import possible
+from jacobia._progress import shown
 from jacobia._read.block import LiveBlock
 from jacobia._run.limits import balanced
 from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
 
-# Lines of a block that does not fit are computed so many bytes at a time, if the limit allows for them.
+# The bytes of one chunk of lines, for a block that does not fit; less if the limit is lower.
 _CHUNK = 1 << 26
-# All of a block is computed at once where it takes this part of the limit at most.
+# All of a block is computed at once if it takes at most one part in _PART of the limit.
 _PART = 4
 
-# Nonzeros are looked for where there are so many entries, and taken where at most this share of them can be nonzero.
+# A pattern is looked for if the block has more than _LARGE entries. Nonzeros are used if at most _SHARE of the entries
+# can be nonzero.
 _LARGE, _SHARE = 1 << 16, 0.25
 
 
 def fits(J: LiveBlock) -> bool:
-    """Whether all of a block fits beside what is made of it."""
+    """Whether all of a block fits in memory, with room for what is computed from it."""
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
     nbytes = _PART * math.prod(origin.lead) * m * n * origin.blue.blocks[index].dtype.itemsize
@@ -43,9 +45,9 @@ def fits(J: LiveBlock) -> bool:
 
 
 def whole(J: LiveBlock) -> jax.Array | None:
-    """All of a block, in the order of `(*lead, M, N)`; None: it does not fit beside what is made of it.
+    """All of a block, with its entries in the order of `(*lead, M, N)`; None: it does not fit (see `fits`).
 
-    The shape is for the caller to give it inside of a kernel: outside, that is a copy.
+    The array may have another shape. The caller reshapes it inside a kernel: outside, a reshape copies.
     """
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
@@ -61,12 +63,12 @@ def whole(J: LiveBlock) -> jax.Array | None:
 
 
 def is_sparse(J: LiveBlock) -> bool:
-    """Whether nonzeros are what to read all of a block by: looked for where it is large, and not known as a whole."""
+    """Whether to read a block by its nonzeros: it is large and sparse, and not known as a whole."""
     return J._known() is None and has_few_nonzeros(J)
 
 
 def has_few_nonzeros(J: LiveBlock) -> bool:
-    """Whether a block is large, and its pattern sparse; whatever is known of it."""
+    """Whether a block is large, and its pattern sparse. The store is not looked at."""
     origin, index = J._origin, J._index
     if math.prod(origin.blue.counts[index]) <= _LARGE:
         return False
@@ -79,13 +81,13 @@ def has_few_nonzeros(J: LiveBlock) -> bool:
 
 
 def has(J: LiveBlock, way: str) -> bool:
-    """Whether lines can be computed one by one."""
+    """Whether "rows" or "columns" of a block can be computed one by one."""
     origin, block = J._origin, J._origin.blue.blocks[J._index]
     return by_what_exists(origin, [block], lambda: getattr(possible(origin, block), way))
 
 
 def at_once(J: LiveBlock, way: str) -> int:
-    """How many rows or columns there are in a chunk."""
+    """The number of rows or columns in a chunk."""
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]
     count, length = (m, n) if way == "rows" else (n, m)
@@ -95,16 +97,16 @@ def at_once(J: LiveBlock, way: str) -> int:
 
 
 def chunks(J: LiveBlock, way: str) -> Iterator[tuple[slice, jax.Array]]:
-    """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`, one chunk after the other, all of one width but the last."""
+    """Slices and lines in chunks: rows `(*lead, K, N)` or columns `(*lead, M, K)`. The last chunk may be smaller."""
     most, count = at_once(J, way), J._origin.blue.counts[J._index][0 if way == "rows" else 1]
     most = balanced(count, most)
-    for start in range(0, count, most):
-        stop = min(start + most, count)
-        yield slice(start, stop), lines_at(J._origin, J._index, way, np.arange(start, stop))
+    parts = [slice(start, min(start + most, count)) for start in range(0, count, most)]
+    for part in shown(parts, count, lambda p: p.stop - p.start, way.removesuffix("s")):
+        yield part, lines_at(J._origin, J._index, way, np.arange(part.start, part.stop))
 
 
 def lines_at(origin: Linearized, index: int, way: str, numbers: np.ndarray) -> jax.Array:
-    """Rows `(*lead, K, N)`, or columns `(*lead, M, K)`: nothing is remembered, but what it took is counted."""
+    """Rows `(*lead, K, N)` or columns `(*lead, M, K)`. They are not stored, but the passes are counted."""
     block, (m, n) = origin.blue.blocks[index], origin.blue.counts[index]
     sweep = sized(origin, way, block.outs, block.ins, numbers, exact=True)
     ((out,),) = origin.run((sweep,), [padded(numbers, sweep)])
@@ -113,7 +115,7 @@ def lines_at(origin: Linearized, index: int, way: str, numbers: np.ndarray) -> j
 
 
 def summed(J: LiveBlock, way: str, step: Callable[[Any, slice], jax.Array]) -> jax.Array:
-    """The sum of `step(lines, their numbers)` over all chunks."""
+    """The sum of `step(lines, slice of their numbers)` over all chunks."""
     total = None
     for numbers, lines in chunks(J, way):
         part = step(lines, numbers)

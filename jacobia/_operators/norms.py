@@ -1,4 +1,4 @@
-"""Euclidean norms of rows and of columns: from nonzeros where there is structure, or in chunks of lines.
+"""Euclidean norms of rows and of columns: from nonzeros, from all of J if it fits in memory, or in chunks of lines.
 
 Knows matrices and patterns. Knows nothing of how lines are computed.
 Shapes: M by N a block, K lines at once, nnz entries; samples in front.
@@ -16,10 +16,10 @@ from jacobia._read.block import LiveBlock
 
 
 def norms(J: LiveBlock, way: str) -> jax.Array:
-    """Of "rows" `(*lead, M)`, or of "columns" `(*lead, N)`.
+    """The norms of "rows", `(*lead, M)`, or of "columns", `(*lead, N)`; real.
 
     Raises:
-      MaterializationError: J does not fit, and no lines of it can be computed one by one.
+      MaterializationError: J does not fit in memory, and its lines cannot be computed one by one.
     """
     origin, index = J._origin, J._index
     m, n = origin.blue.counts[index]

@@ -1,4 +1,4 @@
-"""What a Gram matrix, a norm or a trace would be made of, as an `Explanation`: nothing is computed.
+"""How a Gram matrix, a norm or a trace would be computed, as an `Explanation`. Nothing is computed.
 
 Knows matrices, and how they are read. Knows nothing of what the reads run.
 """
@@ -16,10 +16,10 @@ NAMES = ("gram", "outer", "row_norms", "column_norms", "trace")
 
 
 def told(J: LiveBlock, name: str, way: str, shape: tuple[int, ...]) -> Explanation:
-    """What `J.gram()` and its like would do.
+    """Explain the method of J called `name` (one of `NAMES`).
 
     Args:
-      way: what is summed over, or of what norms are taken: "rows" or "columns" of the block.
+      way: the lines that are summed over, or whose norms are taken: "rows" or "columns" of the block.
       shape: of the result.
     """
     if name == "trace":

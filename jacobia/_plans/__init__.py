@@ -1,1 +1,1 @@
-"""Ways to compute what is missing of a block. Each is one file: lines, samples, nonzeros, a waist, colors, products."""
+"""Plans: the ways to compute the missing entries of a block, one file each (lines, samples, nonzeros, a waist, …)."""

@@ -1,6 +1,6 @@
-"""All of a block from its nonzeros: no seeds, about the price of evaluating f.
+"""All of a block from its nonzeros, which are accumulated without seeds at about the cost of evaluating f.
 
-Knows the walk of a program, and shapes. Knows nothing of keys, nor of what is remembered.
+Knows the walk of a program, and shapes. Knows nothing of keys or stores.
 """
 
 import math
@@ -16,16 +16,20 @@ from jacobia._plans.whole_kernel import WholeKernel
 from jacobia._program.fingerprint import Identity
 from jacobia._run.point import Linearized
 
-# Writing one entry to its place, in elements read or written in order: 1.5 ns and 0.1 ns on a CPU.
+# The cost of writing one entry to its place, in elements read or written in order: 1.5 ns against 0.1 ns on a CPU.
 _PLACED = 15
 
-# Where a matrix has more entries, of which a good part can be nonzero, they are not listed: that takes 0.25 us each,
-# once, and lines of a dense matrix are hardly slower.
+# The entries of a matrix are not listed if it has more than _MANY of them and at least one in _DENSE can be nonzero.
+# Listing takes 0.25 us for each entry, once, and the lines of so dense a matrix are hardly slower.
 _MANY, _DENSE = 1 << 22, 4
 
 
 def accumulated(origin: Linearized, index: int) -> WholeKernel | None:
-    """None where the program can't be walked within memory."""
+    """The kernel for all of a block by its nonzeros.
+
+    Returns:
+      None if the program cannot be walked within memory, or if the matrix is large and not sparse.
+    """
     try:
         return _accumulated(origin, index)
     except MaterializationError:
@@ -60,6 +64,6 @@ def _accumulated(origin: Linearized, index: int) -> WholeKernel | None:
 
 
 def written(data: jax.Array, rows: jax.Array, cols: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """A matrix from its entries, in order; int32 numbers of rows and columns are enough for one of any size."""
+    """A matrix from its entries, sorted by row and column. `rows` and `cols` are int32, whatever the size."""
     options = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
     return jnp.zeros(shape, data.dtype).at[rows, cols].set(data, **options)

@@ -1,7 +1,7 @@
-"""The plans for a request, in order: the first one runs, the next one where there is no room for the first.
+"""The plans for a request, in order of preference: the first plan whose result fits in memory runs.
 
-A further way is one more file, and a line here.
-Knows every plan, and stores only as far as something is missing in them. Knows no kernel.
+A new way is one more file in this folder, and one line here.
+Knows every plan, and which lines a store lacks. Knows nothing of kernels.
 """
 
 import math
@@ -30,18 +30,18 @@ from jacobia._run.missing import by_what_exists
 from jacobia._run.point import Linearized
 from jacobia._store.lines import alive
 
-# A matrix of so few entries, of which every second one can be nonzero, is computed as a dense one: the kernel of its
-# lines takes a part of the time to compile.
+# A matrix of at most _SMALL entries, of which one in _HARDLY_SPARSE or more can be nonzero, is computed as a dense
+# matrix: the kernel for its lines compiles in a fraction of the time.
 _SMALL, _HARDLY_SPARSE = 64 * 64, 2
 
 
 def plans(origin: Linearized, request: Request) -> Iterator[Plan]:
-    """What could be done for one block, of which something may be remembered."""
+    """The plans for a request for one block. Its store may already hold a part of the answer."""
     return _PLANS[request.kind](origin, request)
 
 
 def plans_in_trace(origin: Linearized, request: Request) -> Iterator[Plan]:
-    """The same as part of a trace, where nothing is remembered and numbers may be traced."""
+    """The plans for a request inside a trace, where no store is used and the numbers of lines may be traced."""
     return (_lines_in_trace if request.kind == "lines" else _PLANS[request.kind])(origin, request)
 
 
@@ -103,7 +103,8 @@ _PLANS = {"lines": _lines, "nonzeros": _nonzeros, "diagonal": _diagonal}
 
 
 def _missing(origin: Linearized, request: Request) -> Request | None:
-    # What a read by rows would compute, and what one by columns would; None where either is nothing.
+    # The rows that a read by rows would compute, and the columns that a read by columns would compute. None where no
+    # requested row or no requested column is missing: then the known lines cover the request.
     store, found = store_of(origin, request.block), []
     for of, numbers in ((store.rows, request.rows), (store.columns, request.columns)):
         count = of.num_missing(numbers)
@@ -114,7 +115,7 @@ def _missing(origin: Linearized, request: Request) -> Request | None:
 
 
 def there_is_room(plans: Iterator[Plan]) -> tuple[list[Plan], str]:
-    """Some plans, the one that would run first of all, and why none would, if so."""
+    """The plans with the one that would run moved to the front, and the reason where none would run (else "")."""
     found = list(plans)
     refused = []
     for k, plan in enumerate(found):
@@ -134,10 +135,10 @@ def _refusal(plan: Plan) -> MaterializationError | None:
 
 
 def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator[Plan]]) -> tuple[Plan, list[Answer]]:
-    """Run the first plan that there is room for, by the directions that f has.
+    """Run the first plan whose result fits in memory, by a direction that f has.
 
     Raises:
-      MaterializationError: of the first plan, where there is room for none.
+      MaterializationError: no plan fits; the error is that of the first plan.
     """
 
     def work() -> tuple[Plan, list[Answer]]:
@@ -145,7 +146,7 @@ def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator
         for plan in plans():
             error = _refusal(plan)
             if error is None:
-                return plan, plan.run()  # what f raises is no reason to try another one
+                return plan, plan.run()  # an error raised by f is no reason to try another plan
             refused.append(error)
         raise refused[0]
 
@@ -153,14 +154,14 @@ def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator
 
 
 def fulfil(origin: Linearized, request: Request) -> tuple[Plan, list[Answer]]:
-    """Compute what is missing of a block, and remember it."""
+    """Compute what the store of a block lacks for a request, and put it into the store."""
     plan, answers = run(origin, [request.block], lambda: plans(origin, request))
     put(origin, answers)
     return plan, answers
 
 
 def compute(origin: Linearized, request: Request) -> Answer:
-    """What is asked for of a block, computed whatever is remembered of other points; once in a trace."""
+    """Compute a request for a block, whatever the store holds; within one trace, only once."""
     found = answer_in_trace(origin, request)
     if found is None:
         answers = run(origin, [request.block], lambda: plans_in_trace(origin, request))[1]
@@ -170,7 +171,7 @@ def compute(origin: Linearized, request: Request) -> Answer:
 
 
 def compute_all(origin: Linearized, index: int) -> jax.Array:
-    """All of a block, `(*lead, M, N)`, the same way."""
+    """Compute all of a block, as an array `(*lead, M, N)`, as `compute` does."""
     cube, _ = compute(origin, Request(index)).cube(origin)
     return cube.reshape(origin.lead + origin.blue.counts[index])
 
@@ -179,7 +180,7 @@ def compute_all(origin: Linearized, index: int) -> jax.Array:
 
 
 def fulfil_together(origin: Linearized, requests: Sequence[Request]) -> None:
-    """Compute what is missing of some blocks, and remember it."""
+    """Compute what the stores of several blocks lack for these requests, and put it into the stores."""
     missing, asked, images = [], [], set()
     for request in requests:
         if store_of(origin, request.block).whole() is not None:
@@ -198,7 +199,7 @@ def fulfil_together(origin: Linearized, requests: Sequence[Request]) -> None:
 
 
 def compute_together(origin: Linearized, requests: Sequence[Request]) -> list[Answer]:
-    """What is asked for of some blocks, as part of a trace; nothing is remembered."""
+    """Compute requests for several blocks inside a trace; no store is used."""
     own = [k for k, r in enumerate(requests) if reflected(origin.blue, r, requests[:k]) is None]
     if len(own) == 1:
         answers = [compute(origin, requests[own[0]])]

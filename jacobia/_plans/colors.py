@@ -1,6 +1,6 @@
-"""Nonzeros by compression: a seed for each color, one kernel, and the nonzeros read back out of it.
+"""Nonzeros by a compressed Jacobian: one kernel runs a seed for each color, and reads the nonzeros back out.
 
-For patterns and colorings that are given (`sparsity=`): f is run and never walked.
+For a pattern or coloring that the user gives (`sparsity=`): the program of f is not walked.
 Knows patterns, colorings and kernels. Knows nothing of keys.
 Shapes: B samples, M outputs, N inputs, nnz entries, C colors.
 """
@@ -45,21 +45,21 @@ _BY = {"rows": "pullbacks", "columns": "pushforwards"}
 
 
 def is_traced(sparsity: Any) -> bool:
-    """Whether its arrays are not known yet: a pattern or a coloring that was passed into `jit`."""
+    """Whether a pattern or coloring holds tracers: it was passed into `jit` as an argument."""
     return any(isinstance(leaf, Tracer) for leaf in tree_leaves(sparsity))
 
 
 class Colored:
-    """A coloring, as a kernel takes it."""
+    """A coloring, with the arrays by which a kernel uses it."""
 
     def __init__(self, coloring: Coloring):
         self.coloring = coloring
 
     @cached_property
     def arrays(self) -> list:
-        """Colors of rows and of columns, and where entries are read: arguments of the kernel, on the device, once.
+        """The colors of rows and of columns, and where entries are read: put on the device once.
 
-        A kernel that held them as constants would take seconds to compile.
+        They are arguments of the kernel: with them as constants, it would take seconds to compile.
         """
         if is_traced(self.coloring):
             return self._made()
@@ -68,13 +68,13 @@ class Colored:
 
     def _made(self) -> list:
         given, where = self.coloring, recovery(self.coloring)
-        if given.partition != "both":  # there is only one place to read from
+        if given.partition != "both":  # every entry is read from the same compressed matrix
             where = where._replace(source=None)
         return [given.row_colors, given.column_colors, where]
 
 
 def pattern_of(origin: Linearized, index: int) -> Pattern:
-    """The pattern of one block: the given one, all of it, or what a walk finds."""
+    """The pattern of one block: the given one, every entry (`sparsity="dense"`), or the pattern that a walk finds."""
     given = origin.blue.sparsity
     if isinstance(given, (Pattern, Coloring)):
         return given.pattern if isinstance(given, Coloring) else given
@@ -84,10 +84,10 @@ def pattern_of(origin: Linearized, index: int) -> Pattern:
 
 
 def coloring_of(origin: Linearized, index: int) -> Colored:
-    """The coloring of one block: the given one, or the best that f has the directions for.
+    """The coloring of one block: the given one, or the one with the fewest colors by directions that f has.
 
     Raises:
-      TypeError: of a pattern that is traced.
+      TypeError: the pattern is traced, so that it cannot be colored.
       ValueError: f has neither direction.
     """
     blue, given = origin.blue, origin.blue.sparsity
@@ -114,18 +114,19 @@ def _fewest(pattern: Pattern, ways: Ways, symmetric: bool) -> Coloring:
 
 
 def _ways(origin: Linearized, index: int) -> Ways:
-    # A row of the Hessian of several outputs is one of one of them: several can't be had by one pass.
+    # A Hessian of several outputs has one row for each output and input: one pass gives no sum of rows of different
+    # outputs.
     ways = possible(origin, origin.blue.blocks[index])
     return ways if origin.blue.program.heads is None else ways._replace(rows=False)
 
 
 def _way(blue: Blueprint, side: str) -> str:
-    # A column of a symmetric matrix is a row: by whichever direction f has.
+    # A column of a symmetric matrix is a row, computed by whichever direction f has.
     return "rows" if blue.symmetric else side
 
 
 def transposed(given: Coloring) -> Coloring:
-    """The same colors for the transpose: those of rows are of columns there."""
+    """The coloring of the transpose: colors of rows become colors of columns, and the reverse."""
     if given.partition in ("columns", "rows"):
         return Coloring(given.pattern.T, "rows" if given.partition == "columns" else "columns", given.colors)
     if given.partition == "symmetric":
@@ -135,7 +136,7 @@ def transposed(given: Coloring) -> Coloring:
 
 
 def turned(data: jax.Array, pattern: Pattern) -> tuple[jax.Array, Pattern]:
-    """Entries and pattern of the transpose."""
+    """The entries and the pattern of the transpose."""
     if not is_traced(pattern):
         return data[..., pattern.by_column], pattern.T
     (m, n), order = pattern.shape, jnp.lexsort((pattern.rows, pattern.cols))
@@ -143,10 +144,10 @@ def turned(data: jax.Array, pattern: Pattern) -> tuple[jax.Array, Pattern]:
 
 
 def by_colors(origin: Linearized, request: Request) -> Iterator[Plan]:
-    """How to compute the nonzeros of a block whose pattern or coloring is given.
+    """The plan for the nonzeros of a block whose pattern or coloring is given.
 
     Raises:
-      ValueError: f has not got a direction that the coloring takes.
+      ValueError: the coloring needs a direction that f lacks.
     """
     index, blue, ways = request.block, origin.blue, _ways(origin, request.block)
     own = coloring_of(origin, index)
@@ -167,13 +168,14 @@ def by_colors(origin: Linearized, request: Request) -> Iterator[Plan]:
 
 
 def _seeds(given: Coloring) -> dict[str, int]:
-    # How many colors there are of rows and of columns, where there are any.
+    # The numbers of colors of rows and of columns; a side without colors is left out.
     counts = {"rows": given.num_row_colors, "columns": given.num_colors - given.num_row_colors}
     return {side: count for side, count in counts.items() if count}
 
 
 def _read_off(origin: Linearized, index: int, given: Coloring, full: Any) -> Answer:
-    # A pullback that is not linear gives no sum of rows for a sum of seeds: rows are read one by one.
+    # A pullback that is not linear does not map a sum of seeds to the sum of their rows. So all rows are computed one
+    # by one, and the entries of the pattern are read off them.
     pattern = given.pattern
     if origin.remembers:
         rest = np.array(full)
@@ -185,10 +187,10 @@ def _read_off(origin: Linearized, index: int, given: Coloring, full: Any) -> Ans
 
 @dataclass(frozen=True, eq=False)
 class Colors(Plan):
-    """All nonzeros of a block by one kernel call of C seeds: each a sum of lines that share no entry."""
+    """All nonzeros of a block by one kernel call with C seeds: the answer to a seed is the sum of one color's lines."""
 
     own: Colored
-    seeds: dict[str, int]  # how many, of "rows" and of "columns"
+    seeds: dict[str, int]  # "rows" and "columns" → number of seeds
 
     @property
     def _block(self) -> Block:
@@ -205,7 +207,7 @@ class Colors(Plan):
         _limits.check_result(what, nbytes, limit, "Use J.mv and J.vm, or raise memory_limit.")
 
     def run(self) -> list[Answer]:
-        """What is computed is compared with products, once for a program and a coloring.
+        """Compute the nonzeros, and compare them with products, once for a program and a coloring.
 
         Raises:
           ValueError: the pattern lacks a nonzero.
@@ -266,7 +268,8 @@ class Colors(Plan):
 def _side(
     point: Point, spaces: Spaces, block: Block, way: str, by: str, colors: Any, count: int, chunk: int | None
 ) -> jax.Array:
-    # (*lead, C, N) by pullbacks, (*lead, C, M) by pushforwards: colors in front either way, as they are read.
+    # The compressed matrix: (*lead, C, N) by pullbacks, (*lead, C, M) by pushforwards. `read_back` takes the axis of
+    # colors in front for both.
     seeded, read = (block.outs, block.ins) if way == "rows" else (block.ins, block.outs)
     basis = (spaces.outputs if way == "rows" else spaces.inputs).pick(seeded)
     ends = [sum(basis.sizes[:k]) for k in range(len(basis) + 1)]
@@ -285,7 +288,7 @@ def _side(
 def _chunk(origin: Linearized, block: Block, side: str, count: int) -> int | None:
     blue = origin.blue
     if not blue.jit:
-        return None  # Python runs no loop
+        return None  # Python runs all seeds at once, without a loop
     line = math.prod(origin.lead + (block.column_shape if side == "rows" else block.row_shape)) * block.dtype.itemsize
     per_seed = blue.per_seed * math.prod(origin.batch)
     limit = origin.limit(count * (line + per_seed))

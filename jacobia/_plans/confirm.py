@@ -1,6 +1,7 @@
-"""Whether nonzeros that were read back are all of a Jacobian: compared with products, which need no pattern.
+"""Whether a given pattern has every nonzero of J: the nonzeros read back are compared with products with J.
 
-Once for a program and a coloring, at the first point. Shapes: M outputs, N inputs, nnz entries; samples in front.
+Products need no pattern. They are compared once for a program and a coloring, at the first point.
+Shapes: M outputs, N inputs, nnz entries, k vectors; samples in front.
 Knows products and patterns. Knows nothing of how the nonzeros were computed.
 """
 
@@ -21,19 +22,19 @@ from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.pattern import Pattern
 
 _VECTORS = 4
-_NOISE = 10  # roundings of the largest numbers about, that may show anywhere
-_LINES = 4  # that are looked into for the entry that is missing
+_NOISE = 10  # roundings of the largest number in a product; an error of this size may appear in any entry
+_LINES = 4  # the number of wrong lines that are searched for the missing entry
 
 
 def confirm(origin: Linearized, index: int, coloring: Coloring, data: jax.Array, ways: Sequence[str]) -> None:
-    """Raise unless products with what was read back are products with J.
+    """Raise unless products with the nonzeros read back equal products with J.
 
     Args:
-      data: shape (*lead, nnz).
-      ways: "rows" (u J, one pullback) and "columns" (J v, one pushforward), those that f has.
+      data: the nonzeros, shape (*lead, nnz).
+      ways: which products to compare, of those that f has: "rows" (u J, a pullback), "columns" (J v, a pushforward).
 
     Raises:
-      ValueError: they differ by more than rounding explains.
+      ValueError: the products differ by more than rounding explains.
     """
     done = origin.blue.program.found.find("confirmed", (origin.blue.positions, origin.blue.spaces), set)
     empty = 0 in data.shape[:-1] or 0 in coloring.pattern.shape
@@ -46,7 +47,7 @@ def confirm(origin: Linearized, index: int, coloring: Coloring, data: jax.Array,
 
 
 class _Products:
-    # J v or u J of one block; lines are what they have an entry for: rows for J v, columns for u J.
+    # Products J v or u J with one block. An entry of the result belongs to a line: a row for J v, a column for u J.
 
     def __init__(self, origin: Linearized, index: int, way: str):
         self.origin, self.index, self.way = origin, index, way
@@ -55,7 +56,7 @@ class _Products:
     def of(self, vectors: np.ndarray) -> np.ndarray:
         """From (k, M) or (k, N) to (samples, k, lines)."""
         origin, k, form = self.origin, len(vectors), Form(self.way, several=True, shared=True)
-        store_of(origin, self.index).count("rows", "pushforwards", 0, 0, k)  # nobody has asked for these
+        store_of(origin, self.index).count("rows", "pushforwards", 0, 0, k)  # no requested seeds, k seeds run
         out = _wide(ByDirection(origin, self.index, form).of(origin, vectors))
         return out.reshape(math.prod(origin.lead), k, out.shape[-1])
 
@@ -65,7 +66,7 @@ def _wide(array: Any) -> np.ndarray:
 
 
 def _vectors(size: int) -> np.ndarray:
-    # Few bits, so that no format rounds them, and many values, so that differences do not cancel.
+    # Few bits, so that no dtype rounds the vectors; many different values, so that errors do not cancel.
     random = np.random.default_rng(0)
     signs = random.choice(np.array([-1, 1]), (_VECTORS, size))
     return (signs * random.integers(32, 128, (_VECTORS, size)) / 64).astype(np.float32)
@@ -88,14 +89,14 @@ def _compare(products: _Products, coloring: Coloring, data: np.ndarray) -> None:
     known = np.isfinite(error) & np.isfinite(scale)
     eps = _eps(products.origin, products.block)
     noise = _NOISE * eps * scale[known].max(initial=0)
-    wrong = error > np.cbrt(eps) * scale + noise  # never where they are not finite
+    wrong = error > np.cbrt(eps) * scale + noise  # False where the error is NaN
     if wrong.any():
         places = np.argwhere(wrong)[np.argsort(-error[wrong], kind="stable")]
         raise ValueError(_told(products, coloring, vectors, places, noise))
 
 
 def lacks_entry(origin: Linearized, i: int, j: int, why: str) -> str:
-    """What to say of a pattern without a nonzero."""
+    """The message for a pattern that lacks the nonzero (i, j)."""
     return (
         f"{origin.blue.name}(sparsity=...): expected a pattern with every nonzero of J, got one without entry "
         f"({i}, {j}): {why}. Add the entry, or take sparsity='auto' or 'dense'."
@@ -120,7 +121,8 @@ def _told(products: _Products, coloring: Coloring, vectors: np.ndarray, places: 
 def _missing(
     products: _Products, pattern: Pattern, vectors: np.ndarray, sample: int, line: int, noise: float
 ) -> int | None:
-    # Parts of the places where the pattern has nothing in this line, as long as one of them matters.
+    # The place of a missing entry in a line, by bisection. The places where the pattern has no entry are split into
+    # parts, and the part that contributes most to the product is split again. None: no part exceeds the noise.
     lines, across = (pattern.cols, pattern.rows) if products.way == "rows" else (pattern.rows, pattern.cols)
     left = np.setdiff1d(np.arange(vectors.shape[1]), np.asarray(across)[np.asarray(lines) == line])
     while left.size:
@@ -138,7 +140,7 @@ def _missing(
 
 
 def _eps(origin: Linearized, block: Block) -> float:
-    # Of the coarsest numbers on the way. Accelerators multiply float32 by fewer bits than it has.
+    # The eps of the coarsest dtype in the program. An accelerator may multiply float32 at the precision of bfloat16.
     dtypes = {*origin.blue.spaces.outputs.dtypes, *origin.blue.spaces.inputs.dtypes, block.dtype}
     if origin.blue.program.jaxpr is not None:
         dtypes |= _dtypes(origin.blue.program.jaxpr)

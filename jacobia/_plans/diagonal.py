@@ -1,7 +1,7 @@
-"""The diagonal of a Jacobian or Hessian, without the matrix: of each pass one entry is kept.
+"""The diagonal of a Jacobian or Hessian, without the matrix: one entry of each pass is kept.
 
-Lines already known are used. The diagonal of a Hessian is computed forward over forward: one second directional
-derivative along each input, with nothing transposed and so no residuals.
+Entries in known lines are taken from there. The diagonal of a Hessian is computed forward over forward: one second
+directional derivative along each input. Nothing is transposed, so no residuals are stored.
 Knows sweeps, and lines that are known. Knows nothing of keys.
 """
 
@@ -31,17 +31,21 @@ from jacobia._store.lines import Store, alive
 
 
 def diagonal_shape(origin: Linearized, index: int, flat: bool) -> tuple[int, ...]:
-    """The shape of the diagonal of one block; `flat` as a matrix.
+    """The shape of the diagonal of one block.
+
+    Args:
+      flat: take the diagonal of the block as a matrix (M, N).
 
     Returns:
-      `(*lead, *x.shape)`, with the shape of f in between for a Hessian; `(*lead, n)` if flat or not square.
+      `(*lead, *x.shape)`; for a Hessian `(*lead, *y.shape, *x.shape)`. `flat` merges all axes behind `lead` into one. A
+      Jacobian that is not square has a diagonal if it is flat or 2-D: `(*lead, min(M, N))`.
 
     Raises:
-      ValueError: a block that has none.
+      ValueError: the block has no diagonal.
     """
     blue, block = origin.blue, origin.blue.blocks[index]
     rows, columns = block.row_shape, block.column_shape
-    square = rows[len(rows) - len(columns) :] == columns  # behind the shape of f, for a Hessian
+    square = rows[len(rows) - len(columns) :] == columns  # a row of a Hessian has the shape of f in front
     if rows == columns or (blue.spaces.hessian and square):
         return origin.lead + ((math.prod(rows),) if flat else rows)
     if blue.program.heads is None and (flat or len(rows) == len(columns) == 1):
@@ -68,7 +72,7 @@ def _count(origin: Linearized, index: int) -> int:
 
 
 def diagonals(origin: Linearized, request: Request) -> Iterator[Plan]:
-    """How to compute the diagonal of a block."""
+    """The plan for the diagonal of a block."""
     index, blue, block = request.block, origin.blue, origin.blue.blocks[request.block]
     store = store_of(origin, index) if origin.remembers else None
     if store is not None and alive(store.diagonal):
@@ -94,7 +98,7 @@ def diagonals(origin: Linearized, request: Request) -> Iterator[Plan]:
 
 
 def _missing(store: Store, n: int) -> np.ndarray:
-    # Numbers of the entries that are in no line that is known.
+    # The numbers of the entries that are in no known line.
     if store.whole() is not None:
         return np.array([], int)
     missing = store.rows.missing(np.arange(n))
@@ -108,27 +112,27 @@ def _of_heads(origin: Linearized, index: int, full: Any) -> Answer:
 
 
 def _second(origin: Linearized, index: int, numbers: np.ndarray | None) -> Sweep:
-    # Forward over forward, one second directional derivative for each entry.
+    # The sweep forward over forward: one second directional derivative for each entry.
     blue, block = origin.blue, origin.blue.blocks[index]
     o = block.outs[0] // len(blue.spaces.inputs)
     like = sized(origin, "columns", block.outs, block.ins, numbers, diagonal=True)
     sweep = like._replace(way="second", read=(o,), dtypes=(block.dtype,), diagonal=False)
     few = not origin.compiles and sweep.chunk is None and sweep.width is None
     if few and math.prod(block.column_shape) <= UNROLLED:
-        sweep = sweep._replace(chunk=1)  # written out one after the other, their intermediates share memory
+        sweep = sweep._replace(chunk=1)  # seeds that run one after the other share the memory of their intermediates
     return sweep
 
 
 @dataclass(frozen=True, eq=False)
 class Diagonal(Plan):
-    """Entries of lines that are known, and of each pass through f one entry."""
+    """The entries in known lines, and one entry of each pass through f."""
 
     missing: np.ndarray  # numbers of the entries that are computed
     second: bool  # by second directional derivatives
 
     @property
     def _numbers(self) -> np.ndarray | None:
-        # The same; None: of a square block all.
+        # The numbers of the computed entries; None: all entries of a square block.
         m, n = self.origin.blue.counts[self.request.block]
         return None if self.missing.size == m == n else self.missing
 
@@ -158,7 +162,7 @@ class Diagonal(Plan):
         return [Answer(index, "diagonal", None, full, counts=(Count(index, "rows", self._pass, 0, count, run),))]
 
     def _put_together(self, computed: jax.Array | None) -> jax.Array:
-        # With entries of lines that are known.
+        # The diagonal from computed entries and entries in known lines.
         origin, index = self.origin, self.request.block
         store, lead = store_of(origin, index), math.prod(origin.lead)
         xp = array_module(store)

@@ -1,7 +1,8 @@
-"""Fewer seeds at once, where the compiled kernel would take more memory than there is.
+"""Fewer seeds at once, where the compiled kernel would take more memory than the limit.
 
-How many fit is estimated before anything is compiled (`_run/plan.py`), from the largest intermediates of f. The
-compiler may keep more than that; how much, it says itself. Knows sweeps and bytes. Knows nothing of what is asked for.
+How many seeds fit is first estimated (`_plans/sizes.py`) from the largest intermediates of f. The compiled kernel may
+take more memory than that, which the compiler reports.
+Knows sweeps and bytes. Knows nothing of keys or stores.
 """
 
 from collections.abc import Sequence
@@ -11,16 +12,16 @@ from jacobia._run.limits import balanced
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Image, Sweep, num_seeds
 
-# An estimate below this share of the limit is believed: nothing was seen to take eight times as much.
+# An estimate below this share of the limit is trusted: no kernel was seen to take eight times its estimate.
 _NEAR = 1 / 8
 
 
 def fitting(
     origin: Linearized, sweeps: tuple[Sweep, ...], ids: Sequence, images: tuple[Image, ...]
 ) -> tuple[Sweep, ...]:
-    """The sweeps, in chunks that fit under the limit by the compiler's own analysis of their kernel.
+    """The sweeps, in chunks that fit under the limit by the compiler's memory analysis of their kernel.
 
-    The kernel is compiled for it, and kept for the call to come.
+    The analysis compiles the kernel, which is kept and then run.
     """
     blue = origin.blue
     if blue.spread is not None:
@@ -48,7 +49,7 @@ def _taken(origin: Linearized, sweeps: tuple[Sweep, ...], ids: Sequence, images:
 
 
 def _at_once(origin: Linearized, sweep: Sweep) -> int:
-    # Samples that run in blocks have their own measure.
+    # A sweep in blocks of samples is not split into chunks of seeds.
     if sweep.block is not None:
         return 1
     return num_seeds(sweep, origin.blue.spaces) if sweep.chunk is None else sweep.chunk

@@ -1,6 +1,6 @@
 """Rows or columns of some blocks of one call: one kernel for all of them, and how it is run again at other points.
 
-Knows sweeps and the numbers of lines. Knows nothing of keys, nor of what is remembered.
+Knows sweeps and the numbers of lines. Knows nothing of keys or stores.
 """
 
 import math
@@ -24,10 +24,11 @@ from jacobia._run.seeds import Image, Sweep
 
 
 def lines(origin: Linearized, missing: Request, asked: Request) -> "Iterator[Lines]":
-    """Missing lines of one block: as is cheaper, and the other way.
+    """The plans for missing lines of one block: by the cheaper direction first, then by the other one.
 
     Args:
-      asked: what was asked for, which says what the caller would rather have: rows or columns.
+      missing: the lines that the store lacks.
+      asked: the request itself. Its direction, rows or columns, is preferred.
     """
     block = origin.blue.blocks[missing.block]
     counts = {"rows": count_of(missing.rows, block.row_shape), "columns": count_of(missing.columns, block.column_shape)}
@@ -42,10 +43,10 @@ def lines(origin: Linearized, missing: Request, asked: Request) -> "Iterator[Lin
 def lines_of_all(
     origin: Linearized, missing: Sequence[Request], asked: Sequence[Request], reflected: frozenset[int]
 ) -> "Iterator[Lines]":
-    """The same for several blocks at once.
+    """The plans for missing lines of several blocks, by one kernel.
 
     Args:
-      reflected: blocks that are wanted whole besides, as transposes of missing ones.
+      reflected: further blocks, whole, which are the transposes of missing blocks.
     """
     ways = choose_ways(origin, missing, asked)
     outline = Outline(ways[0], 0, 0, "")
@@ -59,7 +60,8 @@ def lines_of_all(
 class Lines(PlanOfLines):
     """Seeds through the pullback or the pushforward of f.
 
-    `missing` are the lines of each block, `ways` how they are computed. `reflected` as for `lines_of_all`.
+    `missing` are the lines to compute, one request for each block; `ways` says "rows" or "columns" for each of them.
+    `reflected` as for `lines_of_all`.
     """
 
     missing: tuple[Request, ...]
@@ -67,13 +69,13 @@ class Lines(PlanOfLines):
     reflected: frozenset[int] = frozenset()
 
     def by_way(self, way: str) -> "Lines":
-        """The same lines the other way, where there is no room for these."""
+        """The plan for the same request by the other direction, for when this plan does not fit in memory."""
         other, passes, instead, _ = self.outline
         return replace(self, outline=Outline(way, instead, passes, f"there is no room for {other}"), ways=(way,))
 
     @cached_property
     def setting(self) -> "Setting":
-        """What the kernel runs."""
+        """The sweeps that the kernel runs, and the place of each block's answer."""
         return _setting(self.origin, self.missing, self.ways)
 
     def check(self) -> None:
@@ -110,7 +112,7 @@ class Lines(PlanOfLines):
         return Answer(target.block, lines, numbers, out[place.sweep][place.answer], turned, None, (made,))
 
     def count(self, setting: "Setting", sweeps: Sequence[Sweep]) -> tuple[Count, ...]:
-        """What one run adds to the counters."""
+        """The counts that one run adds to the counters."""
         each = zip(self.missing, self.ways, setting.todo, setting.places, strict=True)
         return tuple(self._count(request, way, todo, sweeps[place.sweep]) for request, way, todo, place in each)
 
@@ -122,7 +124,8 @@ class Lines(PlanOfLines):
         return Count(request.block, way, by, count, count, sweep.width or count)
 
     def _images(self, setting: "Setting") -> dict[int, Image]:
-        # Whole blocks that are wanted and are transposes of what is computed, by their numbers.
+        # Number of a block → how to transpose a computed block to it: for whole blocks that are requested or
+        # `reflected`, and not computed themselves.
         blue = self.origin.blue
         if not blue.symmetric or blue.spread is not None:
             return {}
@@ -140,7 +143,7 @@ class Lines(PlanOfLines):
         every = answer.numbers is None
         if every and answer.block != request.block:
             return
-        one = sweep.single and origin.blue.memory_limit is None  # nothing to divide, however long it is
+        one = sweep.single and origin.blue.memory_limit is None  # a single seed cannot be split into chunks
         width = None if every else sweep.width
         count = most_of(origin.blue.blocks[request.block], way) if width is None else width
         need = (
@@ -188,14 +191,14 @@ class Lines(PlanOfLines):
 
 
 def passes_work(origin: Linearized, way: str, block: Block) -> tuple[Work, Work] | None:
-    """The work of one pass, and of what runs once beside all of them; None where it cannot be told."""
+    """The work of one pass, and of f itself, which runs once for all passes; None where there is no estimate."""
     each = origin.blue.pass_work(way, block)
     lead = math.prod(origin.batch)
     return each and (each.times(lead), origin.blue.primal_work.times(lead))
 
 
 def most_of(block: Block, way: str) -> int:
-    """How many rows or columns there are."""
+    """How many rows or columns a block has."""
     return math.prod(block.row_shape if way == "rows" else block.column_shape)
 
 
@@ -206,17 +209,17 @@ def nbytes_of(origin: Linearized, index: int) -> int:
 
 
 class _Todo(NamedTuple):
-    request: Request  # what is computed: of a symmetric matrix perhaps the mirror image
+    request: Request  # what is computed; for a symmetric matrix, perhaps lines of the mirror image
     way: str
 
 
 class _Place(NamedTuple):
     sweep: int
-    answer: int  # among the leaves that the sweep reads
+    answer: int  # index among the leaves that the sweep reads
 
 
 class Setting(NamedTuple):
-    # What a kernel runs, and for each block where its answer stands.
+    # The sweeps of a kernel with their seed numbers, and for each block the place of its answer.
     todo: list[_Todo]
     sweeps: tuple[Sweep, ...]
     ids: list
@@ -224,7 +227,7 @@ class Setting(NamedTuple):
 
 
 def _setting(origin: Linearized, missing: Sequence[Request], ways: Sequence[str]) -> Setting:
-    # Blocks that need the same lines of the same leaves share their seeds.
+    # Blocks that need the same lines of the same leaves are read by one sweep.
     todo = [_laid_out(origin, request, way) for request, way in zip(missing, ways, strict=True)]
     blocks = [origin.blue.blocks[t.request.block] for t in todo]
     groups: dict[Any, list[int]] = {}
@@ -250,7 +253,7 @@ def _setting(origin: Linearized, missing: Sequence[Request], ways: Sequence[str]
 
 
 def _laid_out(origin: Linearized, request: Request, way: str) -> _Todo:
-    # Where all lines are computed, those of a symmetric matrix may lie either way: as it is cheaper to write them.
+    # All lines of a symmetric matrix can be written as rows or as columns: whichever is cheaper to write.
     todo = _Todo(*mirrored(origin.blue, request, way))
     if todo.request.rows is None and todo.way == "rows" and origin.blue.lies_across:
         image = origin.blue.mirrors[todo.request.block]

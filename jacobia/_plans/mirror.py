@@ -1,6 +1,7 @@
-"""The store of a block, and what a symmetric Hessian makes of it: a column is a row of the mirror image.
+"""The store of a block. In a symmetric Hessian, a column of a block is a row of its mirror image.
 
-Knows stores and the numbers of blocks. Chooses nothing.
+The mirror image of block (i, j) of a Hessian is block (j, i), its transpose.
+Knows stores and the numbers of blocks. Knows nothing of plans.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from jacobia._store.lines import Store
 
 
 def store_of(origin: Linearized, index: int) -> Store:
-    """What is remembered of a block, which the call owns."""
+    """The store of a block, made at its first use; the call owns the stores of its blocks."""
     store = origin.stores.get(index)
     if store is None:
         with origin.lock:
@@ -29,7 +30,7 @@ def _new_store(origin: Linearized, index: int) -> Store:
     m, n = blue.counts[index]
     store = Store(m, n)
     if blue.symmetric:
-        lead = origin.lead  # taken out here: the origin owns the store, and nothing owns the origin
+        lead = origin.lead  # read here, not in the lambdas: the store must not hold the origin, which owns the store
         other = blue.mirrors[index]
         twin = store if other == index else Store(n, m)
         store.reflect(twin, lambda full: _flip(full, *flip_form(blue, lead, other)))
@@ -40,12 +41,12 @@ def _new_store(origin: Linearized, index: int) -> Store:
 
 
 def own_image(blue: Blueprint, index: int) -> bool:
-    """Whether a block is symmetric by itself: its rows and its columns are the same lines."""
+    """Whether a block is its own mirror image: row k and column k are the same line."""
     return blue.symmetric and blue.mirrors[index] == index
 
 
 def mirrored(blue: Blueprint, request: Request, way: str) -> tuple[Request, str]:
-    """The lines that are computed for those asked for: a column of a symmetric matrix is a row of its mirror image."""
+    """The lines to compute for a request: columns of a symmetric Hessian become rows of the mirror image."""
     if way == "columns" and blue.symmetric:
         image = blue.mirrors[request.block]
         return request._replace(block=image, rows=request.columns, columns=request.rows), "rows"
@@ -53,7 +54,7 @@ def mirrored(blue: Blueprint, request: Request, way: str) -> tuple[Request, str]
 
 
 def reflected(blue: Blueprint, request: Request, among: Sequence[Request]) -> Request | None:
-    """Of some requests the one whose answer, transposed, is all that this one asks for."""
+    """The request in `among` whose answer is the transpose of the whole block that `request` asks for; else None."""
     if not blue.symmetric or request.asks != "all":
         return None
     image = blue.mirrors[request.block]
@@ -61,7 +62,7 @@ def reflected(blue: Blueprint, request: Request, among: Sequence[Request]) -> Re
 
 
 def flip_form(blue: Blueprint, lead: tuple[int, ...], index: int) -> tuple:
-    """The order of axes that makes a whole block its mirror image, and the shape of that."""
+    """The order of axes that transposes a whole block to its mirror image, and the shape of the mirror image."""
     image, block = blue.blocks[blue.mirrors[index]], blue.blocks[index]
     rows = len(lead) + len(block.row_shape)
     axes = range(rows + len(block.column_shape))

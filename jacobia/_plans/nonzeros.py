@@ -1,7 +1,7 @@
 """The nonzeros of a block: its pattern, found once for a program, and the plan that computes all of them.
 
-The linear program, or its transpose, is walked (`program.accumulate`), and its entries are put in order.
-Knows walks, and the numbers of outputs and inputs. Knows nothing of keys, nor of what is remembered.
+The linear program, or its transpose, is walked (`_program/columns/accumulate.py`), and the entries found are sorted.
+Knows walks, and the numbers of outputs and inputs. Knows nothing of keys or stores.
 Shapes: B samples, M outputs, N inputs, nnz entries.
 """
 
@@ -30,16 +30,17 @@ from jacobia._run.missing import by_what_exists, check_linear, refused
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern, made_of
 
-# Walks of one program that differ in the arrays f closes over; beyond, weights may have any value.
+# Up to this many walks of one program are kept, for different values of the arrays that f closes over. Then a walk is
+# made that relies on no value of an inexact array (weights).
 _WALKS = 4
 
 
 class Nonzeros:
-    """What a walk has found of some outputs and inputs: the pattern, and how to compute its entries.
+    """What a walk has found for some outputs and inputs: the pattern, and how to compute its entries.
 
     Args:
-      source: for each entry of the pattern, `(nnz,)` or `(B, nnz)`, the number of the computed one; where a sample
-        lacks it, how many of these there are.
+      source: `(nnz,)` or `(B, nnz)`: for each entry of the pattern, its index among the computed entries. Where a
+        sample lacks the entry, the number of computed entries, which is out of bounds and reads zero.
     """
 
     def __init__(self, pattern: Pattern, entries: Entries, source: np.ndarray, memory: Memory):
@@ -51,7 +52,7 @@ class Nonzeros:
 
     @cached_property
     def arrays(self) -> list:
-        """What the kernel takes besides the point; on the device, once."""
+        """The arrays that the kernel takes besides the point, put on the device once."""
         made = self._entries.arrays if self._source is None else [*self._entries.arrays, self._source]
         with eval_context():
             return [jax.device_put(a) for a in made]
@@ -62,10 +63,10 @@ class Nonzeros:
         return self._entries.largest.nbytes
 
     def check(self) -> None:
-        """Before entries are computed.
+        """Check the memory for the entries before they are computed.
 
         Raises:
-          MaterializationError: there is no room for an intermediate with its derivatives.
+          MaterializationError: an intermediate with its derivatives does not fit.
         """
         self._memory.check(self._entries.largest)
 
@@ -82,7 +83,7 @@ class Nonzeros:
 
 
 class WalkedProgram:
-    """A walked linear program of a blueprint, and what has been found of its blocks."""
+    """A walked linear program of a blueprint, and the nonzeros of its blocks, each found once."""
 
     def __init__(
         self, blue: Blueprint, point: Point, has: Directions, known: Sequence[bool], leaves_known: bool, memory: Memory
@@ -104,7 +105,7 @@ class WalkedProgram:
         self._spaces, self._memory, self._found = blue.spaces, memory, {}
 
     def fits(self, consts: Sequence) -> bool:
-        """Whether what was relied on is so at these constants too."""
+        """Whether the constants that the walk relied on have the same values here."""
         return all(
             consts[i] is a or (not isinstance(consts[i], Tracer) and np.array_equal(consts[i], a))
             for i, a in self.walked.relied.items()
@@ -116,7 +117,7 @@ class WalkedProgram:
         return self._found[outs, ins]
 
     def on_diagonal(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> Entries:
-        """The entries on the diagonal of a block, of all samples one behind the other."""
+        """The entries on the diagonal of a block, sample by sample."""
         name = outs, ins, "on the diagonal"
         if name not in self._found:
             sides = (ins, outs) if self.transposed else (outs, ins)
@@ -133,27 +134,27 @@ class WalkedProgram:
         batch, chosen = spaces.batch, np.arange(len(rows), dtype=np.int32)
         sample = np.zeros(len(rows), np.int64)
         if batch is not None:
-            # Two readings meet. That samples are independent has been read off already, or promised: it is trusted, and
-            # an entry of another sample's column, which a coarser walk may have, is zero.
+            # That samples are independent is known from another reading of the program, or promised by the user. So an
+            # entry between two samples, which this walk may list because it is coarser, is zero and left out.
             sample, rows = _of_samples(rows, y.sizes, batch.size)
             other, cols = _of_samples(cols, x.sizes, batch.size)
             chosen = np.flatnonzero(sample == other)
             sample, rows, cols = (a[chosen] for a in (sample, rows, cols))
         rows, cols = rows.astype(np.int64), cols.astype(np.int64)
         if symmetric:
-            # Here too: symmetry is trusted, and an entry whose mirror image the walk rules out is zero.
+            # A Hessian is symmetric. So an entry whose mirror image the walk rules out is zero, and left out.
             key, image = (sample * y.size + rows) * x.size + cols, (sample * y.size + cols) * x.size + rows
             keep = np.flatnonzero(np.isin(key, image, assume_unique=True))
             chosen, sample, rows, cols = (a[keep] for a in (chosen, sample, rows, cols))
         key, place = _in_order(rows * x.size + cols)
         source = np.full((1 if batch is None else batch.size, len(key)), len(entries.rows), np.int32)
-        source[sample, place] = chosen  # what is left out is an entry of other samples
+        source[sample, place] = chosen  # an entry that this sample lacks stays out of bounds
         pattern = made_of(key // max(1, x.size), key % max(1, x.size), (y.size, x.size))
         return Nonzeros(pattern, entries, source[0] if batch is None else source, self._memory)
 
 
 def _in_order(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # Each key once, sorted, and the place of every one among these.
+    # The unique keys, sorted, and for every key its index among them.
     if (key[1:] > key[:-1]).all():
         return key, np.arange(len(key))
     unique, place = np.unique(key, return_inverse=True)
@@ -161,7 +162,8 @@ def _in_order(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    # Leaves behind one another, each with its samples in front: which sample, and the number without it.
+    # `numbers` count the entries of all leaves, one leaf after the other, each with its samples in front. Returns the
+    # sample of each number, and its number within that sample.
     starts = np.concatenate([[0], np.cumsum([samples * s for s in sizes])])
     leaf = np.searchsorted(starts, numbers, side="right") - 1
     own = np.concatenate([[0], np.cumsum(sizes)])
@@ -171,12 +173,12 @@ def _of_samples(numbers: np.ndarray, sizes: Sequence[int], samples: int) -> tupl
 
 
 def walk_of(origin: Linearized, local: bool = False, quiet: bool = False, narrow: bool = False) -> WalkedProgram:
-    """The linear program of a call, walked: once for a program, where what it relies on is the same.
+    """The walk of the linear program of a call, made once for all points where the values it relies on are the same.
 
     Args:
-      local: at this point alone.
-      quiet: nobody has asked for a pattern, so nobody wants to hear where it has more entries than needed.
-      narrow: raise where there are many columns in an intermediate, for what else is as good then.
+      local: let the walk rely on the values of the leaves too; it is valid at this point alone, and not kept.
+      quiet: do not warn where the pattern has more entries than needed: the user has not asked for a pattern.
+      narrow: raise where an intermediate has many columns, since rows or columns are as cheap then.
     """
     walk = _walk_of(origin, local, narrow)
     if not quiet:
@@ -187,7 +189,7 @@ def walk_of(origin: Linearized, local: bool = False, quiet: bool = False, narrow
 def _walk_of(origin: Linearized, local: bool, narrow: bool) -> WalkedProgram:
     check_linear(origin, every(origin.blue))
     blue, point = origin.blue, origin.point
-    if origin.batch:  # of one of the views that vmap has stacked
+    if origin.batch:  # vmap has stacked views: walk the program of one of them
         point = _first(origin)
     concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
     if local or blue.program.jaxpr is None:
@@ -218,7 +220,7 @@ def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_know
 
 
 def every(blue: Blueprint) -> Block:
-    """All outputs and all inputs, which are walked, and multiplied by as one operator, together."""
+    """The block of all outputs and all inputs: it is walked as one, and multiplied with as one operator."""
     outs, ins = range(len(blue.spaces.outputs)), range(len(blue.spaces.inputs))
     return blue.blocks[0]._replace(outs=tuple(outs), ins=tuple(ins))
 
@@ -228,7 +230,7 @@ def _memory(origin: Linearized, narrow: bool) -> Memory:
 
 
 def _first(origin: Linearized) -> Point:
-    # Shapes of one point, where vmap has stacked many; constants that it has stacked too are not known.
+    # The shapes of one point where vmap has stacked many. Constants that vmap has stacked too have no known values.
     blue = origin.blue
     leaves = [jax.ShapeDtypeStruct(s, a.dtype) for a, s in zip(origin.leaves, blue.leaf_shapes, strict=True)]
     consts = [
@@ -244,14 +246,14 @@ def nonzeros_of(origin: Linearized, index: int, local: bool = False) -> Nonzeros
 
 
 def nonzeros_in(walk: WalkedProgram, origin: Linearized, index: int) -> Nonzeros:
-    """The same, of a walk that is at hand."""
+    """The nonzeros of one block, from a given walk."""
     blue = origin.blue
     block = blue.blocks[index]
     return walk.of(block.outs, block.ins, own_image(blue, index))
 
 
 def accumulated(origin: Linearized, request: Request) -> "Iterator[Accumulated]":
-    """How to compute the nonzeros of a block by the walk of its program."""
+    """The plan for the nonzeros of a block by the walk of its program."""
     found = nonzeros_of(origin, request.block)
     outline = Outline("nonzeros", 0, min(found.pattern.shape), "all entries are accumulated at once")
     yield Accumulated(origin, request, outline, found)
@@ -277,7 +279,7 @@ class Accumulated(Plan):
     @property
     def _body(self) -> Callable:
         found, dtype = self.nonzeros, self.origin.blue.blocks[self.request.block].dtype
-        bare = self.origin.blue.program.jaxpr is None  # a program that Python runs has been walked at its point
+        bare = self.origin.blue.program.jaxpr is None  # run by Python: the walk holds the values of its point
 
         def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
             return found.data(*(((), ()) if bare else (consts, leaves)), arrays).astype(dtype)

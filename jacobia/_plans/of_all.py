@@ -1,6 +1,6 @@
-"""What is read off all of a block, where it cannot be had without: by whatever gives all of it.
+"""Answers read off all of a block, where nothing less gives them: the block is computed by lines, or already known.
 
-Knows plans of lines, and stores. Knows no kernel.
+Knows plans of lines, and stores. Knows nothing of kernels.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from jacobia._sparse.pattern import Pattern
 
 @dataclass(frozen=True, eq=False)
 class OfAll(PlanOfPart):
-    """What `read` makes of all of a block, `(*lead, M, N)`: an answer without counts. The block is not remembered.
+    """The answer that `read` takes from all of a block, `(*lead, M, N)`. The block itself is not stored.
 
-    On a CPU `read` gets an array of NumPy, which compiles nothing.
+    Outside a trace, `read` gets a NumPy array if the block is in host memory: NumPy compiles nothing.
     """
 
     read: Callable[[Any], Answer]
@@ -46,12 +46,12 @@ def nonzeros_of_all(origin: Linearized, request: Request, pattern: Pattern, why:
 
 
 def entries(index: int, pattern: Pattern, full: Any) -> Answer:
-    """The answer that these are."""
+    """The answer that holds the entries of a pattern in `full`, `(*lead, M, N)`."""
     return Answer(index, "nonzeros", pattern, full[..., pattern.rows, pattern.cols])
 
 
 def of_all(origin: Linearized, request: Request, why: str, read: Callable[[Any], Answer]) -> OfAll:
-    """By lines, or out of what is remembered."""
+    """The plan that computes all of a block by lines, or takes it from the store, and reads an answer off it."""
     every = Request(request.block)
     if origin.remembers and store_of(origin, request.block).whole() is not None:
         part: Plan = known(origin, every, "all of it is known")

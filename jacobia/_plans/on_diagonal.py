@@ -1,6 +1,6 @@
-"""The diagonal of a block out of its nonzeros: those that are known, or those on the diagonal alone, computed at once.
+"""The diagonal of a block from its nonzeros: known ones, or only those on the diagonal, computed at once.
 
-Knows walks and patterns. Knows no passes.
+Knows walks and patterns. Knows nothing of passes.
 Shapes: B samples, M by N a block, n the lesser of M and N, nnz entries.
 """
 
@@ -29,12 +29,12 @@ from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import alive
 
-# So few passes are never more than a walk is.
+# Up to this many passes never cost more than a walk.
 _FEW = 16
 
 
 def out_of_nonzeros(origin: Linearized, request: Request) -> "Iterator[OfKnown | OfNonzeros | OnDiagonal]":
-    """How to take the diagonal of a block out of nonzeros, where that costs less than a pass for each entry."""
+    """The plans for the diagonal of a block from nonzeros, where that costs less than a pass for each entry."""
     store = store_of(origin, request.block) if origin.remembers else None
     if store is not None and store.whole() is None and alive(store.nonzeros):
         outline = Outline("none", 0, 0, "the nonzeros are known")
@@ -51,7 +51,7 @@ def out_of_nonzeros(origin: Linearized, request: Request) -> "Iterator[OfKnown |
 
 
 def _worth(origin: Linearized, index: int) -> bool:
-    # Whether it may be cheaper, by what is known before the program is walked.
+    # Whether a walk may be cheaper than passes, as far as can be said before the program is walked.
     blue, block = origin.blue, origin.blue.blocks[index]
     spaces, lead = blue.spaces, blue.spaces.batch is not None
     y, x = spaces.outputs.pick(block.outs), spaces.inputs.pick(block.ins)
@@ -90,7 +90,7 @@ def _picked(origin: Linearized, index: int, data: jax.Array, pattern: Pattern) -
 
 @dataclass(frozen=True, eq=False)
 class OfKnown(Plan):
-    """Out of nonzeros that are remembered."""
+    """The diagonal from nonzeros in the store."""
 
     data: jax.Array  # (*lead, nnz)
     pattern: Pattern
@@ -101,7 +101,7 @@ class OfKnown(Plan):
 
 @dataclass(frozen=True, eq=False)
 class OfNonzeros(PlanOfPart):
-    """Out of nonzeros that another plan computes."""
+    """The diagonal from nonzeros that another plan computes."""
 
     def run(self) -> list[Answer]:
         (answer,) = self.part.run()
@@ -111,13 +111,13 @@ class OfNonzeros(PlanOfPart):
 
 @dataclass(frozen=True, eq=False)
 class OnDiagonal(Plan):
-    """By one kernel without seeds."""
+    """The diagonal by one kernel without seeds: only the entries on the diagonal are accumulated."""
 
     entries: Entries
 
     @property
     def pays(self) -> bool:
-        """Whether it costs less than a pass for each entry, by estimate; told once for a program."""
+        """Whether the kernel costs less than a pass for each entry, by an estimate made once for a program."""
         index = self.request.block
         return self.origin.blue.found.find("diagonal pays", (index, Identity(self.entries)), self._pays)
 

@@ -1,6 +1,6 @@
-"""Entries at pairs of places, as of a mask: by the fewest rows and columns that hold them all.
+"""Entries at pairs (row, column), as of a boolean mask: by the fewest rows and columns that cover all of them.
 
-Knows numbers of rows and columns, and which of them are known. Knows no kernel.
+Knows numbers of rows and columns, and which of them are known. Knows nothing of kernels.
 """
 
 import math
@@ -25,7 +25,7 @@ from jacobia._words import counted
 
 
 def pairs(origin: Linearized, request: Request, missing: Request) -> "Iterator[Pairs]":
-    """How to read entries at pairs of places, where that takes fewer passes than rows or columns alone."""
+    """The plan for entries at pairs, where rows and columns together take fewer passes than either alone."""
     index, block = request.block, origin.blue.blocks[request.block]
     if request.pairs is None or origin.lead or not all(possible(origin, block)):
         return
@@ -35,7 +35,7 @@ def pairs(origin: Linearized, request: Request, missing: Request) -> "Iterator[P
     if alone == 1 and unknown.any():
         return
     found = cross(rows[unknown], columns[unknown])
-    if own_image(origin.blue, index):  # a row is a column too
+    if own_image(origin.blue, index):  # row k is column k: all lines are read as rows
         found = Cross(np.union1d(found.rows, found.columns), found.columns[:0])
     passes = len(found.rows) + len(found.columns)
     if passes >= alone:
@@ -55,7 +55,7 @@ def pairs(origin: Linearized, request: Request, missing: Request) -> "Iterator[P
 
 @dataclass(frozen=True, eq=False)
 class Pairs(PlanOfLines):
-    """Rows and then columns, by a kernel call each."""
+    """Some rows by one kernel call, then some columns by another one."""
 
     parts: tuple[Lines, ...]
 

@@ -1,6 +1,6 @@
-"""The nonzeros of a small block, picked out of its lines by the kernel that computes these.
+"""The nonzeros of a small block, picked out of its lines by the kernel that computes the lines.
 
-Knows plans of lines and patterns. Knows no walk.
+Knows plans of lines and patterns. Knows nothing of walks.
 Shapes: M by N a block, nnz entries.
 """
 
@@ -20,7 +20,7 @@ from jacobia._sparse.pattern import Pattern
 
 @dataclass(frozen=True, eq=False)
 class Picked(PlanOfPart):
-    """Entries of a pattern, out of all lines, which are not remembered."""
+    """The entries of a pattern, picked out of all lines. The lines are not stored."""
 
     part: Lines
     pattern: Pattern
@@ -42,7 +42,7 @@ class Picked(PlanOfPart):
 
 
 def picked(origin: Linearized, request: Request, pattern: Pattern, why: str) -> Picked:
-    """By the lines that are cheaper."""
+    """The plan for the nonzeros of a small block, by rows or columns, whichever is cheaper."""
     every = Request(request.block)
     part = next(lines(origin, every, every))
     return Picked(origin, request, part.outline._replace(why=why), part, pattern)

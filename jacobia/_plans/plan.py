@@ -1,6 +1,6 @@
-"""What a plan is: one way to compute what is asked for of a block. The same object is run, explained and measured.
+"""What a plan is: one way to compute a request for a block. The same object is run, explained and measured.
 
-Knows of no way in particular, and remembers nothing.
+Knows requests and answers. Knows nothing of any particular way, and stores no results.
 """
 
 from abc import ABC, abstractmethod
@@ -23,19 +23,19 @@ from jacobia._store.keys import Asked
 class Outline(NamedTuple):
     """What a read would do now."""
 
-    # "rows" (pullbacks), "columns" (pushforwards), "rows and columns", "nonzeros" or "waist" (no seeds), or "none": all
-    # of it is known
+    # "rows" (pullbacks), "columns" (pushforwards), "rows and columns", "nonzeros" or "waist" (no seeds), or "none"
+    # (everything requested is known).
     way: str
     passes: int
-    instead: int  # passes of the other way
+    instead: int  # the passes that the other direction would take
     why: str
 
 
 class Considered(NamedTuple):
-    """One plan: how many passes it takes, and what they cost by estimate."""
+    """One plan that was considered: its number of passes, and their estimated cost."""
 
     way: str  # "rows", "columns", "nonzeros", "waist"
-    passes: int  # 0: no seeds
+    passes: int  # 0: the way needs no seeds
     by: str  # what a pass is: "pullbacks", "pushforwards", …
     flops: float  # floating-point operations
     nbytes: float  # bytes read and written
@@ -43,7 +43,7 @@ class Considered(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan(ABC):
-    """One way to compute what is asked for of a block."""
+    """One way to compute a request for a block."""
 
     origin: Linearized
     request: Request
@@ -51,51 +51,51 @@ class Plan(ABC):
 
     @abstractmethod
     def run(self) -> list[Answer]:
-        """What is not known of it, by one kernel call; nothing is remembered."""
+        """Compute what is missing by one kernel call. The store is left as it is."""
 
     def check(self) -> None:
-        """Asked before `run`.
+        """Check the memory that `run` would take. Called before `run`.
 
         Raises:
-          MaterializationError: there is no room. Another plan may do with less.
+          MaterializationError: the result does not fit. Another plan may need less memory.
         """
         for part in self.kernels():
             if part is not self:
                 part.check()
 
     def kernels(self) -> "Sequence[Plan]":
-        """The plans of one kernel each that this one runs one after the other."""
+        """The plans, of one kernel each, that this plan runs one after the other."""
         return [self]
 
     def again(self) -> Self:
-        """The same at a point of its own, where nothing is remembered: to compile what the plan would run."""
+        """The same plan at a copy of the point with an empty store, to compile what the plan would run."""
         return replace(self, origin=self.origin.again())
 
     def taken(self) -> Taken:
-        """Bytes that its kernel takes; nothing is run."""
+        """The bytes that the plan's kernel takes, as the compiler reports them; nothing is run."""
         return analysed(self.again().run)
 
     def work(self) -> Work | None:
-        """Operations and bytes by estimate; None where they cannot be told."""
+        """The estimated operations and bytes; None where there is no estimate."""
         return None
 
     def by(self) -> str:
-        """What a pass is."""
+        """What a pass is: "pullbacks", "pushforwards", …; empty where the plan has no passes."""
         return ""
 
     def notes(self) -> list[str]:
-        """What else there is to say of it."""
+        """Further lines for the explanation of the plan."""
         return []
 
     def considered(self) -> Considered | None:
-        """The plan beside others."""
+        """The plan's line in a list of plans; None where its cost has no estimate."""
         work = self.work()
         return None if work is None else Considered(self.outline.way, self.outline.passes, self.by(), *work)
 
 
 @dataclass(frozen=True, eq=False)
 class PlanOfPart(Plan):
-    """One way to make something of what another plan computes."""
+    """A plan that computes its answer from the result of another plan, `part`."""
 
     part: Plan
 
@@ -110,10 +110,10 @@ class PlanOfPart(Plan):
 
 
 class PlanOfLines(Plan):
-    """One way to compute lines, of which a key takes its result."""
+    """One way to compute lines, from which the result of a key is taken."""
 
     def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
-        """The result of a key out of what is remembered, once the answers are."""
+        """The result of a key, taken from the store. The plan's answers must have been put there before."""
         origin, (index, rows, columns, *_), choice = self.origin, self.request, what.choice
         store = origin.stores[index]
         xp = array_module(store)
@@ -121,17 +121,17 @@ class PlanOfLines(Plan):
         return as_array(xp, gather(xp, cube, what.among(held), order, choice.outer, choice.shape), store.arrays()[0])
 
     def elements(self, what: Asked, order: Sequence[str], natural: bool, held: int) -> int:
-        """How many elements `take` holds at its peak, with the result.
+        """How many elements `take` holds at its peak, the result included.
 
         Args:
-          natural: whether the view lies as its block.
-          held: elements that the kernels have given.
+          natural: whether the axes of the view are in the order of its block.
+          held: the number of elements that the kernels have returned.
         """
         return elements_at_once(self.origin, self.request, self._lie, what, order, natural, held)
 
     @property
     def _lie(self) -> str:
-        # Which lines the result is taken from.
+        # Whether the result is taken from "rows" or from "columns".
         if self.outline.way != "none":
             return self.outline.way
         missing = store_of(self.origin, self.request.block).rows.num_missing(self.request.rows)
@@ -139,7 +139,7 @@ class PlanOfLines(Plan):
 
 
 class Known(PlanOfLines):
-    """Nothing has to be computed."""
+    """The plan for a request whose lines are all known: nothing is computed."""
 
     def run(self) -> list[Answer]:
         return []

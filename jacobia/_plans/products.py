@@ -1,6 +1,7 @@
 """Products with a Jacobian without the matrix: `J v` is one pushforward, `u J` one pullback.
 
-Vectors go into a kernel as they are given, and results come out of it as they are wanted: nothing is laid out outside.
+The kernel takes the vectors in the shape in which the caller gives them, and returns the products in the shape of the
+result, so that nothing is transposed or reshaped outside the kernel.
 Knows vectors and shapes. Knows nothing of keys.
 Shapes: M outputs, N inputs, k vectors, nnz entries; samples in front.
 """
@@ -26,18 +27,19 @@ from jacobia._run.seeds import mapped
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import alive
 
-# Reads and writes of a product by nonzeros, for each of them: a value, two places, what it meets and what it adds to.
+# The cost of a product for each nonzero, in elements read or written: the nonzero, its row, its column, the entry of
+# the vector, and the sum it is added to.
 _EACH = 8
 
 
 class Form(NamedTuple):
-    """How the vectors of a product are given, and its results are wanted."""
+    """The shape of the vectors of a product, and of its results."""
 
     way: str  # "columns" for J v, "rows" for u J
-    several: bool = False  # there are k of them
-    last: bool = False  # whose axis is the last one; otherwise it is the first one behind the samples
-    flat: bool = True  # (N,) in place of x.shape, and (M,) in place of y.shape
-    shared: bool = False  # all samples are multiplied by the same vectors
+    several: bool = False  # whether there is an axis of k vectors
+    last: bool = False  # whether that axis is the last one; otherwise it is the first one behind the samples
+    flat: bool = True  # whether results have shape (M,) in place of y.shape, and (N,) in place of x.shape
+    shared: bool = False  # whether all samples are multiplied by the same vectors
 
     def seeds(self, block: Block, lead: tuple[int, ...], vectors: jax.Array) -> jax.Array:
         """The vectors as `(*lead, k, *x.shape)`, or `(*lead, k, *y.shape)`."""
@@ -51,7 +53,7 @@ class Form(NamedTuple):
         return vectors.reshape(lead + (vectors.shape[b],) + shape)
 
     def result(self, block: Block, lead: tuple[int, ...], out: jax.Array) -> jax.Array:
-        """Answers `(*lead, k, ...)` to these seeds, as they are wanted."""
+        """The products, from answers `(*lead, k, ...)` to the seeds, in the shape of the result."""
         shape, b = block.row_shape if self.way == "columns" else block.column_shape, len(lead)
         shape = (math.prod(shape),) if self.flat else shape
         if not self.several:
@@ -60,14 +62,18 @@ class Form(NamedTuple):
         return jnp.moveaxis(out, b, -1) if self.last else out
 
     def number(self, block: Block, lead: tuple[int, ...], vectors: Any) -> int:
-        """k."""
+        """The number k of vectors."""
         if not self.several:
             return 1
         return vectors.shape[-1] if self.last else vectors.shape[0 if self.shared else len(lead)]
 
 
 def multiply(origin: Linearized, index: int, form: Form, vectors: Any) -> jax.Array | None:
-    """The product as it was computed at other points, where nothing is remembered here; None: it was not."""
+    """The product by the kernel that computed it at another point.
+
+    Returns:
+      None if no such kernel is kept, inside a trace, or if the store may hold the whole matrix.
+    """
     prepared = origin.blue.found.get("product", (index, form, origin.stacks))
     if prepared is None or not origin.compiles or isinstance(vectors, Tracer):
         return None
@@ -80,10 +86,10 @@ def multiply(origin: Linearized, index: int, form: Form, vectors: Any) -> jax.Ar
 def products(
     origin: Linearized, request: Request, form: Form, vectors: Any, known: Any, full: Callable[[], jax.Array]
 ) -> "Iterator[Product]":
-    """How to multiply: by what is known, by a direction that f has, or by all of the block.
+    """The plan for a product: by the known matrix or nonzeros, by a direction that f has, or by all of the block.
 
     Args:
-      known: all of the block, or None.
+      known: all of the block; None if it is not known.
       full: computes all of the block.
     """
     index, block = request.block, origin.blue.blocks[request.block]
@@ -107,7 +113,7 @@ class Product(Plan):
 
     form: Form
     vectors: Any
-    known: Callable[[Block, tuple[int, ...], Form, Any], jax.Array] | None  # None: by a direction
+    known: Callable[[Block, tuple[int, ...], Form, Any], jax.Array] | None  # None: by a pushforward or a pullback
 
     def run(self) -> list[Answer]:
         origin, index, form, vectors = self.origin, self.request.block, self.form, self.vectors
@@ -142,7 +148,7 @@ class ByDirection:
         return self._multiplied.at(origin, vectors)
 
     def again(self, origin: Linearized, vectors: Any) -> jax.Array:
-        """The same, of arrays outside of transformations."""
+        """The product at another point, by the same compiled kernel; not inside a trace. Counts the passes."""
         out = self._multiplied.compiled(origin, vectors)
         count = self._form.number(self._block, origin.lead, vectors)
         store_of(origin, self._index).count(self._form.way, self._by, 0, count, count)
@@ -154,7 +160,7 @@ class ByDirection:
 
 
 def _applied(blue: Blueprint, block: Block, form: Form, apply: Callable[[list], list], vectors: Any) -> jax.Array:
-    # One pullback or pushforward for each vector; with `ravel`, a vector is several leaves behind each other.
+    # One pullback or pushforward for each vector. With `ravel`, a vector is the concatenation of several leaves.
     lead, b = blue.spaces.lead, len(blue.spaces.lead)
     outs, ins = blue.spaces.outputs.pick(block.outs), blue.spaces.inputs.pick(block.ins)
     seeded = outs if form.way == "rows" else ins
@@ -212,7 +218,11 @@ def _by_nonzeros(
 def fitting(
     name: str, vectors: Any, form: Form, lead: tuple[int, ...], block: Block
 ) -> tuple[Form, jax.Array | np.ndarray]:
-    """The form of the argument of `J.mv` or `J.vm`, and the argument, if it has one of the shapes that fit."""
+    """The form of the argument of `J.mv` or `J.vm`, and the argument as an array.
+
+    Raises:
+      ValueError: the argument has none of the shapes that fit.
+    """
     v = vectors if isinstance(vectors, (jax.Array, np.ndarray)) else jnp.asarray(vectors)
     one = lead + (block.column_shape if form.way == "columns" else block.row_shape)
     axis = len(one) if form.last else len(lead)
@@ -228,7 +238,7 @@ def fitting(
 
 
 def has_products(origin: Linearized, block: Block, way: str) -> bool:
-    """Whether "rows" (a pullback of any cotangent) or "columns" (a pushforward) can be had without the matrix."""
+    """Whether products by "rows" (a pullback of any cotangent) or "columns" (a pushforward) need no matrix."""
     known = origin.directions(block)
     direction = known.pullback if origin.by_for_products(way, block) == "pullback" else known.pushforward
     return known.linear and bool(direction)

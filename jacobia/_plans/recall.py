@@ -1,4 +1,4 @@
-"""Lines out of nonzeros that are remembered, and not computed again.
+"""Dense lines written from the nonzeros in the store: no derivative is computed.
 
 Knows patterns and stores. Knows nothing of derivatives.
 """
@@ -19,18 +19,18 @@ from jacobia._store.lines import aligned, alive
 
 
 def nonzeros_known(origin: Linearized, index: int) -> bool:
-    """Whether lines of a block are recalled from its nonzeros; of many samples none are."""
+    """Whether lines of a block can be written from stored nonzeros; never with a batch axis."""
     return not origin.lead and alive(store_of(origin, index).nonzeros)
 
 
 def recall(origin: Linearized, request: Request) -> "Iterator[Recall]":
-    """How to read lines of a block whose nonzeros are remembered."""
+    """The plan for lines of a block whose nonzeros are in the store."""
     if nonzeros_known(origin, request.block):
         yield Recall(origin, request, Outline("none", 0, 0, "all of its nonzeros are known"))
 
 
 class Recall(PlanOfLines):
-    """Nonzeros, written to their places in dense lines."""
+    """Missing lines as dense arrays, with the stored nonzeros written to their places."""
 
     def run(self) -> list[Answer]:
         origin, (index, rows, columns, *_) = self.origin, self.request
@@ -45,7 +45,7 @@ class Recall(PlanOfLines):
             lines = _dense_rows(pattern, data, rows).reshape(-1, *block.column_shape)
             return [Answer(index, "rows", rows, placed(origin.leaves, lines))] if rows.size else []
         columns = store.columns.missing(columns)
-        as_rows = store.mirror is not None  # over there
+        as_rows = store.mirror is not None  # columns are kept as rows of the mirror image
         lines = _dense_rows(pattern.T, data[pattern.by_column], columns, last=not as_rows)
         shape = (-1, *block.row_shape) if as_rows else (*block.row_shape, -1)
         if not columns.size:
@@ -70,7 +70,7 @@ class Recall(PlanOfLines):
         return size * self.origin.blue.blocks[index].dtype.itemsize
 
     def check(self) -> None:
-        # Where it does not fit, it is left to the computation to say so, and what to write instead.
+        # Where the dense lines do not fit, the plans that compute them are tried next.
         check_result("J[...] out of nonzeros", self._nbytes, self.origin.limit(self._nbytes), "")
 
 

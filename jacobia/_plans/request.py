@@ -1,7 +1,7 @@
-"""What is asked for of a block, and what a kernel gave of it: lines by their numbers, nonzeros, a diagonal, a product.
+"""A request for a part of a block, and a kernel's answer: lines by their numbers, nonzeros, a diagonal or a product.
 
-Knows the numbers of lines. Knows no way to compute them.
-Shapes: B samples, M by N a block, R lines, nnz entries.
+Knows the numbers of lines. Knows nothing of the ways to compute them.
+Shapes: B samples, M by N a block, R lines (rows or columns), nnz stored entries.
 """
 
 import math
@@ -13,24 +13,24 @@ from jacobia._run.point import Linearized
 
 
 class Request(NamedTuple):
-    """Lines of one block: numbers (sorted and different, or traced), or None for all. Or what `kind` says of it."""
+    """Lines of one block, by number (sorted and unique, or traced; None: all), or the part that `kind` names."""
 
-    block: int  # its number
+    block: int  # the number of the block in the call
     rows: Any = None
     columns: Any = None
     samples: Any = None
-    pairs: tuple[np.ndarray, np.ndarray] | None = None  # where entries at pairs of rows and columns are asked for alone
+    pairs: tuple[np.ndarray, np.ndarray] | None = None  # (rows, columns) where only the entries at these pairs are read
     kind: str = "lines"  # or "nonzeros", "diagonal", "product"
 
     @property
     def asks(self) -> str:
-        """What lines, in one word: "all", "rows", "columns" or a "block" of both."""
+        """Which lines are requested: "all", some "rows", some "columns", or a "block" of some rows and some columns."""
         if self.rows is None:
             return "all" if self.columns is None else "columns"
         return "rows" if self.columns is None else "block"
 
     def lines(self, way: str) -> Any:
-        """The numbers of its "rows" or of its "columns"."""
+        """The numbers of the requested "rows" or "columns"; None: all of them."""
         return self.rows if way == "rows" else self.columns
 
 
@@ -38,28 +38,33 @@ class Count(NamedTuple):
     """What a kernel call adds to the counters of a view."""
 
     block: int
-    way: str  # "rows" or "columns", as they were asked for
+    way: str  # "rows" or "columns", as the caller sees them
     by: str  # "pullbacks" or "pushforwards"
     lines: int
     seeds: int
-    run: int  # with padding
+    run: int  # seeds run, padding included
     constant_rows: int = 0
     calls: int = 1  # kernel calls
 
 
 class Answer(NamedTuple):
-    """What a kernel gave of a block, which is the mirror image of the one asked for where a column is a row there."""
+    """What a kernel computed of one block.
+
+    The block may be the mirror image of the requested one: a column of a symmetric matrix is a row of its mirror image.
+    """
 
     block: int
     way: str  # "rows" or "columns"; or the kind of the request
-    numbers: Any  # of lines, None: all; the pattern of nonzeros
-    array: Any  # (R, *x.shape), x.shape for one row, or (*y.shape, R), padded behind; y.shape + x.shape for all; (nnz,)
-    turned: bool = False  # columns were asked for, and are rows of the mirror image
-    samples: Any = None  # numbers of those in front; None: all
-    counts: tuple[Count, ...] = ()  # empty: nothing was run
+    numbers: Any  # the numbers of the lines, None: all; of nonzeros, their pattern
+    # Rows: (R, *x.shape), or x.shape for one row; columns: (*y.shape, R); R may end with padding. All of a block:
+    # y.shape + x.shape. Nonzeros: (nnz,). The axes of samples come first.
+    array: Any
+    turned: bool = False  # whether columns were requested and rows of the mirror image were computed
+    samples: Any = None  # the numbers of the samples on the leading axis; None: all
+    counts: tuple[Count, ...] = ()  # what the kernel calls add to the counters; empty: nothing was run
 
     def cube(self, origin: Linearized) -> tuple[Any, dict[str, Any]]:
-        """The array with axes (samples, rows, columns) of the block asked for, and the numbers that each axis holds."""
+        """The array with axes (samples, rows, columns) of the requested block, and the numbers along each axis."""
         m, n = origin.blue.counts[self.block]
         b = math.prod(origin.lead) if self.samples is None else len(self.samples)
         shape = (b, m, n) if self.numbers is None else (b, -1, n) if self.way == "rows" else (b, m, -1)

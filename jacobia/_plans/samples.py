@@ -1,7 +1,8 @@
-"""Few samples of a batch: what a key asks of them is computed for them alone.
+"""Few samples of a batch: their rows or columns are computed without evaluating the other samples.
 
-Only where f evaluates its samples independently, which `program.cut` decides; otherwise, and where many samples are
-asked for, the whole batch is computed. Knows numbers of samples and of lines. Knows nothing of keys.
+Only where f evaluates its samples independently, which `_program/axis/cut.py` decides. Otherwise, or where many
+samples are requested, the whole batch is computed.
+Knows numbers of samples and of lines. Knows nothing of keys.
 """
 
 import math
@@ -29,25 +30,25 @@ from jacobia._store.lines import Patches
 
 
 def are_few(origin: Linearized, samples: Any) -> bool:
-    """Whether some samples are a small part of all."""
+    """Whether `samples` are so small a part of the batch that a kernel for them alone pays."""
     return worth_apart(width_of(origin, samples), math.prod(origin.lead))
 
 
 def width_of(origin: Linearized, samples: Any) -> int:
-    """How many samples the kernel for some of them takes."""
+    """The width of the kernel for `samples`: their number, padded."""
     return padded_width(len(samples), math.prod(origin.lead))
 
 
 def few_samples(origin: Linearized, request: Request, remembers: bool = True) -> "Samples | None":
-    """How to read some samples by themselves; None where that is not worth it, or they cannot be told apart.
+    """The plan that computes some samples alone; None where that does not pay, or they cannot be evaluated alone.
 
     Args:
-      remembers: whether something may be known of them.
+      remembers: whether the store is used; False inside a trace.
     """
     if request.samples is None or not are_few(origin, request.samples):
         return None
     store = origin.stores.get(request.block) if remembers else None
-    if store is not None:  # lines that are known for all samples
+    if store is not None:  # the store may know these lines for all samples
         unknown = store.rows.num_missing(request.rows) and store.columns.num_missing(request.columns)
         if store.whole() is not None or not unknown:
             return None
@@ -57,7 +58,7 @@ def few_samples(origin: Linearized, request: Request, remembers: bool = True) ->
 
 def _plan(origin: Linearized, request: Request, remembers: bool) -> "Samples":
     if remembers:
-        for way in ("rows", "columns"):  # what is known decides, before what is cheap
+        for way in ("rows", "columns"):  # known lines come before cheap ones
             plan = _by_way(origin, request, way, remembers)
             if plan.outline.way == "none":
                 return plan
@@ -93,18 +94,18 @@ def _all_if_none(numbers: Any, count: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Samples(PlanOfLines):
-    """Rows or columns of some samples, by the program of one sample, or of one of the views that `vmap` has stacked."""
+    """Rows or columns of some samples, by the program of one sample, or of one of the views that `vmap` stacked."""
 
-    target: int  # the block that is computed: the one asked for, or its mirror image
-    way: str  # "rows" or "columns" of the one asked for
-    lines: str  # "rows" or "columns" over there
-    numbers: Any  # of the lines asked for; None: all
-    samples: Any  # of which something is missing
-    missing: Any  # numbers of the lines that are missing of some of them; None: all
-    remembers: bool
+    target: int  # the block that is computed: the requested one, or its mirror image
+    way: str  # "rows" or "columns" of the requested block
+    lines: str  # "rows" or "columns" of the target
+    numbers: Any  # of the requested lines; None: all
+    samples: Any  # numbers of the samples for which a line is missing
+    missing: Any  # numbers of the lines that are missing for some sample; None: all
+    remembers: bool  # whether the store is used
 
     def sweep(self, numbers: Any, samples: int) -> Sweep:
-        """How these lines of so many samples are computed."""
+        """The sweep that computes the lines `numbers` of so many samples."""
         block = self.origin.blue.blocks[self.target]
         return sized(self.origin, self.lines, block.outs, block.ins, numbers, samples=samples)
 
@@ -160,7 +161,7 @@ class Samples(PlanOfLines):
         return cube + max(cube, math.prod(what.choice.shape))
 
     def _known(self) -> np.ndarray:
-        # With axes (samples, rows, columns).
+        # The requested lines from the store, with axes (samples, rows, columns).
         m, n = self.origin.blue.counts[self.target]
         samples, numbers = self.request.samples, _all_if_none(self.numbers, self._most)
         by_rows, dtype = self.lines == "rows", self.origin.blue.blocks[self.target].dtype

@@ -1,6 +1,6 @@
-"""How wide a kernel is, and how many of its seeds run at once: as memory allows.
+"""How wide a kernel is, and how many of its seeds run at once, within the memory limit.
 
-Knows counts and bytes. Knows nothing of what is asked for.
+Knows counts and bytes. Knows nothing of keys or stores.
 """
 
 import math
@@ -16,14 +16,14 @@ from jacobia._words import counted
 
 
 def padded(numbers: Any, sweep: Sweep) -> Any:
-    """Numbers of seeds as the kernel of a sweep takes them."""
+    """Numbers of seeds in the form that the kernel of a sweep takes: int32, padded to its width; None: all seeds."""
     if numbers is None or sweep.width is None:
         return None
     return padded_to(numbers, sweep.width) if sweep.padded else jnp.asarray(numbers, jnp.int32)
 
 
 def padded_to(numbers: np.ndarray, width: int, padding: int = -1) -> np.ndarray:
-    """Numbers of seeds, or of samples, with others behind them that do not count."""
+    """Numbers of seeds or samples, shape (R,), followed by `padding` up to shape (width,)."""
     out = np.full(width, padding, np.int32)
     out[: numbers.size] = numbers
     return out
@@ -39,12 +39,15 @@ def sized(
     samples: int | None = None,
     exact: bool = False,
 ) -> Sweep:
-    """A sweep over some seeds (None: all), for so many samples (None: all), as wide as memory allows.
+    """A sweep over the seeds `numbers` (None: all), for `samples` samples (None: all), within the memory limit.
 
-    `exact`: a kernel for as many seeds as there are and no others, for whoever has the same number again and again.
+    `exact`: the width is the number of seeds, without padding, for a caller that always passes the same number.
 
-    How wide the kernel is and how many seeds run at once is decided last: it depends on everything else. Where no
-    memory has to be watched it is always the same.
+    The width, and how many seeds run at once, are decided last, since they depend on everything else. Where memory
+    need not be checked they depend on the arguments alone, and the sweep is kept.
+
+    Raises:
+      MaterializationError: the result is larger than the memory limit.
     """
     blue, padded = origin.blue, numbers is not None and origin.compiles and not exact
     seeded, read = blue.spaces.outputs.pick(outs), blue.spaces.inputs.pick(ins)
@@ -61,7 +64,7 @@ def sized(
     share = 1.0 if samples is None else samples / math.prod(origin.lead)
     line = int(answer * max(d.itemsize for d in seeded.dtypes + read.dtypes) * math.prod(origin.lead) * share)
     per_seed = int(blue.nbytes_of_seed(way, outs, ins) * math.prod(origin.batch) * share)
-    each = -(-width // blue.devices)  # of one device
+    each = -(-width // blue.devices)  # seeds of one device
     limit = origin.limit(each * (line + per_seed))
     _limits.check_result(
         f"{blue.name}: {counted(seeds, way)} of a Jacobian",
@@ -70,7 +73,7 @@ def sized(
         "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
     )
     if limit is not None and each * line > limit:
-        width = seeds  # a kernel of its own, where padding would not fit
+        width = seeds  # with padding the result would not fit: a kernel for exactly these seeds
         each = -(-width // blue.devices)
     chunk = _limits.chunk(each, per_seed, each * line, blue.chunk_size, limit)
     block = None
@@ -78,7 +81,7 @@ def sized(
         if blue.spaces.batch is not None:
             size = blue.spaces.batch.size
             block = _limits.fits_cache(size, blue.heavy * width // size, origin.cores, samples=True)
-        elif way == "rows" and numbers is None:  # columns would have to be laid out anew
+        elif way == "rows" and numbers is None:  # chunks of columns would have to be transposed into place
             chunk = _limits.fits_cache(each, blue.heavy_of_seed(way, outs, ins), origin.cores)
     sweep = blue.sweep(way, outs, ins, None if numbers is None else width, chunk, padded, diagonal, block)
     return blue.found.put("sweep", name, sweep) if limit is None else sweep

@@ -1,6 +1,6 @@
-"""What kernels gave is put into the store of a block, and taken from there for the array that a key asks for.
+"""Answers of kernels are put into the store of a block, and the array for a key is taken from there.
 
-Knows stores and numbers. Computes no derivative, and runs no kernel.
+Knows stores and numbers of lines. Knows nothing of derivatives or kernels.
 Shapes: B samples, M by N a block.
 """
 
@@ -21,14 +21,19 @@ from jacobia._store.lines import Patches, Store, aligned
 
 
 def put(origin: Linearized, answers: Sequence[Answer]) -> None:
-    """Remember what kernels gave, and count it."""
+    """Put the answers of kernels into the stores, and add to the counters."""
     for answer in answers:
         keep(origin, answer.block, answer.way, answer.numbers, answer.samples, answer.array)
     note(origin, answers)
 
 
 def keep(origin: Linearized, index: int, way: str, numbers: Any, samples: Any, array: Any) -> None:
-    """Remember lines of a block: those of these numbers, of these samples; None: all. Or nonzeros, or the diagonal."""
+    """Put one array into the store of a block.
+
+    Args:
+      way: "rows" or "columns", with the `numbers` and the `samples` of these lines (None: all); or "nonzeros", with
+        the pattern as `numbers`; or "diagonal".
+    """
     store = store_of(origin, index)
     if way == "nonzeros":
         store.nonzeros, store.pattern = array, numbers
@@ -45,14 +50,14 @@ def keep(origin: Linearized, index: int, way: str, numbers: Any, samples: Any, a
 
 
 def note(origin: Linearized, answers: Sequence[Answer]) -> None:
-    """Count what kernels gave."""
+    """Add the counts of answers to the counters of the stores."""
     for answer in answers:
         for c in answer.counts:
             store_of(origin, c.block).count(c.way, c.by, c.lines, c.seeds, c.run, c.constant_rows, c.calls)
 
 
 def complete(origin: Linearized, index: int) -> Any:
-    """The whole block, put together from its lines if need be."""
+    """The whole block, `lead + y.shape + x.shape`, assembled from its known lines where it is not stored whole."""
     store, block = store_of(origin, index), origin.blue.blocks[index]
     if store.whole() is None:
         xp = array_module(store)
@@ -66,7 +71,7 @@ def known_cube(xp: Any, origin: Linearized, index: int, rows: Any, columns: Any)
     """Known lines that cover some rows and columns (None: all), with axes (samples, rows, columns).
 
     Returns:
-      the array, and for rows and columns the numbers it holds, None for all.
+      The array, and the numbers of the rows and of the columns that it holds (None: all).
     """
     store, block = store_of(origin, index), origin.blue.blocks[index]
     b, m, n = math.prod(origin.lead), math.prod(block.row_shape), math.prod(block.column_shape)
@@ -75,7 +80,7 @@ def known_cube(xp: Any, origin: Linearized, index: int, rows: Any, columns: Any)
         return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
     way = "columns" if store.rows.num_missing(rows) else "rows"
     lines, numbers, count = (store.rows, rows, m) if way == "rows" else (store.columns, columns, n)
-    turned = way == "columns" and store.mirror is not None  # they are rows over there
+    turned = way == "columns" and store.mirror is not None  # columns are kept as rows of the mirror image
     axis, shape = (1, (b, -1, m if turned else n)) if way == "rows" or turned else (2, (b, m, -1))
     numbers = np.arange(count) if numbers is None else numbers
     pieces = [(xp.asarray(array).reshape(shape), inside, here) for array, inside, here in lines.take(numbers)]
@@ -94,7 +99,7 @@ def known_cube(xp: Any, origin: Linearized, index: int, rows: Any, columns: Any)
 
 
 def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Known entries at pairs of places, each from a row or a column."""
+    """Known entries at pairs (row, column), shape (R,) like `rows` and `columns`, each taken from a row or a column."""
     store = store_of(origin, index)
     out = np.zeros(rows.shape, origin.blue.blocks[index].dtype)
     by_row = ~np.isin(rows, store.rows.missing(np.unique(rows)))
@@ -114,9 +119,9 @@ def elements_at_once(
     """How many elements `known_cube` and `gather` hold at their peak; 0 where the kernel's own array is the result.
 
     Args:
-      way: "rows" or "columns", which lines the result of a key is taken from; else all of the block.
-      natural: whether the view lies as its block.
-      held: elements that the kernel has given.
+      way: "rows" or "columns": the lines that the result of a key is taken from; else all of the block.
+      natural: whether the axes of the view are in the order of its block.
+      held: the number of elements that the kernel has returned.
     """
     (index, *asked), choice, ids = request[:3], what.choice, what.ids
     store, block, (m, n) = store_of(origin, index), origin.blue.blocks[index], origin.blue.counts[index]
@@ -139,7 +144,7 @@ def elements_at_once(
 
 
 def some_known(origin: Linearized, request: Request) -> bool:
-    """Whether lines that are remembered take part."""
+    """Whether the store knows some of the requested rows or columns."""
     store, counts = store_of(origin, request.block), origin.blue.counts[request.block]
     asked = (store.rows, request.rows), (store.columns, request.columns)
     return any(
@@ -153,7 +158,7 @@ def _are_all(numbers: Any, count: int) -> bool:
 
 
 def _in_one_piece(store: Store, way: str, lines: Any) -> bool:
-    # Whether they stand evenly in one piece, of which NumPy has a view.
+    # Whether all these lines are evenly spaced in one stored array, so that NumPy takes them as a view.
     held = getattr(store, way)
     if held.num_missing(lines):
         return False
@@ -162,25 +167,25 @@ def _in_one_piece(store: Store, way: str, lines: Any) -> bool:
 
 
 def array_module(store: Store) -> Any:
-    """NumPy for arrays in this machine's memory: it takes lines without compiling; else jax.numpy."""
+    """NumPy where all stored arrays are in host memory, since NumPy indexes without compiling; else jax.numpy."""
     return np if all(on_host(a) for a in store.arrays()) else jnp
 
 
 def on_host(array: Any) -> bool:
-    """Whether an array lies in this machine's memory, where NumPy has a view of it."""
+    """Whether an array is in host memory, where NumPy has a view of it."""
     devices = array.devices()
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def as_array(xp: Any, out: Any, like: jax.Array) -> Any:
-    """The result as a `jax.Array` on the device of what is remembered."""
+    """`out` as a `jax.Array` on the device of the stored array `like`."""
     if xp is jnp:
         return out
     # device_put compiles nothing, where jnp.asarray does for every new shape.
     root = out
     while isinstance(root.base, np.ndarray):
         root = root.base
-    if root.base is not None:  # it would be what is remembered; device_put would copy it in another thread
+    if root.base is not None:  # a view of a stored array: device_put would copy it later, in another thread
         out, source = aligned(out.shape, out.dtype), out
         out[...] = source
     return jax.device_put(out, next(iter(like.devices())) if like.committed else None)

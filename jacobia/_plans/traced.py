@@ -1,8 +1,9 @@
-"""What has been computed of a call in its trace: a second read is the first one's, and is differentiated once.
+"""Answers computed in the trace of a call: a second read in that trace reuses the answer of the first.
 
-For calls whose arrays are traced themselves, and what is computed in their own trace, which both last no longer than
-that; what an inner trace computes (a step of a loop, a branch) is not kept. Inner traces may use it all the same.
-Knows answers and traces. Chooses nothing, and runs nothing.
+Only for calls whose own arrays are traced, and only answers made in the trace of those arrays: call and answers end
+with the trace. What an inner trace computes (a step of a loop, a branch) is not kept, but an inner trace may use what
+the outer one computed.
+Knows answers and traces. Knows nothing of plans: it chooses nothing and runs nothing.
 """
 
 import jax
@@ -15,12 +16,12 @@ from jacobia._plans.ways import key_of
 from jacobia._run.point import Linearized
 from jacobia._store.gather import along, places
 
-# So many answers of a call are looked through.
+# The number of answers kept for one call: each read looks through all of them.
 _MOST = 16
 
 
 def answer_in_trace(origin: Linearized, request: Request) -> Answer | None:
-    """What an answer of the current trace has of all that is asked for."""
+    """The answer to a request, taken from what the trace of the call has already computed; None: it has not."""
     for made, answer in reversed(origin.in_trace):
         found = _part(origin, made, answer, request)
         if found is not None:
@@ -29,7 +30,7 @@ def answer_in_trace(origin: Linearized, request: Request) -> Answer | None:
 
 
 def whole_in_trace(origin: Linearized, index: int) -> jax.Array | None:
-    """All of a block, `lead + y.shape + x.shape`, where the current trace has computed it."""
+    """All of a block, `lead + y.shape + x.shape`, if the trace of the call has computed it; else None."""
     answer = answer_in_trace(origin, Request(index)) if origin.in_trace else None
     if answer is None:
         return None
@@ -38,7 +39,7 @@ def whole_in_trace(origin: Linearized, index: int) -> jax.Array | None:
 
 
 def note_in_trace(origin: Linearized, request: Request, answer: Answer) -> None:
-    """Let later reads of the same trace have an answer."""
+    """Keep an answer for later reads in the same trace."""
     if origin.traced and origin.made_in == trace_state():
         origin.in_trace = (*origin.in_trace[-_MOST + 1 :], (request, answer))
 

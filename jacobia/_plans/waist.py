@@ -1,7 +1,7 @@
-"""All of a block as the product of two thin matrices, on either side of the narrowest part of the program.
+"""All of a block as the product A B of two thin matrices that meet at the waist, the narrowest part of the program.
 
-Knows programs, and shapes. Knows nothing of keys, nor of what is remembered.
-Shapes: M outputs, N inputs, k elements in the narrowest part: A is (M, k), B is (k, N).
+Knows programs, and shapes. Knows nothing of keys or stores.
+Shapes: M outputs, N inputs, k elements in the waist: A is (M, k), B is (k, N).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,11 @@ from jacobia._words import counted
 
 
 def through_waist(origin: Linearized, index: int) -> WholeKernel | None:
-    """A by pushforwards through what is behind that part, B by pullbacks through what is before; None: no such part."""
+    """A by k pushforwards from the waist to the outputs, B by k pullbacks from the waist to the inputs.
+
+    Returns:
+      None if the program has no waist, or if the dtypes of outputs and inputs differ.
+    """
     blue = origin.blue
     block = blue.blocks[index]
     outs, ins = blue.spaces.outputs.pick(block.outs), blue.spaces.inputs.pick(block.ins)

@@ -1,6 +1,6 @@
-"""Which direction a linear program is walked in: the one whose intermediates there is room for.
+"""The direction in which a linear program is walked: forward or transposed, whichever fits in memory.
 
-Forward, every intermediate holds columns of up to N inputs; the transposed program holds rows of up to M outputs.
+Forward, an intermediate holds up to N columns; in the transposed program, up to M rows.
 Knows bytes, and the two directions. Knows nothing of blocks.
 Shapes: M outputs, N inputs.
 """
@@ -18,21 +18,22 @@ from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.columns.room import Extent, TooWide, within
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.directions import Directions
-from jacobia._run.limits import byte_limit, readable
+from jacobia._run.limits import byte_limit
 from jacobia._space import MOST
+from jacobia._words import readable
 
 # An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
-# it is exact more often (a loop knows its counter), and it takes a second at most to find out that it is too wide.
+# its pattern is exact more often (a loop knows its counter), and it takes a second at most to see that it is too wide.
 _WIDE = 1 << 27
-# Unless it is only long: so many bytes for each input and output, about 64 columns.
+# Long but narrow programs stay forward: allow this many bytes per input and output, 64 columns of 24 bytes each.
 _LONG = 1536
 
 
 class Memory:
-    """What arrays may take, for one Jacobian.
+    """The memory that the arrays of a walk may take, for one Jacobian.
 
     Args:
-      narrow: whether only few columns for each input and output are worth a walk.
+      narrow: whether a walk is only worth its time with few columns for each input and output.
     """
 
     def __init__(self, blue: Blueprint, device: Any, narrow: bool = False):
@@ -41,7 +42,7 @@ class Memory:
         self.rows, self.columns = (lead * sum(s.sizes) for s in (blue.spaces.outputs, blue.spaces.inputs))
 
     def limits(self) -> Iterator[int]:
-        """What to be content with, one after the other."""
+        """The byte limits to try, one after the other, in both directions each."""
         wide = max(_WIDE, _LONG * (self.rows + self.columns))
         if self._memory_limit is None or self._memory_limit > wide:
             yield wide
@@ -53,23 +54,23 @@ class Memory:
         limit = byte_limit(self._memory_limit, need, lambda: self._device)
         if limit is None:
             return need
-        return limit if self._memory_limit is not None else limit // 2  # patterns of many entries take more on the way
+        return limit if self._memory_limit is not None else limit // 2  # finding a large pattern takes further memory
 
     def check(self, extent: Extent) -> None:
-        """Before values are computed.
+        """Check the memory for values before they are computed.
 
         Raises:
-          MaterializationError: there is no room for them.
+          MaterializationError: they do not fit.
         """
         limit = self._most(extent.nbytes)
         if extent.nbytes > limit:
             raise self._refused(extent, None, limit)
 
     def entries(self, walked: Walked, outs: Sequence[int], ins: Sequence[int], on_diagonal: bool = False) -> Entries:
-        """The nonzeros of what was walked, or those on the diagonal alone.
+        """The nonzeros of a walked program, or only those on the diagonal.
 
         Raises:
-          MaterializationError: there are too many.
+          MaterializationError: there are more nonzeros than fit in memory.
         """
         limit = self._most()
         try:
@@ -79,7 +80,7 @@ class Memory:
             raise self._refused(error.extent, None, limit) from None
 
     def refused(self, error: MemoryError | TooWide) -> MaterializationError:
-        """After columns were to be made for which there is no room."""
+        """The error to raise where a walk ran out of memory."""
         if isinstance(error, TooWide):
             return self._refused(error.extent, error.operation, self._most())
         return self._refused(None, None, self._most())
@@ -99,7 +100,7 @@ class Memory:
 
 
 class Programs:
-    """Both directions of a linear program, each made when it is asked for; None: f has not got it."""
+    """A linear program and its transpose, each made at its first use; None where f lacks the direction."""
 
     def __init__(self, blue: Blueprint, point: Point, known: Directions):
         self._blue, self._point, self._known = blue, point, known
@@ -118,16 +119,16 @@ class Programs:
 
 
 def narrowest(walked: Callable[[bool], Walked | None], memory: Memory) -> tuple[Walked, bool]:
-    """Walk forward, and the transposed program if that takes too much memory.
+    """Walk a linear program forward, or its transpose if the forward walk takes too much memory.
 
     Args:
-      walked: what a direction gives (True: the transposed program), None where f has not got it.
+      walked: walks one direction (True: the transposed program); returns None where f lacks it.
 
     Returns:
-      What was walked, and whether it is the transposed program.
+      The walked program, and whether it is the transposed one.
 
     Raises:
-      MaterializationError: there is no room for either.
+      MaterializationError: neither direction fits in memory.
     """
     found: dict[bool, Walked | None] = {}
     refused: MemoryError | TooWide | None = None
@@ -143,7 +144,7 @@ def narrowest(walked: Callable[[bool], Walked | None], memory: Memory) -> tuple[
             made = found[way]
             if made is not None and made.largest.nbytes <= limit:
                 return made, way
-    for way, made in found.items():  # the pattern is known at least
+    for way, made in found.items():  # values do not fit, but this walk has found the pattern
         if made is not None:
             return made, way
     assert refused is not None

@@ -1,6 +1,6 @@
-"""Rows by pullbacks or columns by pushforwards: which of them are possible, and which are cheaper, and why.
+"""Rows by pullbacks or columns by pushforwards: which of the two are possible, which one is cheaper, and why.
 
-Knows counts, and what one pass costs. Nothing is computed here.
+Knows counts, and what one pass costs. Knows nothing of kernels, and computes no derivative.
 """
 
 import math
@@ -16,19 +16,19 @@ from jacobia._run.missing import refused
 from jacobia._run.point import Linearized
 from jacobia._words import counted
 
-# So few seeds that it hardly matters how many.
+# Up to this many seeds, the time of a kernel hardly depends on their number.
 _FEW = 64
 
-# Where one number of passes is this many times the other, the numbers decide. Closer ones are weighed by what a pass
-# costs: of most programs a pullback and a pushforward differ by less than a factor of two, but a pullback through a
-# gather or a sort, which adds up numbers where they go one by one, takes ten times the other.
+# If one direction takes at least this many times the passes of the other, the numbers of passes decide. Closer numbers
+# are weighed by the cost of a pass: in most programs a pullback and a pushforward differ by less than a factor of two,
+# but a pullback through a gather or a sort scatters and adds element by element, and takes ten times a pushforward.
 CLOSE = 4
 
-# What was not asked for must promise to take so much of the time: an estimate may be wrong, and lines that were asked
-# for are those that are read again.
+# Compute rows by columns (or the reverse) only if the estimate is at most this fraction of the requested direction's
+# cost. Estimates err, and the requested lines are the ones likely to be read again.
 _WORTH_MORE = 0.5
 
-# All of a block, by one pass, may cost so many times what the lines cost that were asked for.
+# One pass in the other direction that gives all of the block may cost this many times the requested lines.
 _WORTH_ALL = 2
 
 
@@ -50,15 +50,15 @@ def choose(
 
     Args:
       asked: "rows" (some rows, all columns), "columns", "block" (some of both) or "all".
-      missing_rows: rows that would have to be computed if it is done by rows.
-      missing_columns: the same for columns.
-      ways: which of the two are possible at all.
-      relative_cost: what all these rows cost, in units of what all these columns cost; None: too little to be looked
-        at. Asked only where the numbers of passes do not decide.
-      one: whether one line the other way than asked for is all of the block, so that whoever reads on, or reads another
-        one in a trace, has it.
-      alike: whether a row costs about as much as a column, so that numbers far apart decide. Asked only where the
-        numbers could.
+      missing_rows: the number of rows to compute if rows are chosen.
+      missing_columns: the number of columns to compute if columns are chosen.
+      ways: which of the two are possible.
+      relative_cost: gives the cost of these rows divided by the cost of these columns; None: both are so cheap that
+        weighing them would take longer. Called only where the numbers of passes do not decide.
+      one: whether a single line in the other direction is all of the block, so that later reads, in a trace too, need
+        no further pass.
+      alike: tells whether a row costs about as much as a column, so that numbers of passes far apart decide. Called
+        only where they are far apart.
     """
     if missing_rows == 0 or missing_columns == 0:
         return Choice("none", "everything asked for is known")
@@ -98,18 +98,18 @@ def _close(rows: int, columns: int) -> bool:
 
 
 def _far_cheaper(few: int, many: int, weighed: float | None) -> bool:
-    # A few seeds in one kernel cost about as much as one; beyond, a fourth of the passes is worth computing
-    # what was not asked for.
+    # Up to _FEW seeds in one kernel cost about as much as one seed. Beyond, the direction that was not requested is
+    # taken where it needs a fourth of the passes.
     if weighed is not None:
         return weighed < _WORTH_MORE
     return many > _FEW and CLOSE * few <= many
 
 
 def possible(origin: Linearized, block: Block) -> Ways:
-    """Which lines of a block can be computed one by one.
+    """Whether rows, and whether columns, of a block can be computed one by one.
 
     Raises:
-      What JAX says of the directions of f: none of them can.
+      The error by which JAX refused a direction of f: neither rows nor columns can be computed.
     """
     blue, known = origin.blue, origin.directions(block)
     rows, columns = known.pullback, known.pushforward is not None
@@ -117,7 +117,7 @@ def possible(origin: Linearized, block: Block) -> Ways:
         rows = rows or known.pushforward == "jvp"
     if blue.symmetric:
         columns = rows
-    if not known.linear:  # whatever the dtypes, and as JAX gives them
+    if not known.linear:  # f has rows alone, as JAX computes them, whatever the dtypes
         ways = Ways(blue.mode != "fwd" and block.only != "columns", False)
     else:
         ways = Ways(block.ways.rows and rows, block.ways.columns and columns)
@@ -127,7 +127,7 @@ def possible(origin: Linearized, block: Block) -> Ways:
 
 
 def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: int) -> Choice:
-    """Rows or columns, for so many missing ones of one block."""
+    """Choose rows or columns for one block, of which `rows` rows and `columns` columns are missing."""
     blue, block = origin.blue, origin.blue.blocks[index]
     if own_image(blue, index):
         choice = choose(asked, rows, columns, possible(origin, block))
@@ -140,7 +140,7 @@ def choose_way(origin: Linearized, index: int, asked: str, rows: int, columns: i
 
 
 def choose_ways(origin: Linearized, missing: Sequence[Request], asked: Sequence[Request]) -> list[str]:
-    """Rows or columns for several blocks, the same for all where that is possible."""
+    """Choose rows or columns for several blocks: one direction for all of them where all have it."""
     blue, blocks = origin.blue, [origin.blue.blocks[r.block] for r in missing]
     each, together = [possible(origin, b) for b in blocks], list(zip(blocks, missing, strict=True))
     joint = Ways(all(p.rows for p in each), all(p.columns for p in each))
@@ -158,7 +158,7 @@ def choose_ways(origin: Linearized, missing: Sequence[Request], asked: Sequence[
 
 
 def other_ways(origin: Linearized, missing: Sequence[Request], ways: Sequence[str]) -> list[str] | None:
-    """Rows in place of columns and the other way round; None where f lacks one of them."""
+    """`ways` with rows and columns exchanged; None where f lacks one of the directions that this takes."""
     other = ["columns" if way == "rows" else "rows" for way in ways]
     fine = [getattr(possible(origin, origin.blue.blocks[r.block]), w) for r, w in zip(missing, other, strict=True)]
     return other if all(fine) else None
@@ -170,22 +170,22 @@ def _joined(blocks: list[Block]) -> Block:
 
 
 def count_of(numbers: Any, shape: tuple[int, ...]) -> int:
-    """How many lines; None: all of this shape."""
+    """The number of lines; `numbers` None stands for all lines of this shape."""
     return math.prod(shape) if numbers is None else len(numbers)
 
 
 def key_of(numbers: Any) -> Any:
-    """A hashable value that the same numbers share."""
+    """A hashable value, equal for equal numbers; for traced numbers, for the same tracer alone."""
     if numbers is None:
         return None
     return id(numbers) if isinstance(numbers, Tracer) else numbers.tobytes()
 
 
 def check_width(origin: Linearized, block: Block, request: Request, way: str) -> None:
-    """Refuse rows that come from very many columns, since a pullback would round (see Blueprint.blocks).
+    """Refuse rows that would take very many pushforwards because a pullback would round (see `Blueprint.blocks`).
 
     Raises:
-      TypeError: so many columns.
+      TypeError: more than 4096 pushforwards, and more than 64 for each row.
     """
     if origin.blue.mode == "fwd" or block.ways.rows or way == "rows" or request.rows is None:
         return

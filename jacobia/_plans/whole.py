@@ -1,7 +1,7 @@
-"""All of a block at once, neither by rows nor by columns: which way is chosen once for a program.
+"""All of a block at once, neither by rows nor by columns. The way is chosen once for a program.
 
-By the same estimate that compares rows with columns. A further way is one more file, and a line in `_WAYS`.
-Knows what plans cost. Knows nothing of keys, nor of what is remembered.
+The choice uses the same estimates that compare rows with columns. A new way is one more file, and a line in `_WAYS`.
+Knows what plans cost. Knows nothing of keys or stores.
 """
 
 import math
@@ -18,21 +18,21 @@ from jacobia._plans.waist import through_waist
 from jacobia._plans.ways import CLOSE
 from jacobia._plans.whole_kernel import WholeKernel
 from jacobia._program.readings.cost import Work
-from jacobia._run.limits import readable
 from jacobia._run.point import Linearized
+from jacobia._words import readable
 
-# Where all passes together cost less than this many elements read or written, which is about 0.4 ms, no other way is
-# looked for. Looking takes 5 to 100 ms for most programs, once, about what compiling a small kernel takes, and up to a
-# second where large intermediates are dense.
+# If all passes together cost less than this many elements read or written (about 0.4 ms), no other way is looked for.
+# Looking takes 5 to 100 ms for most programs, once, about as long as compiling a small kernel; it takes up to a second
+# where large intermediates are dense.
 WORTH_LOOKING = 2e6
 
-# An estimate may be wrong: another way must promise this much.
+# Estimates err: another way is taken only if its estimate is below this fraction of the cost of all passes.
 BETTER = 0.6
 
-# Where a way costs only so many times what writing the result does, no other one is looked for.
+# A way within this factor of the cost of writing the result is taken without looking for a better one.
 _WRITTEN = 4
 
-# By the value of `mode` that asks for it, with what it needs, and what to say of an f that has not got it.
+# `mode` → the function that looks for the way; and what the error says f needs, and what f is without it.
 _WAYS = {"waist": through_waist, "accumulate": accumulated}
 _NEEDS = {
     "accumulate": ("an f whose linear program can be walked within memory", "one that cannot"),
@@ -43,7 +43,7 @@ _UNKNOWN: Any = object()
 
 
 def at_once(origin: Linearized, request: Request) -> "Iterator[AtOnce]":
-    """How to compute all of a block at once, where that promises to be cheaper, or `mode` asks for it."""
+    """The plan for all of a block at once, where its estimate is lower than that of lines, or `mode` asks for it."""
     found = whole(origin, request.block)
     if found is not None:
         instead = min(origin.blue.counts[request.block])
@@ -69,16 +69,16 @@ class AtOnce(PlanOfLines):
 
 
 def whole(origin: Linearized, index: int) -> WholeKernel | None:
-    """How to compute all of a block, where it is neither by rows nor by columns.
+    """The kernel that computes all of a block at once; None: by rows or columns.
 
     Raises:
-      ValueError: a mode that f does not allow.
+      ValueError: `mode` asks for a way that f does not allow.
     """
     blue = origin.blue
     known = blue.found.get("whole", index, _UNKNOWN)
     if known is None:
         return None
-    origin.check_alive()  # arrays that f closes over are compared, and walked with
+    origin.check_alive()  # the values of arrays that f closes over are read from here on
     if known is not _UNKNOWN and known.fits(origin.consts):
         return known
     made = None
@@ -95,7 +95,7 @@ def whole(origin: Linearized, index: int) -> WholeKernel | None:
 
 
 def _against(origin: Linearized, index: int) -> tuple[str, str] | None:
-    # What any such way needs and does not find, from what is known without tracing anything.
+    # What every way in _WAYS needs and this call lacks: (expected, got), found without tracing. None: nothing.
     blue = origin.blue
     dtype, nbytes = blue.blocks[index].dtype, 2 * math.prod(blue.counts[index]) * blue.blocks[index].dtype.itemsize
     limit = origin.limit(nbytes)
@@ -129,8 +129,8 @@ def _cheapest(origin: Linearized, index: int) -> WholeKernel | None:
         return _WAYS[blue.mode](origin, index)
     block, (rows, columns) = blue.blocks[index], blue.counts[index]
     lines = {"rows": rows, "columns": columns}
-    # Where one takes several times as many passes as the other it is not the cheaper one, and need not be traced;
-    # unless its passes are of one sample each.
+    # A direction with CLOSE times the passes of the other one is taken to be dearer, and is not traced; except for
+    # rows that are pulled back through one sample each.
     apart = blue.apart("rows", block.outs, block.ins) is not None
     near = [way for way, count in lines.items() if count <= CLOSE * min(lines.values()) or (apart and way == "rows")]
     passes = min(lines[way] * blue.pass_cost(way, block) for way in near) + blue.primal_cost
@@ -138,7 +138,7 @@ def _cheapest(origin: Linearized, index: int) -> WholeKernel | None:
         return None
     best, limit = None, BETTER * passes
     for find in _WAYS.values():
-        # Writing the result is the least it takes; where a way has been found, a few times that leaves little to gain.
+        # Stop if all passes cost less than writing the result, or if the way found is within _WRITTEN times that.
         if limit < (1 if best is None else _WRITTEN) * rows * columns:
             break
         way = find(origin, index)

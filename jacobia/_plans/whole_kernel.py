@@ -1,6 +1,6 @@
-"""A way to compute all of a block by a kernel of its own: a program, its arrays, and what it costs.
+"""A kernel that computes all of a block: its program, its arrays, and what it costs.
 
-What such a program computes of arrays that f closes over, and not of x, is computed once and remembered.
+Intermediates that depend on the arrays that f closes over, and not on x, are computed once and kept.
 Knows programs. Knows nothing of how they are found.
 """
 
@@ -17,20 +17,23 @@ from jacobia._program.readings.cost import Work, seed_cost, work
 from jacobia._program.readings.once import split, varying
 from jacobia._run.point import Linearized
 
-# What does not depend on x is remembered where it is this share of all operations, and so many.
+# Intermediates that do not depend on x are kept if they take at least _SHARE of all operations, and at least _MANY.
 _SHARE, _MANY = 0.2, 1e6
 
 
 class WholeKernel:
-    """A way to compute all of a block by one kernel.
+    """A kernel that computes all of a block.
 
     Args:
-      body: from constants, leaves and arrays to one array; `shaped` makes `y.shape + x.shape` of it.
-      extra: what `shaped` costs, in elements read or written.
-      density: of the pattern, where it is known.
-      rows: of each entry that the body gives; None where it gives a matrix.
-      name: of the kernel, beside the program of f.
-      fits: whether it is right at these constants.
+      way: "nonzeros" or "waist".
+      body: maps constants, leaves and arrays to one array.
+      arrays: the arrays that the body takes besides the point.
+      name: the name of the kernel; with the program of f it is unique.
+      shaped: maps the array of the body, and `more`, to the block, `y.shape + x.shape`.
+      extra: the cost of `shaped`, in elements read or written.
+      density: of the pattern, where there is one.
+      rows: the row of each entry that the body returns; None where the body returns a matrix.
+      fits: whether the kernel is right for the given constants.
     """
 
     def __init__(
@@ -58,13 +61,13 @@ class WholeKernel:
         self.arrays, self.more, self._shaped = [*own, *arrays], list(more), shaped
         self._rows, self._num_rows = rows, origin.blue.counts[index][0]
         self._num_leaves = len(args) - skip
-        # What depends on closed-over arrays alone runs at every point, unless it is remembered.
+        # Intermediates of closed-over arrays alone are computed at every point, unless they are kept.
         changing = len(self.jaxpr.invars) if self._split is None else self._num_leaves
         self.cost = seed_cost(self.jaxpr, changing, False) + extra
         traced = any(isinstance(c, Tracer) for c in origin.consts)
         self._held = None if traced else origin.consts
         self._remembered: list | None = None
-        self.met = False  # whether it has been computed at a point before
+        self.met = False  # whether the kernel has run at another point before
 
     @cached_property
     def work(self) -> Work:
@@ -77,7 +80,7 @@ class WholeKernel:
 
     @cached_property
     def constant_rows(self) -> int:
-        """How many rows of the block do not depend on x, as far as the program shows."""
+        """How many rows of the block the program shows to be independent of x."""
         changing = varying(self.jaxpr, self._changes)[0]
         rows = np.flatnonzero(changing.any(axis=1)) if self._rows is None else self._rows[changing]
         return self._num_rows - len(np.unique(rows))
@@ -99,8 +102,8 @@ class WholeKernel:
         return self._shaped(out, more)
 
     def compute(self, origin: Linearized) -> jax.Array:
-        """All of the block, `y.shape + x.shape`."""
-        # Another view of the same program may close over other arrays: what is remembered is not of those.
+        """Compute all of the block, `y.shape + x.shape`."""
+        # Kept intermediates are of these closed-over arrays: another view of the same program may close over others.
         held = self._held
         same = held is not None and all(a is b for a, b in zip(origin.consts, held, strict=True))
         if not (same and origin.compiles) or self._split is None:

@@ -1,4 +1,4 @@
-"""Samples along an axis: what is said of a value, of an operation, and of one that cannot be followed.
+"""Samples along an axis: where a value has them, what an operation does to them, and an error if it mixes them.
 
 Knows shapes. Knows no operation, nor derivatives.
 Shapes: B samples; an axis with samples has outer * B * inner entries, and entry e belongs to sample
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Along(NamedTuple):
-    """The axis that numbers the samples, and what has been merged into it from before and from behind."""
+    """The axis that numbers the samples, and the lengths merged into it in front of (`outer`) and behind them."""
 
     axis: int
     outer: int = 1
@@ -26,9 +26,9 @@ class Along(NamedTuple):
 
 
 class Followed(NamedTuple):
-    outs: list  # per result: along what its samples lie, or None
-    operands: list  # per operand: along what it is cut for one sample; None: used whole
-    params: dict  # of the same equation on one sample
+    outs: list  # per result: where its samples lie; None: it has none; `Lost`: they cannot be followed
+    operands: list  # per operand: where to cut out the part of one sample; None: every sample uses all of it
+    params: dict  # of the equation that does the same on one sample
 
 
 class Lost(Exception):
@@ -39,7 +39,7 @@ class Lost(Exception):
         self.operation, self.axis = operation, axis
 
 
-# How an axis takes part in an operation, in words, where "along" does not say it.
+# The words between an operation and its axis in a message, where these are not "along".
 _HOW = {
     "dot_general": "contracting", "gather": "(indexing) along", "scatter": "(indexed update) along",
     "scan": "stepping over", "argmax": "over", "argmin": "over", "reduce": "over",
@@ -61,10 +61,10 @@ def lost(eqn: Any, axis: int | None) -> Lost:
 
 
 def common(eqn: Any, states: Sequence) -> Along:
-    """The one way in which the samples of all operands lie.
+    """Where the samples lie in all operands that have any.
 
     Raises:
-      Lost: they lie in different ways.
+      Lost: they lie along different axes, or in different orders.
     """
     found = list(dict.fromkeys(s for s in states if s is not None))
     if len(found) > 1:
@@ -87,9 +87,9 @@ def replaced(values: Sequence[int], axis: int, value: int) -> tuple[int, ...]:
 
 
 def same_axis(eqn: Any, along: Along) -> Followed:
-    """Samples that lie in the results as in the operands.
+    """The samples lie in the results where they lie in the operands.
 
-    Operands of the rank and length of the samples are cut for one sample; scalars and what is stretched are not.
+    Operands that have this axis at full length are cut for one sample; scalars and broadcast operands are used whole.
     """
     full = shape_of(eqn.outvars[0])[along.axis]
     operands = [along if along.axis < len(s) and s[along.axis] == full else None for s in shapes_of(eqn)]

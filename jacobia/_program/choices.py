@@ -1,8 +1,7 @@
-"""The few values that an integer may have, whatever the point is: an index that is clipped, a remainder, an argmax.
+"""The few values that an integer may have, whatever the point is: a clipped index, a remainder, an argmax.
 
-What is done element by element to numbers that come from one choice is computed for each value of that choice, by the
-operation itself: `i // 2` needs no rule, and wraps as integers do. Worked out only when somebody asks. Floating-point
-numbers are not followed: a compiler may round them in another way.
+An elementwise operation is run on each of the possible values, so `i // 2` needs no rule and wraps as integers do.
+Computed on demand. Floating-point numbers are not followed: a compiler may round them differently.
 Knows equations. Knows nothing of columns or of derivatives.
 Shapes: C values of a choice, S the shape of the integer.
 """
@@ -20,23 +19,24 @@ from jacobia._program.known import Between, Few, Lazy
 from jacobia._program.moves import MOVES
 from jacobia._program.wiring import wiring
 
-# So many values of small arrays are followed: they may become fewer on the way, as by `i // 100`.
+# Most values that are followed, and most entries of all of them if they are more than `_WAYS`: a later operation may
+# leave fewer, as `i // 100` does.
 _VALUES, _SMALL = 1 << 8, 1 << 14
-# Of others no more values than ways are told apart, and so many entries in all.
+# Most entries of up to `_WAYS` values.
 _ENTRIES = 1 << 21
-# Integers up to this size are floating-point numbers too.
+# Integers up to this size are exact as floating-point numbers.
 _EXACT = 1 << 53
-# So many ways to read or write are told apart.
+# Most ways to read or write that are told apart.
 _WAYS = 64
 
 _UNKNOWN = Lazy()
 
 
 def results(eqn: Any, operands: Sequence[Lazy | None]) -> list[Lazy | None]:
-    """What is chosen among for the results of one equation: each a `Few`, a `Between`, or None for any value.
+    """The values that each result of one equation may have: a `Few`, a `Between`, or None for any value.
 
     Args:
-      operands: the same of each operand, an array where it is known.
+      operands: the same for each operand; an array if it is known.
     """
     args = [_UNKNOWN if v is None else v for v in operands]
     return [
@@ -66,7 +66,7 @@ def _choice(eqn: Any, operands: Sequence, k: int) -> Few | Between | None:
         elif how == "move":
             found = _moved(eqn, given, k)
         elif how == "read block" or how == "read" and eqn.invars[1].aval.shape[-1] == 1:
-            # An element of the result is at another place than those it comes from.
+            # Elements change places, so choices of the same number no longer belong together: new sources.
             found = _of_each(eqn, [Few(v.values) for v in given], k)
     if found is None:
         found = _bounded(eqn, given) or _all_of(aval.dtype)
@@ -78,7 +78,7 @@ def _too_many(count: int, size: int) -> bool:
 
 
 def _of_each(eqn: Any, given: Sequence[Few], k: int) -> Few | None:
-    # Every value of every source with every value of the others.
+    # All combinations of the values of all sources.
     count, aval = {id(v.source): len(v.values) for v in given}, eqn.outvars[k].aval
     total = math.prod(count.values())
     if _too_many(total, max(a.aval.size for a in (*eqn.invars, *eqn.outvars))):
@@ -110,7 +110,7 @@ def _bounds(v: Few | Between | None, dtype: Any) -> Between:
 
 
 def _bounded(eqn: Any, given: Sequence) -> Between | None:
-    # Operations whose results are between bounds, whatever some operand is.
+    # Operations with bounded results, even if an operand may have any value.
     name = eqn.primitive.name
     if name == "argmax" or name == "argmin":
         count = math.prod(eqn.invars[0].aval.shape[a] for a in eqn.params["axes"])
@@ -130,7 +130,7 @@ def _bounded(eqn: Any, given: Sequence) -> Between | None:
 
 
 def _numbered(v: Between, aval: Any) -> Few | Between:
-    # One by one, where these are few.
+    # The values one by one, if they are few.
     least, most = (np.asarray(a).astype(float) for a in v)
     if not aval.size or max(np.abs(least).max(), np.abs(most).max()) > _EXACT:
         return v
@@ -145,17 +145,17 @@ def _numbered(v: Between, aval: Any) -> Few | Between:
 
 
 class Way(NamedTuple):
-    """One choice of all indices of an operation."""
+    """One choice of values for all indices of an operation."""
 
     columns: list[np.ndarray | None]  # None: any value
-    valid: np.ndarray | None  # where it is none of the ways before it again; None: there is but one way
+    valid: np.ndarray | None  # False where an earlier way has the same values; None: this is the only way
 
 
 def ways(columns: Sequence[np.ndarray | Few | None], lengths: Sequence[int]) -> list[Way]:
-    """The ways in which indices may be chosen, given by columns (or as the starts of axes); at most `_WAYS` of them.
+    """The ways in which indices may be chosen, at most `_WAYS`; `columns` has one entry per indexed axis.
 
     Args:
-      lengths: of the axes; an index that may be any number below is one of any value.
+      lengths: of these axes. An index that may be every number below the length is treated as unknown.
 
     >>> [(own, valid.tolist()) for (own,), valid in ways([Few(np.array([2, 0, 2]))], [3])]
     [(array(0), True), (array(2), True)]
@@ -184,9 +184,9 @@ def ways(columns: Sequence[np.ndarray | Few | None], lengths: Sequence[int]) -> 
 
 
 def _told_apart(columns: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    # Values of columns that are chosen together, (C, *S) each, and where each is the first of those that are equal.
+    # For columns that are chosen together, (C, *S) each: their values, and where these are the first of equal ones.
     rank, *others = columns
-    for c in others:  # pairs as one number
+    for c in others:  # number the pairs
         pairs = np.stack([np.unique(a, return_inverse=True)[1].reshape(-1) for a in (rank, c)], axis=-1)
         rank = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(c.shape)
     order = np.argsort(rank, axis=0, kind="stable")

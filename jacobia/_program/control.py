@@ -1,6 +1,6 @@
-"""Branches and loops, once for all readings whose values can be joined: marks, kinds, sources, places of samples.
+"""Branches and loops, for every reading whose values can be joined: marks, kinds, sources, axes of samples.
 
-Knows which programs such an equation runs on which values. Knows nothing of what the values mean.
+Knows which programs a `cond`, `scan` or `while` runs, and on which values. Knows nothing of what the values mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,16 +8,16 @@ from typing import Any
 
 from jacobia._compat import scan_split
 
-Run = Callable[[Any, list], list]  # the results of a program, given what its inputs are
-Join = Callable[[tuple], Any]  # what may be one of several
+Run = Callable[[Any, list], list]  # (program, values of its inputs) -> values of its results
+Join = Callable[[tuple], Any]  # several possible values -> one value that covers them all
 
 
 def through(eqn: Any, values: Sequence, run: Run, join: Join, tested: Callable[[Any, list], list]) -> list | None:
-    """What the results of a branch or a loop are; None: the equation is neither.
+    """The values of the results of a branch or a loop; None: the equation is neither.
 
     Args:
-      values: what the operands are.
-      tested: from what a condition is, and what the results are in either case, to what they are.
+      values: the values of the operands.
+      tested: (value of the condition, joined values of the results) -> values of the results.
     """
     name, params, values = eqn.primitive.name, eqn.params, list(values)
     if name == "cond":
@@ -36,10 +36,12 @@ def through(eqn: Any, values: Sequence, run: Run, join: Join, tested: Callable[[
 
 
 def around(body: Any, consts: list, carry: list, each: list, run: Run, join: Join) -> tuple[list, list]:
-    """What the carry of a loop is at any step, and what a step gives then; joins only ever grow, to an end.
+    """A value of the carry that covers all steps of a loop, and the results of a step for it.
+
+    The carry is joined with the results of a step until it no longer changes. Joins only grow, so this ends.
 
     Example:
-      marks of a body (a, b) -> (b, a) with the carry (True, False): it is (True, True).
+      A body (a, b) -> (b, a) whose carry is marked (True, False) at first: the carry is (True, True).
     """
     while True:
         outs = run(body, [*consts, *carry, *each])

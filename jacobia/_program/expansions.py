@@ -1,9 +1,8 @@
-"""Operations that stand for programs, as the programs of plain operations that they are; written out, every reading
-knows what they do.
+"""Operations that stand for a program of plain operations, written out as that program so that readings can follow it.
 
-An operation on a BCOO array (`jax.experimental.sparse`) reads and writes at its indices. An operation with rules of
-its own (from JAX 0.12 on) says what it does by running plain operations, and so does one of another library that is
-implemented by them. Knows no derivatives and no samples.
+These are operations on BCOO and BCSR arrays (`jax.experimental.sparse`), which read and write at indices; operations
+with rules of their own (from JAX 0.12 on); and those of other libraries that are implemented by plain operations.
+Knows single operations. Knows no derivatives and no samples.
 Shapes: a BCOO array has data (*batch, nse, *dense) and indices (*batch, nse, sparse axes).
 """
 
@@ -32,14 +31,14 @@ def written_out(eqn: Any) -> Any:
 
 
 def _of_other_library(eqn: Any, avals: tuple) -> Any:
-    # An operation that is none of JAX's is implemented by a function of arrays, which may be one of plain operations.
+    # An operation of another library is implemented by a function of arrays, which may use plain operations only.
     made = getattr(eqn.primitive, "impl", None)
     module = getattr(getattr(made, "func", made), "__module__", None) or "jax"
     if wiring(eqn) is not UNKNOWN or eqn.effects or module.partition(".")[0] in ("jax", "jaxlib"):
         return None
     try:
         body = jax.make_jaxpr(lambda *args: made(*args, **eqn.params))(*avals)  # pyright: ignore
-    except Exception:  # it is run by Python, and not traced; what it does is not known then
+    except Exception:  # Python runs it and JAX can't trace it: what it does is not known
         return None
     told = [(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
     plain = not body.effects and not holds(body.jaxpr, eqn.primitive.name)
@@ -107,7 +106,7 @@ def _outer(a: Any, b: Any) -> Any:
 
 
 def _over(run: Callable, length: int, total: bool) -> Callable:
-    # For every entry of the first axis of the operands, where an axis of length 1 is stretched; `total`: the sum.
+    # Mapped over the first axis of the operands, where length 1 is broadcast; `total`: the sum of the results.
     def mapped(*operands: Any) -> Any:
         own = [a.shape[0] == length for a in operands]
         given = [a if k else a[0] for a, k in zip(operands, own, strict=True)]

@@ -1,8 +1,8 @@
 """When are two programs the same? A hashable key that is equal only if they compute the same.
 
 Structure and parameters are compared by value, arrays by content, variables by their order, and never by
-printed text. What cannot be compared by value (a Python function inside a parameter) is compared by
-identity, and the key says that it holds such a thing.
+printed text. A value that cannot be compared (a Python function inside a parameter) is compared by identity, and
+`opaque` then says that the key holds a function.
 Knows equations and their parameters. Knows nothing of what operations do.
 """
 
@@ -20,7 +20,7 @@ from jacobia._compat import Literal, Tracer, inner_consts, is_jaxpr
 # Content is compared up to this size; above, two arrays are the same only if they are one object.
 _CONTENT_BYTES = 1 << 20
 
-# Calls that run without their rules: those are for differentiating them.
+# Calls with derivative rules, which do not matter when a call is only run.
 _RULED = {"custom_jvp_call", "custom_vjp_call"}
 
 # Parameters that hold a user's derivative rules. A compiled kernel is never differentiated again,
@@ -97,7 +97,7 @@ class _Reader:
     def value(self, v: Any) -> Any:
         if v is None or isinstance(v, (bool, int, str, bytes, enum.Enum, np.dtype, type)):
             return type(v), v
-        if isinstance(v, (float, complex, np.generic)):  # -0.0 is not 0.0, and a NaN is itself
+        if isinstance(v, (float, complex, np.generic)):  # by bits: -0.0 is not 0.0, and NaN equals NaN
             return type(v), np.asarray(v).tobytes()
         if is_jaxpr(v):
             inner = v if hasattr(v, "constvars") else v.jaxpr
@@ -116,7 +116,7 @@ class _Reader:
             hash(v)
         except TypeError:
             return Identity(v)
-        return type(v), v  # equal by its own notion, which is identity where it has none
+        return type(v), v  # compared by its own __eq__, which is identity by default
 
     def identity(self, v: Any) -> Identity:
         self.opaque = True

@@ -1,7 +1,7 @@
-"""Which results of a program depend on inputs that are marked, by structure.
+"""Which results of a program depend on marked inputs, by structure alone.
 
-The one place that answers this. Knows equations. Knows no values, so that a product with
-a known zero depends on its other factor like any product.
+The one place that answers this. Knows equations. Knows no values: a product with a known zero still depends on its
+other factor.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def flow(program: Any, marked: Sequence[bool]) -> list[bool]:
 
 
 def dependent(jaxpr: Any, marked: Sequence[bool]) -> set:
-    """The variables of a program that depend on an input that is marked, these included."""
+    """The variables of a program that depend on a marked input, the marked inputs included."""
     found = {v for v, m in zip(jaxpr.invars, marked, strict=True) if m}
     for eqn in jaxpr.eqns:
         ins = marks(eqn, found)
@@ -34,7 +34,7 @@ def dependent(jaxpr: Any, marked: Sequence[bool]) -> set:
 
 
 def marks(eqn: Any, found: set) -> list[bool]:
-    """Which operands of an equation are among some variables."""
+    """Which operands of an equation are among the variables `found`."""
     return [_is_in(found, a) for a in eqn.invars]
 
 
@@ -50,10 +50,10 @@ def through(eqn: Any, marked: Sequence[bool]) -> list[bool]:
 
 
 def around(body: Any, marked: Sequence[bool], consts: int, carry: int) -> list[bool]:
-    """Which inputs of the body of a loop depend on what is marked at some step: its carry may grow.
+    """Which inputs of a loop body depend on a marked one at some step: steps may mark more of the carry.
 
     Args:
-      marked: of the inputs at the first step: constants, the carry, what each step reads.
+      marked: the inputs marked at the first step, in the order constants, carry, xs.
     """
     first, each = list(marked[:consts]), list(marked[consts + carry :])
     grown, _ = control.around(body, first, list(marked[consts : consts + carry]), each, flow, any)

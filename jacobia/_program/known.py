@@ -1,4 +1,4 @@
-"""What is known of values while a program is read, computed only when somebody asks: the value, or what it may be.
+"""What is known of a value while a program is read: the value, or the values it may have. Computed on demand.
 
 Knows equations. Knows nothing of samples or of derivatives.
 Shapes: C values that each element of an array of shape S may have.
@@ -18,7 +18,7 @@ from jacobia._program.wiring import wiring
 
 
 class Lazy:
-    """A known value: an array, or what one equation makes of known values."""
+    """A known value, computed on demand: an array, or result `place` of a function of known values."""
 
     __slots__ = ("_args", "_make", "_place", "_value")
 
@@ -29,8 +29,8 @@ class Lazy:
         return np.asarray(self.made())
 
     def made(self) -> Any:
-        """What was made, which need not be an array."""
-        # A stack of its own: programs are longer than Python's is deep.
+        """The value as it was computed, which need not be an array."""
+        # An explicit stack: programs are longer than Python's recursion limit.
         waiting = [self]
         while waiting:
             top = waiting[-1]
@@ -46,19 +46,19 @@ class Lazy:
         return self._value
 
     def always(self, of: Callable = np.asarray) -> np.ndarray:
-        """A function of the value that leaves its axes as they are, where all steps of a loop agree on it.
+        """`of(value)`, if it is the same at all steps of a loop; `of` must keep the axes.
 
         Raises:
-          Differs: they do not.
+          Differs: it is not the same at all steps.
         """
         return of(self.value())
 
 
 class Differs(Exception):
-    """A value that was asked for is another one at each step of a loop."""
+    """The requested value is not the same at all steps of a loop."""
 
 
-# Values of all steps are kept up to this many elements.
+# Most elements, of all steps of a loop together, of a value that is kept for every step.
 _MANY = 1 << 22
 
 
@@ -78,16 +78,16 @@ class Steps(Lazy):
         return table[0]
 
     def at(self, steps: np.ndarray) -> Lazy:
-        """The values of some steps."""
+        """The values at the steps with these numbers."""
         return Lazy(make=lambda x: [_numpy(x)[steps]], args=(self,))
 
     def mapped(self, make: Callable, args: Sequence[Lazy], count: int) -> list[Lazy]:
-        """So many results of a function of known values, some of them known at every step."""
+        """The `count` results, at every step, of a function of known values, some of which differ between steps."""
         over = self.over(make, [isinstance(a, Steps) for a in args])
         return list(steps_of(self.length, over, args, count))
 
     def over(self, make: Callable, stepped: Sequence[bool]) -> Callable:
-        """A function of values at one step as one of values at every step."""
+        """A function of values at one step, as a function of the values at all steps."""
         mapped = jax.vmap(make, tuple(0 if s else None for s in stepped), axis_size=self.length)
 
         def own(*values: Any) -> list:
@@ -100,27 +100,27 @@ class Steps(Lazy):
 
 
 def steps_of(length: int, make: Callable, args: Sequence[Lazy], count: int) -> list[Steps]:
-    """So many values of every step, all from one function."""
+    """The `count` results of one function, each known at every step."""
     once = _once(make)
     return [Steps(length, once, args, k) for k in range(count)]
 
 
 def steady(value: Any) -> Any:
-    """What is known of a value, for a loop inside the steps of another one: only what all those agree on."""
+    """What a loop inside another loop may know of a value: only what is the same at all steps of the outer loop."""
     return Lazy(make=lambda: [value.always()]) if isinstance(value, Steps) else value
 
 
 def can_be_known(eqn: Any) -> bool:
-    """Whether the results of an equation can be computed now where its operands are known.
+    """Whether the results of an equation can be computed now, given known operands.
 
-    A callback is not called to find out, and what makes something of nothing may depend on where it runs.
+    Callbacks are not called for this. An operation without operands may depend on where it runs, except `iota`.
     """
     name = eqn.primitive.name
     return not eqn.effects and (bool(eqn.invars) or name == "iota") and "callback" not in name
 
 
 def results(eqn: Any, args: Sequence[Lazy]) -> Sequence[Lazy | None]:
-    """The results of one equation on known values; None: nobody asks what they are at each step of a loop."""
+    """The results of one equation on known values; None: not worth computing for each step of a loop."""
     count = len(eqn.outvars)
     steps = next((a for a in args if isinstance(a, Steps)), None)
     if steps is None:
@@ -133,13 +133,13 @@ def results(eqn: Any, args: Sequence[Lazy]) -> Sequence[Lazy | None]:
 
 
 def _tells_steps_apart(eqn: Any, aval: Any, length: int) -> bool:
-    # Whole numbers are positions. Of other numbers only zeros matter, and arithmetic makes few of these.
+    # Integers are positions. Of other numbers only zeros matter, and arithmetic makes few zeros.
     whole = jnp.issubdtype(aval.dtype, jnp.integer) or aval.dtype == bool
     return length * aval.size <= _MANY and (whole or not wiring(eqn).computes)
 
 
 def _once(make: Callable) -> Callable:
-    # A function of several results that are asked for one by one.
+    # Calls `make` once, though its results are requested one by one.
     found: list = []
 
     def own(*values: Any) -> list:
@@ -151,7 +151,7 @@ def _once(make: Callable) -> Callable:
 
 
 def several(make: Callable, args: Sequence[Lazy], count: int) -> list[Lazy]:
-    """So many values, all from one function of known ones."""
+    """The `count` results of one function of known values."""
     once = _once(make)
     return [Lazy(make=once, args=args, place=k) for k in range(count)]
 
@@ -164,12 +164,12 @@ def stacked(values: Sequence[Lazy]) -> Lazy:
 
 
 def _numpy(value: Any) -> Any:
-    # Indexed without being compiled. Keys of random numbers are no arrays of NumPy, and tracers none yet.
+    # NumPy indexes without compiling. Random keys and tracers can't be NumPy arrays.
     return value if isinstance(value, Tracer) or not isinstance(value.dtype, np.dtype) else np.asarray(value)
 
 
 def sliced(value: Lazy, place: Any) -> Lazy:
-    """What an index, of a single entry or of several, finds in a value."""
+    """The value indexed by `place`; for `Steps`, at every step."""
     return _of(value, lambda x: [_numpy(x)[place]])
 
 
@@ -179,7 +179,10 @@ def _of(value: Lazy, make: Callable) -> Lazy:
 
 @dataclass(frozen=True, eq=False)
 class Few:
-    """Each element has one of C values; elements at one place of two arrays of one source, values of one number."""
+    """Each element has one of C values.
+
+    Arrays with the same `source` are chosen together: at any place, all of them have their value of the same number.
+    """
 
     values: np.ndarray  # (C, *S)
     source: Any = field(default_factory=object)
@@ -193,13 +196,13 @@ class Between(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """An index array of which only some columns (places along the last axis) are known, or what they may be."""
+    """An index array of which only some columns (places along the last axis), or their possible values, are known."""
 
     columns: list[Lazy | None]
 
 
 def joined_columns(eqn: Any, values: Sequence) -> Columns | None:
-    """What is known of a concatenation: indices are put together from columns (`x[arange(B), labels]`)."""
+    """What is known of a concatenation that builds indices from columns, as in `x[arange(B), labels]`."""
     if eqn.params["dimension"] != eqn.outvars[0].aval.ndim - 1 or all(v is None for v in values):
         return None
     columns: list = []

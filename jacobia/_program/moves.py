@@ -1,7 +1,8 @@
-"""Operations that put elements elsewhere and compute nothing: what each does to numbers of elements, and to an axis.
+"""Operations that move elements and compute nothing: what each does to an array of numbers, and to the sample axis.
 
-The table of moves: by the first function a reading follows every element through an array of numbers (columns, marks),
-by the second the samples of a batch along an axis, without an array (`along`). Knows nothing of derivatives.
+The table has two functions for each move. `numbers` moves an array with a number for every element (a column, a mark),
+so a reading can follow each element. `along` follows the samples of a batch as an axis, without an array.
+Knows single moves. Knows nothing of derivatives.
 Shapes: K slots; numbers are (K, *shape), n in an element that has none; B samples.
 """
 
@@ -13,18 +14,18 @@ import numpy as np
 
 from jacobia._program.along import Along, Followed, common, lost, replaced, same_axis, shape_of, shapes_of
 
-# What an element costs inside a loop of its neighbours, in units of one pass over memory.
+# Cost of an element of an operation that is fused with its neighbors, in units of one element read or written.
 FUSED = 0.25
 
 
 class Move(NamedTuple):
     """One operation that only moves elements."""
 
-    numbers: Callable[[Any, Sequence, int], list]  # of an equation, the numbers of each operand (None: n), and n
-    along: Callable[[Any, Sequence, int], Followed]  # of an equation, where the samples of each operand are, and B
+    numbers: Callable[[Any, Sequence, int], list]  # (equation, numbers of each operand, None: all n; n) -> numbers
+    along: Callable[[Any, Sequence, int], Followed]  # (equation, `Along` or None of each operand, B)
     fused: float = FUSED
     linear: bool = True
-    still: bool = False  # whether elements that lie along an axis lie along one in the same order
+    still: bool = False  # whether elements in order along an axis stay in order along an axis
 
 
 def _broadcast_in_dim(eqn: Any, operands: Sequence, n: int) -> list:
@@ -108,7 +109,7 @@ def _slice(eqn: Any, operands: Sequence, n: int) -> list:
 
 
 def _piece(eqn: Any, along: Along, length: int, size: int) -> Along:
-    # A stretch of the axis that holds every sample equally often, and starts with the first.
+    # A stretch of the axis. It starts with the first sample, and must hold every sample equally often.
     if length % (size * along.inner):
         raise lost(eqn, along.axis)
     return along._replace(outer=length // (size * along.inner))
@@ -157,7 +158,7 @@ def _pad_axis(eqn: Any, states: Sequence, size: int) -> Followed:
 
 
 def _filled(eqn: Any, operands: Sequence, n: int) -> list:
-    # Operands without columns, as such.
+    # None, an operand without numbers, becomes an array of n.
     planes = next(len(x) for x in operands if x is not None)
     return [
         np.full((planes, *a.aval.shape), n, np.int32) if x is None else x
@@ -220,7 +221,7 @@ def _tile_axis(eqn: Any, states: Sequence, size: int) -> Followed:
 
 
 def _bitcast(eqn: Any, operands: Sequence, n: int) -> list:
-    # Wider entries are made of several narrow ones, which number the last axis.
+    # A wide entry is made of several narrow ones, which lie along the last axis.
     x, rank = operands[0], eqn.outvars[0].aval.ndim + 1
     if x.ndim > rank:
         return [x.min(-1)]
@@ -241,7 +242,7 @@ MOVES: dict[str, Move] = {
     "squeeze": Move(_squeeze, _squeeze_axis, still=True),
     "rev": Move(_rev, _rev_axis),
     "slice": Move(_slice, _slice_axis),
-    "pad": Move(_pad, _pad_axis, fused=0.5),  # with a branch for each element
+    "pad": Move(_pad, _pad_axis, fused=0.5),  # a branch for each element
     "concatenate": Move(_concatenate, _concatenate_axis, fused=1),
     "stack": Move(_stack, _stack_axis),
     "split": Move(_split, _split_axis),

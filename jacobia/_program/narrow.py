@@ -1,12 +1,12 @@
-"""The narrowest cut of a program: the fewest elements that everything its outputs learn of its inputs goes through.
+"""The narrowest cut of a program: the fewest elements through which its outputs depend on its inputs.
 
-Knows values, what each is made of, and sizes. Knows nothing of what the values mean.
+Knows values, their sources and their sizes. Knows nothing of what the values mean.
 
 References:
   Ford, Fulkerson, "Maximal flow through a network", Canadian J. Math. 8 (1956), doi:10.4153/CJM-1956-045-5: the
     narrowest cut is as wide as the largest flow.
   Even, "An algorithm for determining whether the connectivity of a graph is at least k", SIAM J. Comput. 4 (1975):
-    cuts of vertices, each of which is split in two.
+    vertex cuts, by splitting each vertex in two.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,12 +16,15 @@ import numpy as np
 
 
 class Value:
-    """A value of a program that is read. `sources`: those moving values that it is made of; None: it does not move."""
+    """A value of a program. It moves if it depends on the moving inputs: `sources` are the moving values it is made of.
+
+    `sources` is None for a value that does not move.
+    """
 
     __slots__ = ("aval", "sources")
 
     def __init__(self, aval: Any, sources: list["Value"] | None = None):
-        # What has no elements does not move.
+        # A value without elements does not move.
         self.aval, self.sources = aval, sources if getattr(aval, "size", 0) else None
 
 
@@ -29,26 +32,26 @@ class Step(NamedTuple):
     """One equation of a program without calls."""
 
     eqn: Any
-    ins: list  # values, or arrays
+    ins: list  # `Value`s, or arrays (literals and constants)
     outs: list[Value]
 
 
 class Flat(NamedTuple):
     """A program without calls."""
 
-    inputs: list[Value]  # that do not move
-    moving: list[Value]
+    inputs: list[Value]  # those that do not move
+    moving: list[Value]  # those that do
     steps: list[Step]
     outs: list[Value]
 
 
 def moves(v: Any) -> bool:
-    """Whether it is a value that depends on the moving inputs."""
+    """Whether this is a `Value` that depends on the moving inputs."""
     return isinstance(v, Value) and v.sources is not None
 
 
 def moving(values: Sequence) -> list[Value]:
-    """Those of some values that move."""
+    """The values among these that move."""
     return [v for v in values if moves(v)]
 
 
@@ -56,14 +59,14 @@ def narrowest(program: Flat, most: int, never: Collection[Value] = (), ends: Seq
     """The narrowest cut between the moving inputs and the outputs; of several, the one next to the inputs.
 
     Args:
-      most: of a cut with more elements nothing is returned.
-      never: values that no cut may hold.
-      ends: values beyond which no cut may be, besides the outputs.
+      most: if the cut has more elements, an empty list is returned.
+      never: values that may not be in the cut.
+      ends: more values that, like the outputs, must be in the cut or behind it.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-    # Each value is an edge between two nodes.
+    # Each value is an edge between two nodes, with its size as capacity.
     made = [v for step in program.steps for v in moving(step.outs)]
     inputs, wide = moving(program.moving), most + 1
     values = inputs + made

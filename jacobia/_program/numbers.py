@@ -1,7 +1,7 @@
-"""Equations on known values by NumPy: what is asked while a program is read is small, and JAX would compile each of it.
+"""Equations on known values by NumPy: most values needed while a program is read are small, and JAX would compile each.
 
-Only operations whose results are the same to the bit; `None` says that an equation is none of these.
-Knows equations and arrays. Knows nothing of what is known, or when.
+Covers only operations for which NumPy and JAX agree to the bit; `None` says that an equation is not covered.
+Knows equations and arrays. Knows nothing of which values are known.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from jacobia._program.moves import MOVES, Move
 
 
 def evaluated(eqn: Any, values: Sequence[Any], steps: Sequence[bool] = ()) -> list | None:
-    """The results of an equation.
+    """The results of an equation; None: NumPy may give other bits than JAX.
 
     Args:
-      steps: which of the values have one more axis in front, and so have the results; none where it is empty.
+      steps: which values have an axis for the steps of a loop in front; if any has, so do the results. Empty: none.
     """
     name = eqn.primitive.name
     avals = [v.aval for v in (*eqn.invars, *eqn.outvars)]
@@ -27,7 +27,7 @@ def evaluated(eqn: Any, values: Sequence[Any], steps: Sequence[bool] = ()) -> li
     if stepped:
         operands = [x if own else x[None] for x, own in zip(operands, steps, strict=True)]
     move = MOVES.get(name)
-    if move is not None and move.linear and name != "pad":  # what surrounds is no element of an operand
+    if move is not None and move.linear and name != "pad":  # pad also inserts values
         return _moved(move, eqn, operands, stepped)
     rule, out = _RULES.get(name), eqn.outvars[0].aval
     if rule is None or any(map(_has_tiny, operands)):
@@ -45,7 +45,7 @@ def _moved(move: Move, eqn: Any, operands: list, stepped: bool) -> list:
 
 
 def _has_tiny(x: np.ndarray) -> bool:
-    # Numbers that a compiled program may take for zero.
+    # Whether there are subnormal numbers, which a compiled program may flush to zero.
     return x.dtype.kind == "f" and bool(((x != 0) & (np.abs(x) < np.finfo(x.dtype).tiny)).any())
 
 
@@ -57,13 +57,13 @@ def _elementwise(fn: Callable) -> Callable:
 
 
 def _aligned(operands: Sequence, out: Any, lead: int) -> list:
-    # A scalar beside an array has axes of its own behind that of the steps.
+    # A scalar with an axis for steps gets axes of length 1 behind it, to broadcast against arrays.
     rank = len(out.shape) + lead
     return [o.reshape(*o.shape, *[1] * (rank - o.ndim)) if o.ndim else o for o in operands]
 
 
 def _exact(fn: Callable) -> Callable:
-    # Of whole numbers alone.
+    # Only for integers and booleans.
     def rule(params: dict, operands: Sequence, out: Any, lead: int) -> np.ndarray | None:
         return fn(*_aligned(operands, out, lead)) if all(o.dtype.kind in "biu" for o in operands) else None
 
@@ -75,7 +75,7 @@ def _not(x: np.ndarray) -> np.ndarray:
 
 
 def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    # Rounded toward zero; what a division by zero gives, JAX knows.
+    # Rounds toward zero. A division by zero is left to JAX.
     if not np.all(b):
         return None
     return (a - np.fmod(a, b)) // b

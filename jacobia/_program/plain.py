@@ -1,6 +1,6 @@
-"""A program without what it says of a mesh: the same on the part of the mesh that one device is.
+"""A program without any mention of a mesh, so that one device can run it on its own part of the data.
 
-Types of values on Explicit axes name the axes, and what is traced with them runs there and nowhere else.
+The types of values on Explicit mesh axes name these axes, and a program traced with such types runs on that mesh only.
 Knows programs. Knows no values, and no mesh.
 """
 
@@ -12,18 +12,18 @@ from jax.core import ShapedArray
 from jacobia._compat import Literal, Var, is_jaxpr
 from jacobia._program.walk import holds
 
-# Operations that say how a value is divided, and leave it as it is.
+# Operations that only say how a value is divided among devices.
 _LAID_OUT = "sharding_constraint", "reshard"
 
 
 def names_a_mesh(jaxpr: Any) -> bool:
-    """Whether values of a program lie on Explicit axes, or it says how values are divided."""
+    """Whether a program has values on Explicit axes, or operations that say how a value is divided among devices."""
     values = [*jaxpr.invars, *jaxpr.constvars, *[v for eqn in jaxpr.eqns for v in eqn.outvars]]
     return any(_is_divided(v.aval) for v in values) or any(holds(jaxpr, name) for name in _LAID_OUT)
 
 
 def plain(jaxpr: Any) -> Any:
-    """The same program of values that lie on no mesh. Derivative rules that Python functions hold stay as they are."""
+    """The same program for values on no mesh. Derivative rules held as Python functions stay as they are."""
     made: dict[Any, Any] = {}
 
     def atom(v: Any) -> Any:
@@ -59,6 +59,6 @@ def _plain_parameter(value: Any) -> Any:
         return None
     if type(value) in (tuple, list):
         return type(value)(map(_plain_parameter, value))
-    if is_jaxpr(getattr(value, "jaxpr", None)) and value.jaxpr is not value:  # a closed one
+    if is_jaxpr(getattr(value, "jaxpr", None)) and value.jaxpr is not value:  # a closed jaxpr
         return value.replace(jaxpr=plain(value.jaxpr))
     return plain(value) if is_jaxpr(value) else value

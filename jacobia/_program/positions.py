@@ -1,6 +1,6 @@
-"""Where operations read or write that do so at given positions.
+"""Where gathers, scatters and dynamic slices read or write.
 
-Along an axis in which the position is not known, an element may come from (or go to) any place.
+Along an axis where the position is not known, an element may come from (or go to) any place.
 Knows arrays. Knows nothing of columns.
 """
 
@@ -12,7 +12,7 @@ from jax.lax import GatherScatterMode
 
 
 def _on(values: Any, axes: Sequence[int], rank: int) -> Any:
-    # An array whose axes are some axes, in order, of an array of that rank.
+    # The array with its axes put at the places `axes` of an array of this rank, to broadcast against it.
     shape = [1] * rank
     for axis, length in zip(axes, values.shape, strict=True):
         shape[axis] = length
@@ -20,28 +20,28 @@ def _on(values: Any, axes: Sequence[int], rank: int) -> Any:
 
 
 class Places:
-    """For every element of the narrow array (what is read, or written) its place in the wide one."""
+    """For every element of the narrow array (what is read, or written) its flat place in the wide array."""
 
     def __init__(self, wide: Sequence[int], narrow: Sequence[int], at: Sequence[int] = ()):
-        self.wide, self.narrow, self.at = wide, narrow, at  # `at`: axes of the narrow array that number the positions
+        self.wide, self.narrow, self.at = wide, narrow, at  # `at`: axes of the narrow array that run over positions
         self.flat = np.zeros([1] * len(narrow), np.int64)
         self.inside = np.ones([1] * len(narrow), bool)
-        self.unknown: list[int] = []  # axes of the wide array
-        self.sure = True  # that what is written is really written
+        self.unknown: list[int] = []  # axes of the wide array, along which the position is not known
+        self.sure = True  # False: a write may be dropped, or land elsewhere
 
     def add(self, axis: int, places: np.ndarray) -> None:
         self.flat = self.flat + places * int(np.prod(self.wide[axis + 1 :], dtype=np.int64))
 
     def count(self, axis: int, at: int) -> None:
-        # Entries of the wide axis are numbered by an axis of the narrow array.
+        # Axis `at` of the narrow array runs through the wide array's axis `axis` from its start.
         self.add(axis, _on(np.arange(self.narrow[at]), [at], len(self.narrow)))
 
     def along(self, x: Any) -> Any:
-        """An array with one entry a position, which broadcasts against the narrow array."""
+        """An array with one entry per position, shaped to broadcast against the narrow array."""
         return _on(x, self.at, len(self.narrow))
 
     def start(self, axis: int, start: np.ndarray | None, width: int, clipped: bool) -> None:
-        # One entry a position; a window that sticks out is moved or left out.
+        # `start` has one entry per position. A window that sticks out is moved inside if `clipped`, else left out.
         if start is None:
             self.sure = False
             if width != self.wide[axis]:
@@ -55,7 +55,7 @@ class Places:
 
 
 def gather_places(eqn: Any, columns: Sequence) -> Places:
-    """Where a gather reads; `columns` are its indices by their last axis, each a NumPy array or None."""
+    """Where a gather reads; `columns` are its indices split along their last axis, each a NumPy array or None."""
     p, d, wide = eqn.params, eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
     narrow = eqn.outvars[0].aval.shape
     numbered = [a for a in range(len(narrow)) if a not in d.offset_dims]
@@ -89,7 +89,7 @@ def scatter_places(eqn: Any, columns: Sequence) -> Places:
 
 
 def dynamic_places(wide: Sequence[int], narrow: Sequence[int], starts: Sequence) -> Places:
-    """Where a dynamic slice reads, or a dynamic update writes; `starts` per axis, None where it is not known."""
+    """Where a dynamic slice reads, or a dynamic update writes; `starts` has one per axis, None: not known."""
     places = Places(wide, narrow)
     for axis, (start, width) in enumerate(zip(starts, narrow, strict=True)):
         places.start(axis, start, width, True)

@@ -1,4 +1,4 @@
-"""Run a program on other values: the interpreter that every reading uses.
+"""Run a program on values of any kind: the interpreter that every reading uses.
 
 Knows the equations of a jaxpr and nothing of derivatives.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 from jacobia._compat import Literal, bind, inner_consts, is_jaxpr, rule_of_jax
 
-# jit, by its names in the supported versions. Its body can be read in place of the call.
+# The names of jit in the supported versions of JAX. A reading may read its body in place of the call.
 CALLS = ("jit", "pjit")
 
 
@@ -25,7 +25,7 @@ def run(jaxpr: Any, consts: list, args: list, rule: Callable[[Any, list], list])
 
 
 def needed(jaxpr: Any, outs: tuple[int, ...]) -> Any:
-    """The part of a program that some of its outputs need; its inputs are the same."""
+    """A program reduced to the outputs numbered `outs` and the equations they need; all inputs stay."""
     kept, wanted = [], {v for i in outs if not isinstance(v := jaxpr.outvars[i], Literal)}
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or not wanted.isdisjoint(eqn.outvars):
@@ -35,7 +35,7 @@ def needed(jaxpr: Any, outs: tuple[int, ...]) -> Any:
 
 
 def run_needed(jaxpr: Any, consts: list, args: list, name: str) -> list:
-    """Run a program without those operations of a name that no result needs, inside calls too."""
+    """Run a program without equations that no result needs; calls that hold operation `name` are reduced too."""
     jaxpr = needed(jaxpr, tuple(range(len(jaxpr.outvars))))
     read = {a for eqn in jaxpr.eqns for a in eqn.invars if not isinstance(a, Literal)}
     read |= {a for a in jaxpr.outvars if not isinstance(a, Literal)}
@@ -70,13 +70,13 @@ def holds(jaxpr: Any, name: str) -> bool:
 
 
 def has_rules(jaxpr: Any) -> bool:
-    """Whether a function in a program has a derivative rule that JAX has not brought along, at any depth."""
+    """Whether a function in a program, at any depth, has a derivative rule that does not come with JAX."""
     rules = "custom_jvp", "custom_vjp", "call_hi"
     return some(jaxpr, lambda eqn: eqn.primitive.name.startswith(rules) and not rule_of_jax(eqn))
 
 
 def is_plain_call(eqn: Any) -> bool:
-    # A jit with shardings of its own means something; any other one only groups equations.
+    # A jit with its own shardings must stay a call; any other jit only groups equations.
     return eqn.primitive.name in CALLS and all(
         type(s).__name__ == "UnspecifiedValue" for key in ("in_shardings", "out_shardings") for s in eqn.params[key]
     )

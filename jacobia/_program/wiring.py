@@ -1,7 +1,7 @@
 """The one table of operations: how results are wired to operands, in which operands they are linear, what they cost.
 
-All readings look up what they need here, by how an operation is wired. A new operation is one name in one line, and
-one that moves elements a line of `moves`; an operation that is in neither may do anything. Knows single operations.
+Every reading looks an operation up here. A new operation is one name in one line of the table, or, if it only moves
+elements, one line of `moves`. Of an operation in neither table a reading assumes the worst. Knows single operations.
 Knows nothing of programs inside operations (branches, loops, solves): `flow` and the readings follow those.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jacobia._program.moves import FUSED, MOVES
 
-# Operands that an operation is linear in, where that is no tuple of places.
+# Values of `Wiring.linear` that are not a tuple of operand positions.
 ALL = "all of them together"
 EACH = "each of the first two, the other one given"
 BEHIND = "all behind the first together"
@@ -20,11 +20,11 @@ class Wiring(NamedTuple):
     """What is known of one operation."""
 
     how: str  # how each element of a result is made of elements of the operands
-    linear: tuple[int, ...] | str = ()  # operands that it is linear in, where the others are given
-    fused: float | None = FUSED  # None: it reads and writes memory of its own
-    computes: bool = True  # whether there is arithmetic in it
-    over_reals: bool = False  # whether it is linear over the reals alone
-    core: tuple[int, ...] = ()  # of linear algebra: how many of the last axes of each operand it works on
+    linear: tuple[int, ...] | str = ()  # positions of operands that it is linear in, with the others held fixed
+    fused: float | None = FUSED  # cost of an element inside a fused loop; None: a compiler does not fuse it
+    computes: bool = True  # whether it does arithmetic
+    over_reals: bool = False  # whether it is linear over the real numbers only
+    core: tuple[int, ...] = ()  # linear algebra: how many of the last axes of each operand it works on
 
     @property
     def element(self) -> bool:
@@ -32,7 +32,7 @@ class Wiring(NamedTuple):
         return self.how in _ELEMENT
 
 
-# Element by element; the others have a rule of their own among the readings of columns.
+# All elementwise operations. In `columns/` each of these has a rule of its own.
 _ELEMENT = {"element", "sum", "difference", "product", "quotient", "choice"}
 
 UNKNOWN = Wiring("unknown")
@@ -61,7 +61,7 @@ _LINES: Sequence[tuple[Wiring, str]] = (
     (Wiring("choice", BEHIND, computes=False), "select_n"),
     (Wiring("pass"), "device_put optimization_barrier"),
     (Wiring("nothing", computes=False), "iota"),
-    # At positions that are operands.
+    # Reads and writes at positions given by an operand.
     (Wiring("read", (0,), None, computes=False), "gather"),
     (Wiring("read block", (0,), computes=False), "dynamic_slice"),
     (Wiring("write", (0, 2), None, computes=False), "scatter"),
@@ -97,7 +97,7 @@ _LINES: Sequence[tuple[Wiring, str]] = (
     (Wiring("solve", (3,), core=(1, 1, 1, 2)), "tridiagonal_solve"),
     (Wiring("solve", core=(2, 1, 2)), "ormqr"),
     (Wiring("random"), "random_bits random_seed random_split random_fold_in random_unwrap"),
-    # Between devices, and sparse arrays.
+    # Operations between devices, and on sparse arrays.
     (Wiring("sum over devices", ALL), "psum"),
     (
         Wiring("devices", ALL),
@@ -124,7 +124,7 @@ def wiring(eqn: Any) -> Wiring:
 
 
 def linear_in(eqn: Any) -> Sequence[int]:
-    """The operands that an operation is linear in, all of them together; none of an operation that is bilinear."""
+    """Positions of the operands in which an operation is jointly linear; none if it is bilinear."""
     given, count = wiring(eqn).linear, len(eqn.invars)
     if given is EACH:
         return ()

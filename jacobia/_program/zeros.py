@@ -1,7 +1,7 @@
-"""Where values are zero whatever the point is: a matrix of a diagonal, of blocks, below a known mask.
+"""Where values are zero whatever the point is: outside a diagonal, outside blocks, behind a known mask.
 
-A mask holds the elements that can be nonzero; it has the shape of the value, and None is all of them. Worked out only
-when somebody asks. A zero times anything is zero, as it is where columns are followed.
+A mask marks the elements that can be nonzero; it has the shape of the value, and None means all. Computed on demand.
+Zero times anything counts as zero, as it does in `columns/`.
 Knows equations. Knows nothing of columns or of derivatives.
 """
 
@@ -19,7 +19,7 @@ from jacobia._program.moves import MOVES
 from jacobia._program.positions import Places, dynamic_places, gather_places, scatter_places
 from jacobia._program.wiring import ALL, EACH, linear_in, wiring
 
-# So many products may be looked at to find the zeros of one array.
+# Most products that are looked at to find the zeros of one array.
 _STEPS = 10**8
 
 _UNKNOWN = Lazy()
@@ -27,9 +27,9 @@ Masks = Sequence[np.ndarray | None]
 
 
 def results(eqn: Any, masks: Sequence[Lazy | None], known: Sequence[Lazy | None]) -> list[Lazy | None]:
-    """The masks of the results of one equation, from those of its operands and from operands that are known."""
+    """The masks of the results of one equation, from the masks of its operands and the operands that are known."""
     rule = _element if wiring(eqn).element else _BY_HOW.get(wiring(eqn).how)
-    zero = linear_in(eqn) or range(len(masks))  # operands whose zeros count; of others the values do
+    zero = linear_in(eqn) or range(len(masks))  # operands whose masks are used; of others the values
     masks = [m if k in zero else None for k, m in enumerate(masks)]
     if rule is None or (None in masks if _of_all(eqn) else all(m is None for m in masks)):
         return [None] * len(eqn.outvars)
@@ -164,7 +164,7 @@ def _contraction(eqn: Any, masks: Masks, known: Sequence) -> list:
     return [np.broadcast_to(met, eqn.outvars[0].aval.shape)]
 
 
-# By how an operation is wired (`wiring`), element by element apart.
+# `wiring.how` → rule; elementwise operations have `_element`.
 _BY_HOW: dict[str, Callable[[Any, Masks, Sequence], list]] = {
     "pass": _pass,
     "move": _move,

@@ -1,1 +1,1 @@
-"""A read before it runs, and again: what was chosen for a key is remembered, explained, and measured."""
+"""Reads of a view: how a key is read, explained and measured, and how the next read of its kind repeats it."""

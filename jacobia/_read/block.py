@@ -1,8 +1,9 @@
-"""One block of one call, laid out as a view: what is known of it, and how a key is read. The centre of the library.
+"""One block of one call, laid out as a view: what its store holds, and how a key is read. The centre of the library.
 
-A read is five steps (`LiveBlock._read`): take the key apart, ask the store what is missing, choose a way, run a kernel,
-put and take. What was read alike at another point is one compiled call (`memo`).
-Knows keys, layouts and stores. Which way lines are computed, plans know.
+A read has five steps (`LiveBlock._read`): take the key apart, ask the store what is missing, choose a plan, run its
+kernel, put the answer into the store and take the result from it. A read like an earlier one at another point is one
+compiled call (`memo`).
+Knows keys, layouts and stores. Knows nothing of how lines are computed: plans know that.
 """
 
 import math
@@ -41,14 +42,14 @@ from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Asked, asked, concrete, is_all, pick, token
 from jacobia._store.lines import alive
 
-# A remembered row leaves the remembered matrix by one compiled call: eager indexing costs ten times that.
+# A row is taken from a stored matrix by one compiled call: eager indexing costs ten times as much.
 _row_of = jax.jit(lambda rows, k: rows[k])
 
 weakly = jax.jit(weakly_typed)
 
 
 class LiveBlock:
-    """What a view is a view of. Immutable, but for what it remembers."""
+    """The block that a view shows: a call, the number of the block, and a layout. Immutable but for its store."""
 
     __slots__ = ("_index", "_layout", "_origin")
 
@@ -64,7 +65,7 @@ class LiveBlock:
             return spread.divided(self._found(key))
 
     def _divided(self, out: Any) -> Any:
-        # A result, as the mesh has it over which seeds are spread.
+        # A result, divided over the mesh over which seeds are spread.
         spread = self._origin.blue.spread
         return out if spread is None else spread.divided(out)
 
@@ -91,7 +92,7 @@ class LiveBlock:
         return asked(key, self._layout.axes)
 
     def _part_of(self, full: jax.Array, key: Any, items: tuple) -> jax.Array:
-        # Of a matrix that is known, a key means what NumPy says.
+        # The result of a key, by NumPy indexing of the known matrix.
         layout = self._layout
         if layout.natural and not layout.lead and len(items) == 1 and type(items[0]) is int:
             k, m = items[0], layout.shape[0]
@@ -101,7 +102,7 @@ class LiveBlock:
         try:
             out = layout.arrange(xp.asarray(full))[items]
         except IndexError:
-            pick(key, layout.axes)  # which raises the same with more words
+            pick(key, layout.axes)  # raises the same error with a better message
             raise
         return as_array(xp, np.asarray(out) if xp is np else out, full)
 
@@ -119,7 +120,7 @@ class LiveBlock:
         request = self._request(what)
         self._check_result(choice.shape)
         if not origin.remembers or any(isinstance(i, Tracer) for i in choice.ids):
-            # Part of a trace: what is indexed and nothing else, and nothing is remembered.
+            # Inside a trace, only the requested lines are computed, and nothing is put into the store.
             return self._inline(what, None if self._known() is not None else compute(origin, request))
         with origin.lock:
             out = again(origin, index, name, layout.reads, what) if origin.compiles else None
@@ -132,7 +133,7 @@ class LiveBlock:
         return out
 
     def _plans(self, key: Any) -> Iterator[Plan]:
-        """What could be done for a key, in the order in which a read would try; or for "nonzeros" or the "diagonal"."""
+        """The plans for a key, or for "nonzeros" or "diagonal", in the order in which a read would try them."""
         if isinstance(key, str):
             yield from plans(self._origin, self._request_of(key))
             return
@@ -144,7 +145,7 @@ class LiveBlock:
             yield from plans(self._origin, request)
 
     def _is_answer(self, answer: Answer, what: Asked) -> bool:
-        # The kernel's own array, where it ran these lines and no others, in this order.
+        # Whether the kernel's array is the result: exactly the requested lines, in the order of the key.
         return (
             not self._layout.transposed
             and answer.block == self._index
@@ -155,7 +156,7 @@ class LiveBlock:
             and what.choice.outer
             and all(places is None for places in what.places.values())
             and what.numbers["columns" if answer.way == "rows" else "rows"] is None
-            and np.array_equal(what.numbers[answer.way], answer.numbers)  # and not fewer, padded to as many
+            and np.array_equal(what.numbers[answer.way], answer.numbers)  # not fewer lines that were padded
         )
 
     def _request(self, what: Asked) -> Request:
@@ -166,12 +167,12 @@ class LiveBlock:
         if columns is None and rows is not None and n > 1:
             self._check_defined("rows", "J[...][k]")
         pairs = None
-        if not what.choice.outer and self._origin.remembers:  # as of a mask
+        if not what.choice.outer and self._origin.remembers:  # the key picks entries, as a mask does
             pairs = what.ids["rows"].reshape(-1), what.ids["columns"].reshape(-1)
         return Request(self._index, rows, columns, batch, pairs)
 
     def _check_defined(self, way: str, instead: str) -> None:
-        # Between real and complex numbers one direction alone is defined.
+        # If only one of input and output is complex, only rows or only columns are defined.
         only = self._layout.block.only
         if only not in (None, way):
             got = "a complex input and a real output" if only == "rows" else "a real input and a complex output"
@@ -203,7 +204,7 @@ class LiveBlock:
         return full if layout.natural else layout.arrange(full)
 
     def _full(self) -> jax.Array:
-        # All of it, as it is remembered: rows in front of columns.
+        # All of the block in its natural order, which the store uses: samples, rows, columns.
         known = self._known()
         if known is not None:
             return known
@@ -223,7 +224,7 @@ class LiveBlock:
         return self._divided(data), pattern
 
     def _whole_nonzeros(self) -> tuple[jax.Array, Pattern]:
-        # As every device has them.
+        # The nonzeros before they are divided over a mesh.
         with off_mesh(self._origin.blue.spread):
             data, pattern = self._other("nonzeros")
         data = weakly(data) if self._layout.weak else data
@@ -243,7 +244,7 @@ class LiveBlock:
         return self._divided(jnp.transpose(out) if layout.turn == "T" and out.ndim > 1 else out)
 
     def _other(self, kind: str) -> tuple[jax.Array, Any]:
-        # What is no lines of the block: its nonzeros, with their pattern, or its diagonal.
+        # Answers that are not lines: the nonzeros with their pattern, or the diagonal.
         origin, request = self._origin, self._request_of(kind)
         if not origin.remembers:
             origin.check_alive()
@@ -262,7 +263,7 @@ class LiveBlock:
             return getattr(store, kind), store.pattern
 
     def _shape_of(self, key: Any) -> tuple[int, ...]:
-        """The shape of what `_plans` are for."""
+        """The shape of the result of a key, of "nonzeros" or of "diagonal"."""
         if not isinstance(key, str):
             return self._asked(key).choice.shape
         if key == "nonzeros":
@@ -283,7 +284,7 @@ class LiveBlock:
         return Request(self._index, kind=kind)
 
     def _known(self) -> Any:
-        # All of the block, as it is remembered, or as the current trace has computed it.
+        # All of the block, from the store or from the current trace; None: it is not known.
         store = self._origin.stores.get(self._index)
         full = None if store is None else store.whole()
         return whole_in_trace(self._origin, self._index) if full is None else full
@@ -305,7 +306,11 @@ class LiveBlock:
 
 
 def read_together(views: Sequence[Any], key: Any) -> dict[int, jax.Array]:
-    """The same key of several views of one call, by their ids: one kernel call for all of them."""
+    """Read the same key of several views of one call by one kernel call.
+
+    Returns:
+      id of a view → its result.
+    """
     if len(views) == 1:
         return {id(views[0]): views[0][key]}
     origin = views[0]._origin
@@ -325,7 +330,8 @@ def read_together(views: Sequence[Any], key: Any) -> dict[int, jax.Array]:
 
 
 def _fulfil_all(origin: Linearized, indices: Sequence[int]) -> None:
-    # All of some blocks, in one kernel call, remembered; as it was done at other points, where nothing is known.
+    # Compute all of some blocks by one kernel call, and store them. If the stores are empty, the kernel of an earlier
+    # call at another point is run.
     recipe = None if origin.stores else origin.blue.found.get("recipe", (frozenset(indices), origin.stacks))
     if recipe is None:
         fulfil_together(origin, [Request(k) for k in indices])

@@ -1,6 +1,7 @@
-"""The plans that a read would try, told and measured: the same objects that the read runs.
+"""From a key to an `Explanation`: the plans that a read would try, with their costs. Nothing is computed.
 
-From a key to an `Explanation`; nothing is computed. Knows plans. Knows no way in particular.
+The plans are the same objects that the read runs.
+Knows plans. Knows nothing of any particular way.
 """
 
 import math
@@ -19,12 +20,12 @@ from jacobia._store.keys import is_all
 
 
 def outline_of(view: LiveBlock) -> Outline:
-    """What `J[...]` would do now."""
+    """The outline of the plan that `J[...]` would run now."""
     return by_what_exists(view._origin, [view._layout.block], lambda: there_is_room(view._plans(...))[0][0].outline)
 
 
 def explain(view: LiveBlock, key: object) -> Explanation:
-    """What `J[key]` would do now; what `J.nonzeros()` and `J.diagonal()` would, by their names."""
+    """Explain what `J[key]` would do now; for the keys "nonzeros" and "diagonal", what those methods would do."""
     origin, layout, lines = view._origin, view._layout, not isinstance(key, str)
 
     def memory(plan: Plan) -> int:
@@ -56,7 +57,7 @@ def explain(view: LiveBlock, key: object) -> Explanation:
 
 
 def _considered(plans: Iterable[Plan], symmetric: bool) -> Iterator[Considered]:
-    # Each way once. Rows and columns of a symmetric matrix are the same products.
+    # The first plan of each way. Rows and columns of a symmetric matrix are the same Hessian-vector products.
     seen = set()
     for plan in plans:
         way = "rows" if symmetric and plan.outline.way == "columns" else plan.outline.way
@@ -84,6 +85,6 @@ def _notes(origin: Linearized, view: LiveBlock) -> Iterator[str]:
 
 
 def _density(origin: Linearized, index: int) -> float | None:
-    # Of the pattern, where it has been found.
+    # The density of the pattern; None if no pattern has been found.
     pattern, program = store_of(origin, index).pattern, origin.blue.found.get("whole", index)
     return pattern.density if pattern is not None else None if program is None else program.density

@@ -4,12 +4,11 @@ Knows plans and numbers. Knows nothing of f, and computes nothing.
 """
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from jacobia._plans.plan import Considered, Outline
-from jacobia._run.limits import readable
-from jacobia._words import counted
+from jacobia._words import counted, readable
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Explanation:
         density = "" if self.density is None else f", {100 * self.density:.3g} % nonzero"
         return f"shape {self.shape}, {readable(self.nbytes)}{density}"
 
-    def _to_do(self) -> str:
+    def to_do(self) -> str:
+        """In words, what the read would do."""
         plan = self.plan
         if plan.way == "none":
             return f"nothing; {plan.why}"
@@ -75,7 +75,7 @@ class Explanation:
         ]
 
     def __str__(self) -> str:
-        lines = [self.view, f"asked for: {self._asked()}", f"to do: {self._to_do()}"]
+        lines = [self.view, f"asked for: {self._asked()}", f"to do: {self.to_do()}"]
         if self.plans:
             cells = [_HEAD, *self._table()]
             widths = [max(len(row[k]) for row in cells) for k in range(len(_HEAD))]
@@ -85,15 +85,22 @@ class Explanation:
         return "\n".join([*lines, *self.notes])
 
     def _repr_html_(self) -> str:
-        def row(cells: tuple[str, ...], tag: str, bold: bool = False) -> str:
-            made = [f"<b>{html.escape(c)}</b>" if bold else html.escape(c) for c in cells]
-            return "<tr>" + "".join(f'<{tag} style="text-align:left">{c}</{tag}>' for c in made) + "</tr>"
+        return _lines([self.view, f"asked for: {self._asked()}", f"to do: {self.to_do()}"]) + self.details()
 
-        head = [self.view, f"asked for: {self._asked()}", f"to do: {self._to_do()}"]
-        rows = [row(cells, "td", k == 0) for k, cells in enumerate(self._table())]
-        table = f"<table>{row(_HEAD, 'th')}{''.join(rows)}</table>" if rows else ""
-        before, after = ("".join(f"<div>{html.escape(line)}</div>" for line in lines) for lines in (head, self.notes))
-        return before + table + after
+    def details(self) -> str:
+        """The plans that were considered, and the notes, as HTML."""
+        rows = [_row(cells, "td", k == 0) for k, cells in enumerate(self._table())]
+        table = f"<table>{_row(_HEAD, 'th')}{''.join(rows)}</table>" if rows else ""
+        return table + _lines(self.notes)
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+
+
+def _row(cells: tuple[str, ...], tag: str, bold: bool = False) -> str:
+    made = [f"<b>{html.escape(c)}</b>" if bold else html.escape(c) for c in cells]
+    return "<tr>" + "".join(f'<{tag} style="text-align:left">{c}</{tag}>' for c in made) + "</tr>"
 
 
 _HEAD = ("plan", "passes", "operations", "bytes moved")

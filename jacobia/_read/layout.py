@@ -1,6 +1,6 @@
-"""How a view arranges the axes of its block, and what was prepared for its keys.
+"""How a view arranges the axes of its block, and the reads that are prepared for its keys.
 
-Knows shapes. Knows no arrays.
+Knows shapes. Knows nothing of arrays.
 """
 
 import math
@@ -32,22 +32,23 @@ class Layout:
         self.unfolded = self._straight == lead + block.row_shape + block.column_shape  # no axes are merged
         self.natural = not turn and self.unfolded
         self.flat = [len(p.shape) for p in (batch, rows, columns)] == [0, 1, 1]  # a matrix of rows and columns
-        self.matrices = len(rows.shape) == len(columns.shape) == 1 and not (lead and turn == "T")  # (*batch, M, N)
+        # Whether the view has shape (*batch, M, N), or (*batch, N, M) if transposed.
+        self.matrices = len(rows.shape) == len(columns.shape) == 1 and not (lead and turn == "T")
         self.weak = block.weak
         self.reads = Reads(self.order, not turn)
 
     @property
     def transposed(self) -> bool:
-        """Whether columns stand in front of rows."""
+        """Whether the axes of columns come before those of rows."""
         return bool(self.turn)
 
     @cached_property
     def everything(self) -> Asked:
-        """What `J[...]` asks for."""
+        """The request of `J[...]`."""
         return asked(..., self.axes)
 
     def arrange(self, full: Any) -> Any:
-        """The whole block, of NumPy or JAX, from its natural axes to those of the view."""
+        """A whole block (a NumPy or JAX array) in its natural order, rearranged to the axes of the view."""
         if self.natural:
             return full
         full = full.reshape(self._straight)
@@ -57,10 +58,10 @@ class Layout:
 def layout_of(
     blue: Blueprint, index: int, lead: tuple[int, ...] | None = None, matrix: bool = False, turn: str = ""
 ) -> Layout:
-    """The layout that all such views of a block share.
+    """The layout shared by all views of a block with these options.
 
     Args:
-      lead: axes of samples in front; None: those that a view has when it is made.
+      lead: the shape of the leading axes of samples; None: that of a view before any `vmap`.
     """
     name = index, blue.spaces.lead if lead is None else lead, matrix, turn
     return blue.found.find("layout", name, lambda: Layout(blue.blocks[index], *name[1:]))

@@ -1,9 +1,10 @@
-"""A block of which nothing that is asked for is known, read as the reads of its kind before: by one compiled call.
+"""Reads that repeat an earlier read of the same kind at another point, by one compiled call.
 
-A kernel gives lines of a block, padded to a few widths. What a key makes of the lines is computed by NumPy the first
-time; from the second time on the kernel gives the lines, to be remembered, and the result beside them. Knows what the
-last read of a kind has chosen; weighs nothing but the number of lines.
-Shapes: B samples, M by N a block, R lines asked for.
+They need a store that knows none of the requested lines. A kernel returns lines of a block, padded to a few widths. In
+the first read of a kind, NumPy takes the result of the key from the lines. From the second read on, the kernel returns
+the result as well as the lines, which go to the store.
+Knows what the last read of a kind has chosen. Knows nothing of costs but the number of lines.
+Shapes: B samples, M by N a block, R requested lines.
 """
 
 import math
@@ -30,37 +31,37 @@ from jacobia._run.seeds import LOOP, Sweep
 from jacobia._store.gather import gather
 from jacobia._store.keys import ROLES, Asked
 
-# A kernel that returns the result too is compiled anew for each kind of key. Where a pass takes so long that copying
-# the result by NumPy (some 50 us) does not matter beside it, or where the program is so long that compiling it takes
-# seconds, the kernel for lines alone has to do.
-_CHEAP = 1e6  # elements read or written
+# A kernel that returns the result too is compiled for each kind of key. That does not pay if evaluating f takes so long
+# that taking the result by NumPy (some 50 us) does not matter, or if the program is so long that it takes seconds to
+# compile. Such programs use the kernel that returns lines alone.
+_CHEAP = 1e6  # the cost of f, in elements read or written
 _SHORT = 400  # equations
 
-# So many kinds of keys are told apart for one kernel, and so many keys of a view are found again at once.
+# The most kinds of keys for one kernel, and the most prepared reads of the views of one layout.
 _KINDS = 64
 _KEYS = 256
 
 
 class Take(NamedTuple):
-    """What a key makes of the lines of one kernel: the form, without the numbers."""
+    """How the result of a key is taken from the lines of one kernel: all but the numbers."""
 
-    place: int  # of the lines among what the kernel gives
-    cube: tuple[int, int, int]  # axes (samples, rows, columns) of the lines; -1: with padding or without
-    turned: bool  # they are rows of the mirror image, whose rows are columns here
-    axis: int  # along which they lie, with padding behind them
-    seeds: int  # how many they are without padding
-    samples: int  # and samples
-    roles: tuple[str, ...]  # which have places
-    order: tuple[str, ...]
-    outer: bool
-    shape: tuple[int, ...]
+    place: int  # the index of the lines among the results of the kernel
+    cube: tuple[int, int, int]  # the shape (samples, rows, columns) of the lines; -1: an axis that may have padding
+    turned: bool  # whether the lines are rows of the mirror image, and so columns of this block
+    axis: int  # the axis of the cube along which the lines are numbered; padding is at its end
+    seeds: int  # the number of lines without padding
+    samples: int  # the number of samples without padding
+    roles: tuple[str, ...]  # the axes ("batch", "rows", "columns") along which places are given
+    order: tuple[str, ...]  # of the roles in the view
+    outer: bool  # whether the key takes all combinations of its numbers
+    shape: tuple[int, ...]  # of the result
 
     def of(self, lines: Any, places: Sequence, xp: Any = jnp) -> Any:
         """The result of the key.
 
         Args:
-          lines: as the kernel gives them.
-          places: for each of `roles`, where the result stands along that axis, shaped as in the key.
+          lines: the array that the kernel returns.
+          places: for each of `roles`, the places of the result along that axis of the lines, in the shape of the key.
           xp: numpy or jax.numpy.
         """
         cube = lines.reshape(self.cube)
@@ -74,17 +75,17 @@ class Take(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    # A read of one kind, with all of it that no point changes.
-    block: int  # the number of the one that is read
+    # A read of one key, with everything that does not depend on the point.
+    block: int  # the number of the block that is read
     recipe: Recipe
     sweeps: tuple[Sweep, ...]
-    kernel: tuple[Any, Any] | None  # its name and its body; None: that of the recipe, and NumPy behind it
+    kernel: tuple[Any, Any] | None  # its name and its body; None: the recipe's kernel, and then NumPy takes the result
     take: Take | None  # None: the kernel's lines are the result
-    ids: tuple  # numbers of seeds, and perhaps of samples
-    places: tuple  # of the result in the lines, for each role of the take
-    numbers: np.ndarray | None  # of the lines
-    samples: np.ndarray | None
-    placed: bool = False  # whether ids and places lie on the device, which is worth it if the same key is read again
+    ids: tuple  # the numbers of seeds, and of samples if only some are evaluated
+    places: tuple  # the places of the result in the lines, for each role of `take`
+    numbers: np.ndarray | None  # of the lines; None: all
+    samples: np.ndarray | None  # numbers; None: all
+    placed: bool = False  # whether ids and places are on the device: done when the same key is read again
 
     def run(self, origin: Linearized) -> jax.Array:
         recipe, take = self.recipe, self.take
@@ -107,10 +108,14 @@ class _Prepared(NamedTuple):
 
 
 class Reads:
-    """Reads that are prepared, of views that are laid out alike; bounded in number.
+    """The prepared reads of all views with one layout; bounded in number.
 
-    Found by their keys, and by what reads of a kind have in common: how many lines they ask for, and in which form.
-    `order` is that of the roles in the views; `natural`: whether their axes lie as those of the block.
+    A read is found by its key, and by its kind: the number of lines and the shape of the result, without the numbers
+    in the key.
+
+    Args:
+      order: the order of the roles in the views.
+      natural: whether the axes of the views are in the order of the block.
     """
 
     def __init__(self, order: tuple[str, ...], natural: bool) -> None:
@@ -119,10 +124,13 @@ class Reads:
         self._kinds: dict[tuple, tuple[Blueprint, _Prepared]] = {}
 
     def again(self, origin: Linearized, index: int, key: Any) -> jax.Array | None:
-        """The result of a key that was read before at other points, remembered; None: it was not, or not enough.
+        """Read a key that was read before at another point, and store the lines.
 
         Args:
-          key: its token.
+          key: the token of the key.
+
+        Returns:
+          None if the key has no prepared read, or if the store knows something of it.
         """
         found = self._of.get((index, key, origin.stacks))
         if found is None or found[0] is not origin.blue:
@@ -135,7 +143,7 @@ class Reads:
             return read.run(origin) if _lacks(origin, index, read) else None
 
     def alike(self, origin: Linearized, index: int, key: Any, asked: Asked) -> jax.Array | None:
-        """The same, of a key of which only the numbers are others."""
+        """Read a key like one that was read before, with other numbers; None as for `again`."""
         found = self._kinds.get((index, _form(asked), origin.stacks))
         if found is None or found[0] is not origin.blue:
             return None
@@ -145,7 +153,7 @@ class Reads:
             return read.run(origin) if _lacks(origin, index, read) else None
 
     def keep(self, origin: Linearized, key: Any, asked: Asked, read: _Prepared) -> None:
-        """Find a read from now on, by the token of its key and by its kind."""
+        """Keep a prepared read, under the token of its key and under its kind."""
         self._keep(self._of, (read.block, key, origin.stacks), origin, read)
         self._keep(self._kinds, (read.block, _form(asked), origin.stacks), origin, read)
 
@@ -156,7 +164,7 @@ class Reads:
 
 
 def _lacks(origin: Linearized, index: int, read: _Prepared) -> bool:
-    # Whether nothing is known that would spare the kernel a line, as far as that is seen at once.
+    # Whether the store knows none of the requested lines. May be False where it knows none: only quick checks are made.
     store = origin.stores.get(index)
     if store is None:
         return True
@@ -167,7 +175,7 @@ def _lacks(origin: Linearized, index: int, read: _Prepared) -> bool:
 
 
 def _form(asked: Asked) -> tuple:
-    # What is left of a request without its numbers.
+    # The kind of a request: its sizes and shapes without its numbers.
     parts = zip(asked.numbers.values(), asked.places.values(), asked.ids.values(), strict=True)
     own = [
         (None if n is None else n.size, None if p is None else p.shape, None if i is None else i.shape)
@@ -177,7 +185,7 @@ def _form(asked: Asked) -> tuple:
 
 
 def _filled(read: _Prepared, asked: Asked, samples: int) -> _Prepared:
-    # The same read with the numbers of another request.
+    # A prepared read, with the numbers of another request of its kind.
     recipe, take = read.recipe, read.take
     numbers = None if read.numbers is None else asked.numbers[recipe.way]
     chosen = None if read.samples is None else asked.numbers["batch"]
@@ -192,13 +200,13 @@ def _filled(read: _Prepared, asked: Asked, samples: int) -> _Prepared:
 
 
 def _held(asked: Asked, recipe: Recipe, samples: int) -> dict[str, Any]:
-    # For each role the places of the result in the lines.
+    # Role → the places of the result along that axis of the lines; None: all in order.
     held = {r: asked.places[r] if asked.numbers[r] is None else asked.ids[r] for r in ROLES}
     if recipe.width is not None:
         held[recipe.way] = asked.places[recipe.way]
     if recipe.samples is not None:
         held["batch"] = asked.places["batch"]
-    if samples == 1 and not asked.choice.outer:  # points are all in this one; an outer product may repeat the sample
+    if samples == 1 and not asked.choice.outer:  # all entries are in the one sample; an outer key may repeat the sample
         held["batch"] = None
     return held
 
@@ -208,11 +216,14 @@ def _given(places: Sequence, kernel: Any) -> tuple:
 
 
 def again(origin: Linearized, index: int, key: Any, reads: Reads, asked: Asked) -> Any:
-    """The result of a key by the kernel of a read before, remembered; None where there was no such read.
+    """Read a key by the kernel of an earlier read, and store the lines.
 
     Args:
-      key: its token, if it has one.
-      reads: of the layout of the view; gets what was prepared.
+      key: the token of the key; None: it has none.
+      reads: the prepared reads of the view's layout; this read is added.
+
+    Returns:
+      None if no kernel fits, or if the store knows something of the request.
     """
     if 0 in asked.choice.shape:
         return None
@@ -224,7 +235,7 @@ def again(origin: Linearized, index: int, key: Any, reads: Reads, asked: Asked) 
         return None
     read, settled = _prepared(origin, index, recipe, reads.order, reads.natural, asked)
     nbytes = math.prod(asked.choice.shape) * origin.blue.blocks[index].dtype.itemsize
-    if settled and key is not None and origin.limit(nbytes) is None:  # else the memory there is has to be looked at
+    if settled and key is not None and origin.limit(nbytes) is None:  # else each read must check the free memory
         reads.keep(origin, key, asked, read)
     return read.run(origin)
 
@@ -232,7 +243,7 @@ def again(origin: Linearized, index: int, key: Any, reads: Reads, asked: Asked) 
 def _prepared(
     origin: Linearized, index: int, recipe: Recipe, order: tuple[str, ...], natural: bool, asked: Asked
 ) -> tuple[_Prepared, bool]:
-    # A read, and whether the next one of its kind is prepared alike.
+    # The prepared read, and whether the next read of its kind will use the same kernel.
     numbers = None if recipe.width is None else asked.numbers[recipe.way]
     samples = None if recipe.samples is None else asked.numbers["batch"]
     take, places = _taking(origin, index, recipe, numbers, samples, order, asked)
@@ -257,14 +268,15 @@ def _placed(read: _Prepared) -> _Prepared:
 
 class _Made(NamedTuple):
     sweeps: tuple[Sweep, ...]
-    kernel: tuple[Any, Any] | None  # its name and its body; None: the recipe's, and NumPy behind it
+    kernel: tuple[Any, Any] | None  # its name and its body; None: the recipe's kernel, and then NumPy takes the result
     take: Take | None  # None: the lines are the result
 
 
 def _made(
     origin: Linearized, recipe: Recipe, take: Take, as_it_is: bool, numbers: Any, samples: Any
 ) -> tuple[_Made, bool]:
-    # The kernel that gives the result beside the lines, from the second time on.
+    # The kernel for a kind of key: the first time, that for lines alone; from the second time on, the one that returns
+    # the result as well. Also whether this is settled.
     name = take, as_it_is
     known = recipe.takes.get(name)
     if known is not None:
@@ -283,7 +295,7 @@ def _made(
 
 
 def _compiled(origin: Linearized, recipe: Recipe, take: Take, as_it_is: bool, numbers: Any, samples: Any) -> _Made:
-    # It is for so many lines, which need no padding.
+    # The kernel that returns the result as well as the lines. It is for this number of lines, so it needs no padding.
     (sweep,) = recipe.sweeps
     if numbers is not None and sweep.padded and numbers.size <= LOOP:
         sweep = sweep._replace(width=numbers.size, padded=False)
@@ -301,7 +313,7 @@ def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
         return found.get("recipe", recipe_name(origin, index, "all", None))
     r, c = m if rows is None else rows.size, n if columns is None else columns.size
     if not asked.choice.outer and asked.choice.ids[0].size not in (r, c) and min(r, c) > 1:
-        return None  # entries at pairs of places, which fewer rows and columns together may hold
+        return None  # entries at pairs: some rows and some columns together may take fewer passes
     way = choose_way(origin, index, Request(index, rows, columns).asks, r, c).way
     lines, most = (rows, m) if way == "rows" else (columns, n)
     width = None if lines is None else padded_width(lines.size, most)
@@ -310,12 +322,12 @@ def _recipe(origin: Linearized, index: int, asked: Asked) -> Recipe | None:
         return found.get("recipe", recipe_name(origin, index, way, width))
     store = origin.stores.get(index)
     if store is not None and any(map(len, store.patches.values())):
-        return None  # something is known of some samples
+        return None  # the store knows lines of some samples
     return found.get("recipe", recipe_name(origin, index, way, width, width_of(origin, samples)))
 
 
 def _unpadded(origin: Linearized, recipe: Recipe, sweep: Sweep) -> tuple[int, ...]:
-    # The shape of the lines where they are no more than are asked for.
+    # The shape of the lines without padding.
     shape, lead = list(recipe.shape), len(origin.lead) if recipe.samples is None else 1
     if sweep.width is not None and not sweep.single:
         shape[lead if recipe.lines == "rows" else -1] = sweep.width
@@ -334,7 +346,7 @@ def _taking(
     choice, (m, n) = asked.choice, origin.blue.counts[index]
     b = recipe.samples or math.prod(origin.lead)
     axis = 1 if recipe.way == "rows" else 2
-    size = (m, n)[axis - 1] if numbers is None else -1  # with padding behind the lines, or without
+    size = (m, n)[axis - 1] if numbers is None else -1  # -1: the axis may end with padding
     cube = (b, size, m) if recipe.turned else (b, size, n) if axis == 1 else (b, m, size)
     held = _held(asked, recipe, b)
     roles = tuple(r for r in ROLES if held[r] is not None)

@@ -1,7 +1,7 @@
-"""How many bytes a read takes at its peak: its kernels, and then what is put together from what is known.
+"""How many bytes a read takes at its peak: its kernels, and then assembling the result from known lines.
 
-Nothing is computed; kernels are compiled.
-Knows plans, and how a view lies. Knows no way in particular.
+Kernels are compiled, and nothing is computed.
+Knows plans, and the layout of a view. Knows nothing of any particular way.
 """
 
 import math
@@ -14,10 +14,10 @@ from jacobia._store.keys import Asked
 
 
 def peak(plan: Plan, layout: Layout, what: Asked | None = None) -> int:
-    """What a plan takes, and what a view makes of its answers.
+    """The bytes at the peak of a read: those of the plan's kernels, and those of assembling the result.
 
     Args:
-      what: what a key asks for; None: lines are not asked for, but all of the block as it is remembered.
+      what: the request of a key; None: all of the block, or an answer that is not lines.
     """
     itemsize, held, most = layout.block.dtype.itemsize, 0, 0
     for part in plan.kernels():
@@ -34,7 +34,7 @@ def peak(plan: Plan, layout: Layout, what: Asked | None = None) -> int:
 
 
 def _copies(plan: Plan, layout: Layout) -> int:
-    # Of all of a block, on its way into the view.
+    # How many copies of the whole block are made on its way into the view.
     copies = 0 if layout.natural else layout.transposed + (not layout.unfolded)
     put_together = store_of(plan.origin, plan.request.block).whole() is None and some_known(plan.origin, plan.request)
     return copies + put_together

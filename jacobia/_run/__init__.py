@@ -1,1 +1,1 @@
-"""A linear program applied to seeds: which directions it has, and compiled kernels for so many seeds at a point."""
+"""A linear program at a point: the directions that f has, sweeps of seeds through it, and their compiled kernels."""

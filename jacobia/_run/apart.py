@@ -1,9 +1,9 @@
 """Rows of a function that evaluates samples one by one: each is pulled back through the program of its own sample.
 
-The outputs of a network for a batch depend on shared weights and, each one, on one sample. A pullback through the whole
-batch would compute with all other samples, to add up zeros. The linear program of one sample is cut out of the linear
-program of all (`_program/axis`), and transposed.
-Knows linear programs and numbers of rows. Knows nothing of blocks, nor of what is remembered.
+Each output of a network for a batch depends on the shared weights and on one sample. A pullback through the whole batch
+would compute with all other samples, only to add zeros. So the linear program of one sample is cut out of that of the
+batch (`_program/axis`), and transposed.
+Knows linear programs and numbers of rows. Knows nothing of blocks or stores.
 Shapes: B samples, K rows of each, M = B K rows.
 """
 
@@ -22,44 +22,47 @@ from jacobia._program.readings.cost import peak_bytes, seed_cost, written_bytes
 from jacobia._run.seeds import Spaces, Sweep, all_of, applied_program, mapped, run_sweep, sweeps_at
 from jacobia._space import Space
 
-# A row through one sample must take this part of one through the batch at most, or looking was for nothing.
+# Rows are pulled back through one sample only if that costs at most this fraction of a pullback through the batch.
 _PART = 0.5
-# So many arrays with samples can be told from arrays that have as many of something else by trial.
+# If up to this many arrays have an axis of length B, each of them alone is tried as the one with samples.
 _TRIED = 4
 
 
 class Apart(NamedTuple):
-    """The linear program of one sample: from a sample, constants and leaves, and tangents, to the tangents of y."""
+    """The linear program of one sample."""
 
-    push: Callable[[Any, Sequence, Sequence], list]
+    push: Callable[[Any, Sequence, Sequence], list]  # (sample, constants and leaves, tangents) → tangents of y
     size: int  # B
     own: Space  # the outputs of one sample, `(1, *y.shape[1:])`
     row: Any  # the program of one row
-    has_rules: bool  # it holds the bodies of functions with derivative rules in place of the rules
+    has_rules: bool  # whether it holds the bodies of functions with derivative rules, in place of the rules
 
     @property
     def cost(self) -> float:
-        """What a row costs, in elements read or written."""
+        """The cost of a row, in elements read or written."""
         return seed_cost(self.row, 1, False)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a row keeps alive."""
+        """The bytes that a row keeps alive."""
         return peak_bytes(self.row)
 
     @property
     def heavy(self) -> int:
-        """Bytes that a row makes pass through memory."""
+        """The bytes that a row writes to memory."""
         return written_bytes(self.row)
 
 
 def apart(
     program: Program, positions: tuple[int, ...], spaces: Spaces, out: int, ins: tuple[int, ...], whole: float
 ) -> Apart | None:
-    """How to pull rows of an output back through their samples alone; None where samples cannot be told apart.
+    """The linear program of one sample, for rows of the output leaf `out`.
 
     Args:
-      whole: what a row costs through the program of all samples.
+      whole: the cost of a row through the program of all samples.
+
+    Returns:
+      None where f does not keep samples apart, has no pushforward, or rows would not cost less.
     """
     shape = spaces.outputs.shapes[out]
     if not shape or shape[0] < 2 or 0 in shape:
@@ -104,8 +107,8 @@ def apart(
 
 
 def _choices(having: dict[int, int]) -> Iterator[dict[int, int]]:
-    # All arrays that could have samples, then each alone, as weights may be as many as samples: what has samples and
-    # is taken for the same for all is divided where it meets what is known to have them.
+    # Which arrays have a batch axis: first all that could, then each one alone, since weights may have an axis of the
+    # same length. An array with samples that is not chosen is divided where it meets a chosen one.
     yield having
     if 1 < len(having) <= _TRIED:
         yield from ({k: axis} for k, axis in having.items())
@@ -121,7 +124,7 @@ def _row(push: Callable, own: Space, tangents: Space, args: Sequence, index: Any
 
 
 def sweep_apart(found: Apart, point: Point, spaces: Spaces, sweep: Sweep, ids: Any) -> list[jax.Array]:
-    """Rows, each through its own sample: what `sweeps_at` gives of a pullback through all of them."""
+    """Rows, each pulled back through its own sample; equal to those of `sweeps_at`, which uses all samples."""
 
     def through_own(consts: Sequence, leaves: Sequence, ids: Any) -> list[jax.Array]:
         return _rows(found, spaces, sweep, [*consts, *leaves], ids)
@@ -131,7 +134,7 @@ def sweep_apart(found: Apart, point: Point, spaces: Spaces, sweep: Sweep, ids: A
 
     if not found.has_rules:
         return through_own(point.consts, point.leaves, ids)
-    run = jax.custom_jvp(through_own)  # derivatives of rows follow the rules
+    run = jax.custom_jvp(through_own)  # derivatives of rows use the derivative rules of f
     run.defjvp(lambda primals, tangents: jax.jvp(through_all, primals, tangents))
     return run(point.consts, point.leaves, ids)
 
@@ -142,7 +145,7 @@ def _rows(found: Apart, spaces: Spaces, sweep: Sweep, args: Sequence, ids: Any) 
     if sweep.width is not None or per == 1 or sweep.diagonal:
         return run_sweep(sweep, lambda index: _row(found.push, found.own, tangents, args, index), basis, ids)
 
-    def of_sample(sample: Any) -> list[jax.Array]:  # its rows share its linear program
+    def of_sample(sample: Any) -> list[jax.Array]:  # the rows of a sample share one linear program
         pull, own = _pull(found.push, tangents, args, sample), found.own
         return run_sweep(sweep._replace(chunk=None), lambda local: pull(own.basis(local)), own, None)
 
@@ -155,7 +158,7 @@ def _rows(found: Apart, spaces: Spaces, sweep: Sweep, args: Sequence, ids: Any) 
 
 
 def rows_or_columns(found: Apart | None, point: Point, spaces: Spaces, sweep: Sweep, ids: Any) -> list[jax.Array]:
-    """A sweep at a point, each row through its own sample where that is known."""
+    """A sweep at a point; with `found`, each row is pulled back through its own sample."""
     if found is None:
         return sweeps_at(point, spaces, (sweep,), (ids,))[0]
     return sweep_apart(found, point, spaces, sweep, ids)

@@ -1,6 +1,7 @@
-"""What a call of a transform is like, apart from its arrays: its program, its blocks, what was found out about them.
+"""Everything about a call of a transform but its arrays: its program, its blocks, and what was found out about them.
 
-Hashable, so that it can be the static part of a tree. Knows no arrays and runs nothing.
+Hashable, so that it can be the static part of a pytree. Knows programs, shapes and costs. Knows nothing of arrays, and
+runs nothing.
 """
 
 import math
@@ -27,28 +28,29 @@ from jacobia._space import Batch, Space
 
 
 class Primal(NamedTuple):
-    """The f of a Hessian, beside the program of its gradient."""
+    """The f of a Hessian. The program of the blueprint is that of its gradient."""
 
     program: Program
-    num_own: int  # constants of the gradient in front of those of f
-    outputs: Space  # of one sample, with a batch
+    num_own: int  # how many constants of the gradient come before those of f
+    outputs: Space  # those of one sample, with a batch
     batch: Batch | None
-    has_rules: bool  # derivative rules of its own: what they give need be no gradient, and its Jacobian not symmetric
-    forward: bool  # whether the gradient is made of pushforwards, since f has no pullback
+    has_rules: bool  # f has derivative rules of its own, so the Jacobian of its gradient may not be symmetric
+    forward: bool  # whether the gradient is computed by pushforwards, since f has no pullback
 
 
-# What a linear program writes is about twice what its primal does.
+# A linear program writes about this many times the bytes that its primal does.
 _LINEAR = 2
 
-# Where all passes cost less than this many elements read or written, which is some microseconds, they are not weighed:
-# reading what they cost takes some ten milliseconds, once.
+# If all passes cost less than this many elements read or written (a few microseconds), their costs are not compared:
+# estimating them takes some ten milliseconds, once.
 _WORTH_WEIGHING = 1e4
 
-# Where evaluating f costs less, which is some ten microseconds, samples are not told apart.
+# If evaluating f costs less than this (some ten microseconds), rows are not pulled back through single samples.
 _WORTH_APART = 1e4
 
-# An element of an answer to seeds that are picked by number, which run in a loop, beside what a pass costs: 1.7 ns in
-# the median (0.2 to 4), of a tridiagonal program, exp, a layer and an MLP, 256 to 1000 of 512 to 2000 seeds.
+# A selection of seeds runs in a loop, which costs this much for each element of an answer, on top of the pass itself:
+# 1.7 ns in the median (0.2 to 4), measured with 256 to 1000 of 512 to 2000 seeds on a tridiagonal program, exp, a
+# layer and an MLP.
 _PICKED = 15
 
 
@@ -61,9 +63,10 @@ class Block(NamedTuple):
     column_shape: tuple[int, ...]
     dtype: Any
     ways: Ways
-    weak: bool  # whether its entries are weakly typed, as a Python number is
-    # Between complex and real numbers, where f is linear over the reals only: "rows" of a real output with respect to
-    # a complex input, "columns" of a complex output with respect to a real input. None: both are defined.
+    weak: bool  # whether its entries are weakly typed, as Python numbers are
+    # Where one side is complex and the other real, one kind of line alone is defined, since the derivative is linear
+    # over the reals only: "rows" of a real output with respect to a complex input, "columns" of a complex output with
+    # respect to a real input. None: both are defined.
     only: str | None = None
 
 
@@ -76,7 +79,7 @@ class Blueprint:
     positions: tuple[int, ...]
     spaces: Spaces
     in_tree: Any
-    kept_leaves: tuple[bool, ...]  # of in_tree: is the leaf differentiated
+    kept_leaves: tuple[bool, ...]  # for each leaf of in_tree, whether it is differentiated
     out_tree: Any
     aux_tree: Any
     ravel: bool
@@ -86,10 +89,10 @@ class Blueprint:
     jit: bool
     leaf_shapes: tuple[tuple[int, ...], ...]
     const_shapes: tuple[tuple[int, ...], ...]
-    primal: Primal | None = None  # of a Hessian
+    primal: Primal | None = None  # the f of a Hessian
     sparsity: Any = "auto"  # or "dense", a pattern, a coloring
-    weak: tuple[bool, ...] = ()  # of the differentiated leaves: are they weakly typed
-    spread: Spread | None = None  # over which devices
+    weak: tuple[bool, ...] = ()  # for each differentiated leaf, whether it is weakly typed
+    spread: Spread | None = None  # the mesh axis over which seeds or samples are spread
 
     @cached_property
     def _hash(self) -> int:
@@ -100,7 +103,7 @@ class Blueprint:
 
     @cached_property
     def single(self) -> bool:
-        """One view and no tree around it."""
+        """Whether the call gives one view, with no tree around it."""
         return self.ravel or (tree_structure(0) == self.in_tree == self.out_tree and self.kept_leaves == (True,))
 
     @property
@@ -109,45 +112,48 @@ class Blueprint:
         return 1 if self.spread is None else self.spread.size
 
     def placed(self, leaves: Sequence) -> Sequence:
-        """The point on the devices that share the seeds."""
+        """The leaves of the point, put on the devices that share the seeds."""
         spread, axes = self.spread, self.sample_axes
         return leaves if spread is None else [spread.place(a, axes.get(k)) for k, a in enumerate(leaves)]
 
     @property
     def sample_axes(self) -> dict[int, int]:
-        """Of the leaves that have samples, the axis that has them."""
+        """Number of a leaf → its batch axis, for the leaves that have one."""
         batch = self.spaces.batch
         return {} if batch is None else dict(zip(self.positions, batch.inputs, strict=True))
 
     def point(self, consts: Sequence, leaves: Sequence) -> Point:
-        """Where the program is linearized."""
+        """The point at which the program is linearized."""
         return Point(self.program, self.positions, consts, leaves, self.spaces.batch)
 
     def primal_point(self, consts: Sequence, leaves: Sequence) -> Point:
-        """Where the f of a Hessian is evaluated."""
+        """The point at which the f of a Hessian is evaluated."""
         assert self.primal is not None
         program, num_own, _, batch, *_ = self.primal
         return Point(program, self.positions, consts[num_own:], leaves, batch)
 
     @property
     def primal_spaces(self) -> Spaces:
-        """The two sides of f, where its Hessian is asked for."""
+        """The outputs and inputs of the f of a Hessian."""
         assert self.primal is not None
         return Spaces(self.primal.outputs, self.spaces.inputs, self.primal.batch)
 
     @cached_property
     def symmetric(self) -> bool:
-        """Whether a row of a block is a column of its mirror image: the Hessian of a scalar f without own rules."""
+        """Whether the matrix is symmetric: the Hessian of a scalar f without derivative rules of its own.
+
+        Then a row of a block is a column of its mirror image.
+        """
         return self.primal is not None and self.program.heads is None and not self.primal.has_rules
 
     # Directions
 
     def directions(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> Directions:
-        """What is known of the directions of some outputs and inputs."""
+        """The known directions between some outputs and inputs."""
         return directions(self.program, self.positions, self.spaces, outs, ins)
 
     def learn(self, outs: tuple[int, ...], ins: tuple[int, ...], linear: Any = None) -> Directions:
-        """The same, learned if it has not been; `linear`: gives the linear program of an f that Python runs."""
+        """The directions between some outputs and inputs, learned by tracing (see `directions.learn`)."""
         return learn(self.program, self.positions, self.spaces, outs, ins, linear)
 
     def by(self, way: str, outs: tuple[int, ...], ins: tuple[int, ...]) -> str:
@@ -159,7 +165,7 @@ class Blueprint:
 
     @cached_property
     def mirrors(self) -> tuple[int, ...]:
-        """Of a Hessian: for each block the one that is its transpose."""
+        """For each block of a Hessian, the number of the block that is its transpose."""
         if self.ravel:
             return (0,)
         n = len(self.spaces.inputs)
@@ -168,12 +174,12 @@ class Blueprint:
 
     @cached_property
     def counts(self) -> tuple[tuple[int, int], ...]:
-        """For each block, how many rows and columns it has as a matrix."""
+        """For each block, its numbers of rows and columns as a matrix, (M, N)."""
         return tuple((math.prod(b.row_shape), math.prod(b.column_shape)) for b in self.blocks)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Row by row of the tree of views: each output leaf with each input leaf."""
+        """The blocks, row by row of the tree of views: one for each output leaf and input leaf. With `ravel`, one."""
         outs, ins = self.spaces.outputs, self.spaces.inputs
         if self.ravel:
             return (self._block(tuple(range(len(outs))), tuple(range(len(ins))), (outs.size,), (ins.size,)),)
@@ -185,28 +191,28 @@ class Blueprint:
         y = [self.spaces.outputs.dtypes[i] for i in outs]
         x = [self.spaces.inputs.dtypes[j] for j in ins]
         dtype = jnp.result_type(*y, *x)
-        # A pullback answers in the dtype of the input and a pushforward in that of the output: where one
-        # of them is narrower than the result, it would round or overflow on the way, silently.
+        # A pullback computes in the dtype of the input, a pushforward in that of the output. A direction whose dtype is
+        # narrower than the result would silently round or overflow, so it is not allowed.
         exact = _exact(dtype, y, x)
         exact = exact if any(exact) else Ways(True, True)
         only = _only(y, x)
         asked = Ways(self.mode != "fwd", self.mode != "rev")
         if self.spaces.hessian:
-            asked = Ways(True, True)  # a line of it is a pushforward or a pullback, whichever the mode says
+            asked = Ways(True, True)  # rows and columns are the same lines, by the direction that `mode` says
         both = Ways(exact.rows and asked.rows, exact.columns and asked.columns)
-        # As `jax.jacrev` has it, it is the input that counts; in `jax.hessian`, the one of the gradient.
+        # An entry is weakly typed if the input is, as in `jax.jacrev`; for a Hessian, the first of its two inputs.
         places = [i % len(self.spaces.inputs) for i in outs] if self.spaces.hessian else ins
         weak = all(self.weak[j] and self.spaces.inputs.dtypes[j] == dtype for j in places)
         return Block(outs, ins, row_shape, column_shape, dtype, both if any(both) else exact, weak, only)
 
     @property
     def exact(self) -> Ways:
-        """Which ways answer for all leaves at once in the dtype of the result."""
+        """Whether rows, and whether columns, of all leaves together are computed in the dtype of the result."""
         y, x = self.spaces.outputs.dtypes, self.spaces.inputs.dtypes
         return _exact(jnp.result_type(*y, *x), y, x)
 
     def relative_cost(self, block: Block, rows: int, columns: int) -> float | None:
-        """What so many rows cost, in units of what so many columns cost; None where looking takes longer."""
+        """The cost of `rows` rows divided by that of `columns` columns; None if too cheap to compare, or unknown."""
         if _LINEAR * min(rows, columns) * self.primal_cost < _WORTH_WEIGHING:
             return None
         m, n = math.prod(block.row_shape), math.prod(block.column_shape)
@@ -220,7 +226,7 @@ class Blueprint:
         return 0 if free else _PICKED * seeds
 
     def pass_cost(self, way: str, block: Block) -> float:
-        """What one more row or column costs, in elements read or written; infinite where there is none."""
+        """The cost of one row or column, in elements read or written; infinite where f lacks the direction."""
         key = way, self.by(way, block.outs, block.ins), block.outs, block.ins
         return self._of_program("cost", key, lambda: self._pass_cost(way, block.outs, block.ins))
 
@@ -236,7 +242,7 @@ class Blueprint:
         return seed_cost(closed.jaxpr, seeds, way == "columns", left_out)
 
     def _left_out(self, way: str, outs: tuple, ins: tuple) -> Set[int]:
-        # Products of a pass that kernels do not make: they take a row by the number of the seed.
+        # The products of a pass that a kernel does not compute: it takes a row of the matrix by the seed's number.
         closed = self.pass_program(way, outs, ins)
 
         def found() -> Set[int]:
@@ -247,7 +253,7 @@ class Blueprint:
         return self._of_program("left out", (way, self.by(way, outs, ins), outs, ins), found)
 
     def pass_work(self, way: str, block: Block) -> Work | None:
-        """The operations and bytes of one more row or column; None where that cannot be read off one program."""
+        """The operations and bytes of one row or column; None where no single program computes it."""
         closed = None if self.program.heads is not None else self.pass_program(way, block.outs, block.ins)
         if closed is None:
             return None
@@ -258,29 +264,29 @@ class Blueprint:
         return work(closed.jaxpr, len(block.outs if way == "rows" else block.ins), left_out)
 
     def pass_program(self, way: str, outs: tuple, ins: tuple) -> Any:
-        """The program of constants, leaves and seeds that one row or column is; None where there is none."""
+        """The program that computes one row or column from constants, leaves and a seed; None where there is none."""
         key = way, self.by(way, outs, ins), outs, ins
         if self.program.jaxpr is None or self.program.heads is not None:
             return None
         return self._of_program("pass", key, lambda: self._pass_program(*key))
 
     def _of_program(self, what: str, key: tuple, make: Callable[[], Any]) -> Any:
-        # Functions that compute the same share it.
+        # Found once for a program: equal functions share it.
         return self.program.found.find(what, (self.positions, self.spaces, *key), make)
 
     def _pass_program(self, way: str, by: str, outs: tuple, ins: tuple) -> Any:
         try:
             return applied_program(self.program, self.positions, self.spaces, way, by, outs, ins)
         except (TypeError, ValueError, NotImplementedError):
-            return None  # whoever runs it will find out
+            return None  # running it raises the error
 
     @cached_property
     def primal_cost(self) -> float:
-        """What evaluating f costs, in the same units."""
+        """The cost of evaluating f, in elements read or written."""
         return math.inf if self.program.jaxpr is None else seed_cost(self.program.jaxpr, self.program.num_leaves, False)
 
     def apart(self, way: str, outs: tuple, ins: tuple) -> Apart | None:
-        """How rows are pulled back through their own samples alone, where f evaluates samples one by one."""
+        """How to pull a row back through its own sample alone; None where f does not evaluate samples one by one."""
         spaces = self.spaces
         if way != "rows" or len(outs) != 1 or spaces.batch is not None or spaces.hessian or self.program.jaxpr is None:
             return None
@@ -292,7 +298,7 @@ class Blueprint:
         return apart(self.program, self.positions, self.spaces, outs[0], ins, self._cost_of_all("rows", outs, ins))
 
     def cut(self, sweep: Sweep) -> Cut | None:
-        """The program that answers one seed for one sample, where samples can be told apart in all of it."""
+        """The program that maps one seed to its answer for one sample; None where f does not keep samples apart."""
         name = sweep.way, sweep.by, sweep.seeded, sweep.read
         return self.found.find("cut", name, lambda: self._cut(*name))
 
@@ -314,41 +320,41 @@ class Blueprint:
 
     @property
     def primal_work(self) -> Work:
-        """The operations and bytes of f itself."""
+        """The operations and bytes of evaluating f."""
         return work(self.program.jaxpr, len(self.program.jaxpr.invars))
 
     @cached_property
     def found(self) -> Found:
-        """What has been found out at such arguments: costs and ways, by blocks; names of kernels; layouts of views."""
+        """What has been found out for arguments of these shapes: costs, plans, names of kernels, layouts of views."""
         return Found()
 
     def nbytes_of_seed(self, way: str, outs: tuple, ins: tuple) -> int:
-        """Bytes that one seed keeps alive: the intermediates, the seed, and the answer."""
+        """The bytes that one seed keeps alive: its intermediates, the seed, and the answer."""
         own = self.apart(way, outs, ins)
         return self.per_seed if own is None else own.nbytes
 
     def heavy_of_seed(self, way: str, outs: tuple, ins: tuple) -> int:
-        """Bytes of what one seed makes pass through memory: answers of operations that no compiler fuses."""
+        """The bytes that one seed writes to memory: results of operations that no compiler fuses."""
         own = self.apart(way, outs, ins)
         return self.heavy if own is None else own.heavy
 
     @cached_property
     def per_seed(self) -> int:
-        """The same of a seed of all samples."""
+        """The bytes that one seed of all samples keeps alive."""
         peak = peak_bytes(self.program.jaxpr) if self.program.jaxpr is not None else 0
         sides, lead = (self.spaces.outputs, self.spaces.inputs), math.prod(self.spaces.lead)
         return peak + lead * sum(s.size * max((d.itemsize for d in s.dtypes), default=0) for s in sides)
 
     @cached_property
     def heavy(self) -> int:
-        """The same of a seed of all samples."""
+        """The bytes that one seed of all samples writes to memory."""
         return 0 if self.program.jaxpr is None else _LINEAR * written_bytes(self.program.jaxpr)
 
     @property
     def lies_across(self) -> bool:
-        """Whether all of a symmetric matrix is better written with the seeds on its last axis.
+        """Whether all of a symmetric matrix is faster to write with the seeds on its last axis.
 
-        Element by element the seeds are what a processor's vectors hold best; products give their answers row by row.
+        Elementwise operations vectorize best along seeds; matrix products return their answers row by row.
         """
         block = self.blocks[0]
         if not self.symmetric or self.by("rows", block.outs, block.ins) != "jvp":

@@ -1,8 +1,8 @@
 """Which directions a program has: a pullback, a pushforward, and whether the pullback is linear.
 
-Learned here and nowhere else, from what JAX says when one direction is traced by itself, and remembered by the
-program. What a rule of f raises, or this library, is never taken for a direction that is missing.
-Knows programs and errors. Knows nothing of what is asked for.
+This is learned here alone: each direction is traced by itself, and an error of JAX says that it is missing. The
+program keeps the answer. An error raised by a rule of f, or by this library, never means a missing direction.
+Knows programs and errors. Knows nothing of keys or stores.
 """
 
 import re
@@ -19,14 +19,14 @@ from jacobia._run.seeds import Spaces, applied_program
 
 
 class Ways(NamedTuple):
-    """What a view allows: set by `mode`, by dtypes, and by the rules of f."""
+    """Whether rows and columns can be computed one by one: depends on `mode`, on dtypes, and on the rules of f."""
 
     rows: bool
     columns: bool
 
 
 class Missing(NamedTuple):
-    """What JAX says of a direction that is missing."""
+    """The type and the message of the error by which JAX says that a direction is missing."""
 
     kind: type[Exception]
     says: str
@@ -34,15 +34,16 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Directions:
-    """What f has. Until JAX says otherwise a program has both directions, and its pullback is linear."""
+    """The directions that f has. By default, both, with a linear pullback; an error of JAX shows otherwise."""
 
     pullback: bool = True
-    pushforward: str | None = "jvp"  # or "transposed pullback", where JAX has no jvp
-    linear: bool = True  # whether the pullback is seen to be linear; if not, there are rows and nothing else
-    missing: tuple[Missing, ...] = field(default=(), compare=False)  # in the order in which they were looked for
+    pushforward: str | None = "jvp"  # "transposed pullback" where f has no jvp; None: neither
+    linear: bool = True  # whether the program of the pullback is linear; if not, only rows can be computed
+    missing: tuple[Missing, ...] = field(default=(), compare=False)  # in the order in which directions were tried
 
 
-# Of a `custom_vjp`, a `while_loop`, callbacks and foreign functions, and primitives without a rule.
+# The messages of JAX for a missing direction: of `custom_vjp`, of `while_loop`, of callbacks and foreign functions, and
+# of primitives without a rule.
 _SAYS = re.compile(
     "forward-mode|[Rr]everse-mode|do not support (JVP|transpose)|cannot be differentiated"
     "|support, subclass .* must implement|(Differentiation|Transpose) rule|[Dd]erivatives? of|JVP|jvp"
@@ -50,29 +51,29 @@ _SAYS = re.compile(
 )
 _KINDS = (TypeError, ValueError, NotImplementedError, RuntimeError)
 
-# What a pushforward through a `custom_vjp` leaves behind, which nothing can run.
+# The primitive that a pushforward through a `custom_vjp` leaves in the program. It cannot be run.
 _LEFT = "custom_lin"
-# A program that holds one of these is looked at before it is used.
+# The directions of a program that holds one of these primitives are traced before the program is used.
 _DOUBTFUL = ("custom_vjp_call", "custom_vjp_call_jaxpr", "call_hi_primitive", "while", _LEFT)
 _NO_JVP = Missing(TypeError, "can't apply forward-mode differentiation (jvp) to a custom_vjp function.")
 
 
 def said_by_jax(error: Exception) -> Missing | None:
-    """What an error says of a direction that is missing; None for any other error."""
+    """The missing direction that an error of JAX reports; None for any other error."""
     if type(error) not in _KINDS or _SAYS.search(str(error)) is None:
         return None
     return Missing(type(error), str(error))
 
 
 def is_doubtful(program: Program) -> bool:
-    """Whether a program may lack a direction; all others are taken to have both until JAX says otherwise."""
+    """Whether a program may lack a direction. Others are assumed to have both until an error shows otherwise."""
     return program.found.find("doubtful", None, lambda: any(holds(program.jaxpr, name) for name in _DOUBTFUL))
 
 
 def directions(
     program: Program, positions: tuple[int, ...], spaces: Spaces, outs: Sequence[int], ins: Sequence[int]
 ) -> Directions:
-    """What is known of the directions of some outputs and inputs; a doubtful program is looked at first."""
+    """The known directions between some outputs and inputs. Those of a doubtful program are learned first."""
     known = program.directions.get(_name(program, positions, spaces, outs, ins))
     if known is None and program.jaxpr is not None and is_doubtful(program):
         known = learn(program, positions, spaces, outs, ins)
@@ -87,13 +88,13 @@ def learn(
     ins: Sequence[int],
     linear: Callable[[], Callable[[list], list]] | None = None,
 ) -> Directions:
-    """The same, learned if it has not been: each direction is traced by itself. Nothing is computed.
+    """The directions between some outputs and inputs, learned by tracing each of them. Nothing is computed.
 
     Args:
-      linear: of an f that Python runs: gives the linear program of all outputs and inputs at a point.
+      linear: for an f that Python runs (`jit=False`): gives the linear program of all outputs and inputs at a point.
 
     Raises:
-      What tracing raises, unless JAX says by it that the direction is missing.
+      Any error of tracing but those by which JAX says that the direction is missing.
     """
     name = _name(program, positions, spaces, outs, ins)
     known = program.directions.get(name)
@@ -113,7 +114,8 @@ def learn(
 
 
 def _name(program: Program, positions: tuple, spaces: Spaces, outs: Sequence[int], ins: Sequence[int]) -> tuple:
-    # Outputs of a gradient are inputs of f: of a Hessian all have what one has. So has what Python runs at once.
+    # One name for all outputs and inputs of a Hessian, since the outputs of a gradient are inputs of f, and of an f
+    # that Python runs, since it is linearized as a whole.
     if spaces.hessian or program.jaxpr is None:
         outs, ins = range(len(spaces.outputs)), range(len(spaces.inputs))
     return positions, spaces.batch, tuple(outs), tuple(ins)
@@ -131,7 +133,8 @@ def _of_linear(linear: Callable[[list], list], spaces: Spaces, by: str) -> tuple
 
 
 def _learned(traced: Callable[[str, str], tuple[Any, int]]) -> Directions:
-    # `traced`: from "rows" or "columns", and what gives them, to a program whose last inputs are so many seeds.
+    # `traced` maps "rows" or "columns", and the direction that computes them, to a program and the number of its last
+    # inputs that are seeds.
     missing: list[Missing] = []
 
     def tried(way: str, by: str) -> Any:
@@ -145,14 +148,14 @@ def _learned(traced: Callable[[str, str], tuple[Any, int]]) -> Directions:
     if pushed is not None or pulled is None:
         return Directions(pulled is not None, None if pushed is None else "jvp", True, tuple(missing))
     closed, seeds = pulled
-    # A result that does not depend on the seeds, and is not zero, is not linear in them either.
+    # A result that does not depend on the seeds is linear in them only if it is zero.
     linear = all(kind in (LINEAR, ZERO) for kind in outputs_of(closed.jaxpr, closed.consts, seeds))
     pushforward = "transposed pullback" if linear and tried("columns", "transposed pullback") is not None else None
     return Directions(True, pushforward, linear, tuple(missing))
 
 
 def has_second(program: Program, positions: tuple[int, ...], spaces: Spaces, out: int, ins: tuple[int, ...]) -> bool:
-    """Whether an output can be differentiated twice along some inputs, forward over forward."""
+    """Whether an output of f has second derivatives along some inputs, forward over forward."""
     name = "second", positions, spaces.batch, out, ins
     if name not in program.directions:
         closed = lambda: applied_program(program, positions, spaces, "second", "jvp", (out,), ins)  # noqa: E731
@@ -163,7 +166,7 @@ def has_second(program: Program, positions: tuple[int, ...], spaces: Spaces, out
 
 
 def _tried(traced: Callable[[], tuple[Any, int]]) -> Any:
-    # A program and how many seeds it has, or that it is missing.
+    # The program and its number of seeds, or the missing direction.
     try:
         closed, seeds = traced()
     except _KINDS as error:

@@ -1,7 +1,7 @@
 """The guard: a leaf of every view as a pytree, which makes arithmetic on the leaves raise.
 
-The leaves of a view are the point and not the matrix. JAX refuses arithmetic, sums, derivatives and ravelling of typed
-keys, and its errors print the type of the key; this one's says what to write.
+The leaves of a view are the point, not the entries of the matrix. The guard is a typed key: JAX refuses to add, sum,
+differentiate or ravel typed keys, and its errors print the type of the key, whose name tells the user what to write.
 Knows leaves of a tree. Knows nothing of views.
 """
 
@@ -29,6 +29,6 @@ _KIND = define_prng_impl(
 
 @cache
 def new_guard() -> Any:
-    """A key of shape (1,) and without bytes. It draws no numbers."""
-    with eval_context():  # whatever is being traced now, the guard is no part of it
+    """A typed key of shape (1,) with no bytes, from which no random numbers can be drawn."""
+    with eval_context():  # the guard must not become part of the current trace
         return jax.random.wrap_key_data(jax.device_put(np.zeros((1, 0), np.uint32)), impl=_KIND)

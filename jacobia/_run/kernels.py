@@ -1,7 +1,7 @@
-"""Compiled kernels: made once, found again, bounded in number.
+"""Compiled kernels: each is made once and kept in a cache of limited size.
 
-A kernel runs one or more sweeps. It is found by its program and its sweeps, so another function object that computes
-the same compiles nothing; nor does another set of rows, since row numbers are arguments and widths are few.
+A kernel runs one or more sweeps. Its key is its program and its sweeps, so another function object with the same
+program compiles nothing. Nor does another set of rows: row numbers are arguments of the kernel, and widths are few.
 Knows programs, names and arguments. Knows nothing of what a kernel computes.
 """
 
@@ -13,16 +13,21 @@ from typing import Any, NamedTuple
 import jax
 
 from jacobia._call.linearize import Point, derivative_program, linearize
-from jacobia._call.trace import Program, settings, settings_key
+from jacobia._call.trace import Program, settings, settings_key, tracing
 from jacobia._compat import Literal, eval_jaxpr, opened
 from jacobia._program.fingerprint import fingerprint
+from jacobia._progress import config, waiting
 
-# A compiled kernel on a CPU takes one to two megabytes, code and bookkeeping.
+# The number of kernels kept. A compiled kernel on a CPU takes one to two megabytes, its code and JAX's records of it.
 LIMIT = 256
 
 
 class CacheInfo(NamedTuple):
-    """`kernels` held now, `compiles` made, look-ups that found a kernel (`hits`) or made one (`misses`), `limit`."""
+    """Counters of the cache of compiled kernels.
+
+    `kernels`: kernels held now; `compiles`: compilations; `hits` and `misses`: look-ups that found a kernel or made
+    one; `limit`: the most kernels that are held.
+    """
 
     kernels: int
     compiles: int
@@ -32,7 +37,7 @@ class CacheInfo(NamedTuple):
 
 
 class _Cache:
-    # Owner of all compiled kernels. Least recently used goes first.
+    # The owner of all compiled kernels. The least recently used one is dropped first.
     def __init__(self, limit: int):
         self.lock = threading.Lock()
         self.limit = limit
@@ -55,13 +60,13 @@ class _Cache:
                 while len(self.kernels) > self.limit:
                     self.kernels.popitem(last=False)
         try:
-            out = kernel(*args)
+            out = kernel(*args) if not config.progress else _seen(kernel, args, found)
         except Exception:
-            if not found:  # f has not got this direction, or not these settings: it would never run
+            if not found:  # a kernel that failed at its first call (f lacks the direction) would never run
                 with self.lock:
                     self.kernels.pop(key, None)
             raise
-        if found:  # kept in order once the kernel is on its way, which is what a small one waits for
+        if found:  # the order of use is updated after the kernel was dispatched, so that a small one does not wait
             with self.lock:
                 self.hits += 1
                 if key in self.kernels:
@@ -82,7 +87,7 @@ class _Cache:
 
 
 class _Ahead:
-    # A kernel that was compiled before it was called; other arguments than expected are compiled for as always.
+    # A kernel that was compiled before its first call. Arguments that it was not compiled for go to `jax.jit`.
     def __init__(self, jitted: Any, compiled: Any):
         self.jitted, self.compiled = jitted, compiled
 
@@ -94,7 +99,8 @@ class _Ahead:
 
 
 class _Ready(BaseException):
-    # In place of a result: the kernel that would have computed it. No error, so nothing on the way may catch it.
+    # Raised in place of a result: carries the kernel that would have computed it. A BaseException, so that no handler
+    # of errors catches it on the way.
     def __init__(self, kernel: _Ahead):
         self.kernel = kernel
 
@@ -107,11 +113,11 @@ _ahead = _AheadOnly()
 
 
 def compiled(read: Callable[[], Any]) -> Any:
-    """What the kernel of a read is compiled to, without running it; None for a read that needs none.
+    """The compiled form of the kernel of a read, which is not run; None for a read that calls no kernel.
 
-    The read goes its way up to the call of its kernel, which is compiled there, and kept for the call to come.
+    The read runs up to the call of its kernel. The kernel is compiled there, and kept in the cache.
     """
-    before = _ahead.only  # it may be on the way to a kernel itself
+    before = _ahead.only  # calls may be nested
     _ahead.only = True
     try:
         read()
@@ -134,10 +140,20 @@ class Taken(NamedTuple):
 
 
 def analysed(read: Callable[[], Any]) -> Taken:
-    """What the kernel of a read takes, by the compiler's own analysis."""
+    """The bytes that the kernel of a read takes, by the compiler's memory analysis."""
     kernel = compiled(read)
     found = None if kernel is None else kernel.memory_analysis()
     return Taken(0, 0) if found is None else Taken(found.temp_size_in_bytes, found.output_size_in_bytes)
+
+
+def _seen(kernel: Callable, args: tuple, found: bool) -> Any:
+    # With progress: compiling is told from computing, which is waited for.
+    if tracing():
+        return kernel(*args)
+    with waiting("computing" if found else "compiling"):
+        out = kernel(*args)
+    with waiting("computing"):
+        return jax.block_until_ready(out)
 
 
 _cache = _Cache(LIMIT)
@@ -150,16 +166,16 @@ def cache_info() -> CacheInfo:
 
 
 def cache_clear() -> None:
-    """Forget all compiled kernels and set the counters to zero. Views go on working, and compile again."""
+    """Drop all compiled kernels and set the counters to zero. Views stay valid; their next read compiles again."""
     _cache.clear()
 
 
 def _jitted(made_under: dict, body: Callable) -> Callable:
-    # jax.jit traces again when a setting has changed that could change results; here it is noticed.
+    # jax.jit traces again after a change of a setting that could change results. The check then raises.
     def kernel(*args: Any) -> Any:
         _check_settings(made_under)
         out = body(*args)
-        with _cache.lock:  # it could be traced, so it is compiled now
+        with _cache.lock:  # counted once the body is traced without an error: jax.jit compiles it next
             _cache.compiles += 1
         return out
 
@@ -167,7 +183,7 @@ def _jitted(made_under: dict, body: Callable) -> Callable:
 
 
 class ReadError(ValueError):
-    """A view cannot be read any more: under other settings, or at a point that is gone."""
+    """A view cannot be read any more: JAX settings have changed, or an array of its point has been deleted."""
 
 
 def _check_settings(made_under: dict) -> None:
@@ -182,7 +198,7 @@ def _check_settings(made_under: dict) -> None:
 
 
 class Kind:
-    """What a kernel does: a key whose hash is computed once."""
+    """A hashable description of what a kernel does, as a key of the cache. The hash is computed once."""
 
     __slots__ = ("_hash", "value")
 
@@ -198,32 +214,33 @@ class Kind:
 
 
 def call(program: Program, positions: tuple[int, ...], kind: Kind, body: Callable, *args: Any) -> Any:
-    """`body(*args)`, compiled, by a kernel that all programs that compute the same share.
+    """Run `body(*args)` as a compiled kernel, which equal programs share.
 
-    A program that holds Python functions (derivative rules, callbacks) is known only by its identity. Its
-    kernels are those of its expansion: its derivative, in which the rules have been applied.
+    A program that holds Python functions (derivative rules, callbacks) is equal to itself alone. Its kernels are
+    looked up by its expansion instead: its derivative, in which the rules have been applied.
     """
     name = expansion(program, positions) if program.opaque else program
     return _cache.run((name, kind), lambda: _jitted(program.settings, body), args)
 
 
 def expansion(program: Program, positions: tuple[int, ...]) -> Hashable:
-    """What such a program is known by: its derivative, or itself where that holds Python functions too."""
+    """The key of a program that holds Python functions: its derivative, or itself if that holds such functions too."""
     return program.found.find("expansion", positions, lambda: _expanded(program, positions))
 
 
 def _expanded(program: Program, positions: tuple[int, ...]) -> Hashable:
-    # Kernels are run and not differentiated again, so the rules that are left in them do not matter.
+    # Kernels are run and never differentiated, so derivative rules that are left in a derivative do not matter.
     for jaxpr, own in derivatives(program, positions):
         found = fingerprint(jaxpr, own, rules=False)
-        if not found.opaque:  # else a rule is still to be applied: the other direction may do so
-            plain = fingerprint(program.jaxpr, rules=False)  # what no derivative shows: aux
+        # An opaque derivative still holds a custom rule. Try the other direction: its program may have applied it.
+        if not found.opaque:
+            plain = fingerprint(program.jaxpr, rules=False)  # the derivative does not show aux
             return Kind(plain.key, found.key, settings_key(program.settings))
     return program
 
 
 def derivatives(program: Program, positions: tuple[int, ...]) -> Iterator[tuple[Any, list]]:
-    """The programs of a pushforward and of a pullback, as far as f has them, and the arrays that they hold."""
+    """The programs of a pushforward and of a pullback, if f has them, each with the arrays that it holds."""
     outs, ins = tuple(range(program.num_y)), tuple(range(len(positions)))
     for way in ("columns", "rows"):
         try:
@@ -233,7 +250,7 @@ def derivatives(program: Program, positions: tuple[int, ...]) -> Iterator[tuple[
 
 
 class Kept(NamedTuple):
-    """A linear program with its residuals: leaves of `tree`, some of them inputs of f that need no copy."""
+    """A linear program with its residuals, the leaves of `tree`. Residuals that are inputs of f are not copied."""
 
     y: list
     aux: list
@@ -242,7 +259,7 @@ class Kept(NamedTuple):
 
 
 def keep(point: Point) -> Kept:
-    """Linearize once by a compiled kernel and keep the residuals."""
+    """Linearize f at a point by a compiled kernel, and return the residuals."""
     program = point.program
     form = _keep_form(point)
     out = iter(call(program, point.positions, form.kind, form.body, list(point.consts), list(point.leaves)))
@@ -256,7 +273,8 @@ def _keep_form(point: Point) -> "_KeepForm":
 
 
 class _KeepForm:
-    # How to linearize a program: traced once, to see which residuals are inputs. A kernel would copy those.
+    # How to linearize a program. It is traced once to find the residuals that are inputs of f: the kernel does not
+    # return these, since it would copy them.
     num_y: int
     num_aux: int
     tree: Any  # of the linear program
@@ -287,5 +305,5 @@ class _KeepForm:
 
 
 def residual_bytes(point: Point) -> int:
-    """Bytes that `keep` would hold on to, beyond the inputs themselves."""
+    """The bytes of the residuals that `keep` would return, without those that are inputs of f."""
     return _keep_form(point).nbytes

@@ -1,6 +1,6 @@
-"""How many at once: widths of kernels, chunks of seeds, and limits in bytes.
+"""How many seeds run at once: widths of kernels, chunks of seeds, and limits in bytes.
 
-Knows counts, bytes, and how much memory a device has free. Knows nothing of f, arrays or what is remembered.
+Knows counts, bytes, and how much memory a device has free. Knows nothing of f, arrays or stores.
 """
 
 import os
@@ -8,19 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 from jacobia._errors import MaterializationError
+from jacobia._words import readable
 
-# Below this many bytes nobody asks how much memory is free: asking costs more than a small kernel.
+# Below this many bytes, free memory is not looked up: the look-up takes longer than a small kernel.
 _SMALL = 1 << 26
 # The share of a device's free memory that one materialization may take by default.
 _SHARE = 0.5
 
-# Few widths, so that few kernels serve all row sets; up to the 4th exact, since small requests are common.
+# Few widths, so that few kernels serve all sets of rows; no padding up to 4 rows, since small requests are common.
 _WIDTHS = (1, 2, 3, 4, 8, 16, 64, 256)
 
-# What of a working set stays in the cache next to a core; of samples, which need more steps of a loop, in all of it.
+# Bytes for each core that one step of a loop may use to stay in the cache: chunks of seeds in the core's own cache,
+# blocks of samples, which take more steps, in all caches.
 _CACHE, _CACHE_OF_SAMPLES = 1 << 21, 1 << 23
 
-# A quarter of the samples or fewer are worth a kernel of their own.
+# Up to one sample in _APART is worth a kernel for these samples alone.
 _APART = 4
 
 
@@ -36,12 +38,19 @@ def padded_width(count: int, most: int) -> int:
 
 
 def worth_apart(samples: int, most: int) -> bool:
-    """Whether so many of the samples are better evaluated by themselves than with all others."""
+    """Whether `samples` of `most` samples are better evaluated alone than with all the others."""
     return samples * _APART <= most
 
 
 def chunk(num_seeds: int, per_seed: int, result: int, chunk_size: Any, limit: int | None) -> int | None:
-    """How many seeds run at once, or None for all of them."""
+    """How many seeds run at once; None: all of them.
+
+    Args:
+      per_seed: bytes that one seed takes while it runs.
+      result: bytes of the result.
+      chunk_size: what the user has set: "auto" or a number of seeds.
+      limit: in bytes; None: no limit.
+    """
     if chunk_size != "auto":
         return None if chunk_size >= num_seeds else balanced(num_seeds, chunk_size)
     if limit is None or result + num_seeds * per_seed <= limit:
@@ -50,7 +59,7 @@ def chunk(num_seeds: int, per_seed: int, result: int, chunk_size: Any, limit: in
 
 
 def fits_cache(num: int, each: int, cores: int, samples: bool = False) -> int | None:
-    """How many of `num` seeds or samples of `each` bytes to run at once, to stay in the cache of a CPU; None: all."""
+    """How many of `num` seeds or samples, `each` of so many bytes, run at once to stay in a CPU's cache; None: all."""
     budget = (_CACHE_OF_SAMPLES if samples else _CACHE) * cores
     if num * each <= 4 * budget:
         return None
@@ -60,15 +69,17 @@ def fits_cache(num: int, each: int, cores: int, samples: bool = False) -> int | 
 
 
 def balanced(num_seeds: int, most: int) -> int:
-    """As many at once in equal chunks: 10 seeds under a limit of 8 run as 5 + 5, not 8 + 2."""
+    """The size of equal chunks of at most `most` seeds: 10 seeds under a limit of 8 run as 5 + 5, not 8 + 2."""
     return -(-num_seeds // -(-num_seeds // most))
 
 
 def byte_limit(memory_limit: int | None, need: int, device: Callable[[], Any]) -> int | None:
-    """The bytes that a result and its working set may take; None where `need` is surely small enough.
+    """The bytes that a result and its working set may take; None where no limit is set and `need` is small.
 
     Args:
-      device: gives the device, if it matters.
+      memory_limit: what the user has set, in bytes; None: a share of the free memory.
+      need: the bytes that will be used.
+      device: gives the device. Called only where its free memory is looked up.
     """
     if memory_limit is not None:
         return memory_limit
@@ -82,16 +93,8 @@ def check_result(what: str, result: int, limit: int | None, way_out: str) -> Non
         )
 
 
-def readable(nbytes: int) -> str:
-    """A number of bytes for people."""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} bytes"
-
-
 def free_bytes(device: Any) -> int:
-    """Free memory of a device, or of this machine where the device does not tell."""
+    """The free memory of a device in bytes, or that of the host where the device does not report its own."""
     stats = device.memory_stats() if device is not None else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)

@@ -1,6 +1,6 @@
-"""What a program has not got: a direction, or a pullback that is linear. What is done then, and what is said.
+"""Functions that lack a direction, or whose pullback is not linear: planning again, and the errors to raise.
 
-Knows blocks and errors. Knows no plan.
+Knows blocks and errors. Knows nothing of plans.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from jacobia._run.point import Linearized
 def by_what_exists(origin: Linearized, blocks: Sequence[Block], work: Callable[[], Any]) -> Any:
     """Do work that is planned for the directions that f is known to have.
 
-    A program is taken to have both until JAX says otherwise. Then both are learned, once, and the work is planned
-    again. Any other error is raised as it is, and so is what JAX says where nothing new was learned by it.
+    A program is assumed to have both directions until an error of JAX shows otherwise. Then the directions are learned,
+    once, and the work is planned again. Any other error is raised, and so is JAX's own if nothing new was learned.
     """
     before = [origin.directions(b) for b in blocks]
     try:
@@ -27,10 +27,10 @@ def by_what_exists(origin: Linearized, blocks: Sequence[Block], work: Callable[[
 
 
 def check_linear(origin: Linearized, block: Block) -> None:
-    """Before nonzeros or a pattern are read, which a pullback that is not linear has not got.
+    """Check that the pullback of f is linear, before nonzeros or a pattern are read.
 
     Raises:
-      ValueError: f has such a one.
+      ValueError: it is not linear, so that f has no nonzeros and no pattern to read.
     """
     if not origin.directions(block).linear:
         raise ValueError(
@@ -41,7 +41,7 @@ def check_linear(origin: Linearized, block: Block) -> None:
 
 
 def refused(origin: Linearized, block: Block) -> Exception:
-    """What to raise where f has no direction that could give anything of a block."""
+    """The error to raise where no direction of f gives rows or columns of a block."""
     blue, known = origin.blue, origin.directions(block)
     call = f"{blue.name}(mode={blue.mode!r})"
     if not known.linear:

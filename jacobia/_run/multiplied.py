@@ -1,6 +1,6 @@
-"""One pullback or pushforward of given vectors, at any point of a program, compiled once.
+"""Pullbacks or pushforwards of given vectors, by a kernel that is compiled once for all points of a program.
 
-Knows points and sweeps. Knows nothing of how vectors are laid out: `finish` does that, inside the kernel.
+Knows points and sweeps. Knows nothing of the shapes of vectors: `finish` converts them inside the kernel.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -16,11 +16,12 @@ from jacobia._run.stacked import at_each
 
 
 class Multiplied:
-    """`finish(apply, vectors)` of the leaves of a sweep.
+    """A kernel that computes `finish(apply, vectors)`, with `apply` a pullback or pushforward of lists of leaves.
 
     Args:
-      name: names what `finish` does.
-      finish: from a pullback or pushforward of leaves, and the vectors at one point, to the result.
+      sweep: says which direction, and of which outputs and inputs.
+      name: hashable; what `finish` does, as part of the key of the kernel.
+      finish: maps `apply` and the vectors of one point to the result.
       shared: whether all stacked points have the same vectors.
     """
 
@@ -35,10 +36,10 @@ class Multiplied:
         self._body = at_each(body, origin.stacks, None if shared else 0)
         self._kind = Kind("product", blue.positions, blue.spaces, sweep, name, origin.stacks)
         self._kept_kind = Kind("kept product", blue.positions, blue.spaces, sweep, name)
-        self._keeps: bool | None = None  # whether residuals serve, once the directions of f are known
+        self._keeps: bool | None = None  # whether `apply` can use kept residuals; None: not decided yet
 
     def at(self, origin: Linearized, vectors: Any) -> Any:
-        """At one point."""
+        """The result at one point."""
         if origin.compiles and not isinstance(vectors, Tracer):
             return self.compiled(origin, vectors)
         origin.check_alive()
@@ -49,7 +50,7 @@ class Multiplied:
         return self._body(origin.consts, origin.leaves, vectors)
 
     def compiled(self, origin: Linearized, vectors: Any) -> Any:
-        """The same, of arrays outside of transformations."""
+        """The result at one point by the compiled kernel; not inside a trace."""
         origin.check_alive()
         origin.reads += 1
         program, positions = origin.blue.program, origin.blue.positions

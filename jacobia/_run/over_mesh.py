@@ -1,6 +1,6 @@
-"""Sweeps at one point, with seeds or samples spread over a mesh: one kernel, and its answers in their own shapes.
+"""Sweeps at one point, with seeds or samples spread over a mesh: one kernel, whose answers lose their padding.
 
-Knows how a point is linearized, and how meshes are used. Knows nothing of blocks, nor of what is remembered.
+Knows how a point is linearized, and how meshes are used. Knows nothing of blocks or stores.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from jacobia._run.stacked import at_each
 
 
 def over_mesh(origin: Any, spread: Spread, sweeps: tuple[Sweep, ...], ids: Sequence) -> list:
-    """For each sweep its answers, divided among the devices of a mesh.
+    """The answers of each sweep, divided among the devices of a mesh.
 
     Args:
       origin: f linearized at a point (`point.Linearized`).
@@ -45,8 +45,8 @@ def over_mesh(origin: Any, spread: Spread, sweeps: tuple[Sweep, ...], ids: Seque
 
 
 def _spread_by(origin: Any, spread: Spread, sweep: Sweep) -> str | None:
-    # "samples" or "seeds"; None: every device computes all of it. A trace may be differentiated, and JAX has no
-    # derivatives of what is manual along some axes of a mesh alone.
+    # "samples" or "seeds"; None: every device computes all of the sweep. A traced sweep may be differentiated, and JAX
+    # does not differentiate `shard_map` over a part of the axes of a mesh.
     if not origin.compiles and len(spread.mesh.axis_names) > 1:
         return None
     if origin.cut_of(sweep) is not None:

@@ -1,6 +1,6 @@
 """One call of a transform: the point, its linearization, and how sweeps are run there.
 
-All views of a call share one `Linearized`. Knows nothing of keys or of what is remembered.
+All views of a call share one `Linearized`. Knows points and sweeps. Knows nothing of keys, or of what stores hold.
 """
 
 import math
@@ -35,27 +35,27 @@ from jacobia._run.stacked import Chosen, Stacks, at_chosen, at_each, choose, cou
 
 
 class Linearized:
-    """f linearized at one point. Shared by all views of a call; its leaves may be traced, or batched."""
+    """f linearized at one point. Shared by all views of a call; its leaves may be traced, or stacked by vmap."""
 
-    # Until something else is said, an attribute has the value it has here: views are made often.
-    stacks: Stacks = ()  # axes that vmap or scan has put in front, and which arrays have them
-    batch: tuple[int, ...] = ()  # their sizes
-    const_leaves: tuple[bool, ...] = ()  # which constants are leaves of a view as a pytree, where that is settled
+    # Defaults are class attributes, not set for each instance, because views are made often.
+    stacks: Stacks = ()  # the axes that vmap or scan has added in front, and which arrays have them
+    batch: tuple[int, ...] = ()  # the sizes of these axes
+    const_leaves: tuple[bool, ...] = ()  # which constants are leaves of a view as a pytree; (): not decided
     source: Any = None  # how to make this call again, for pickle
-    guard: Any = None  # the key among the leaves of the tree that the view has come from
+    guard: Any = None  # the guard among the leaves of the pytree from which the view was made
     traced: bool = False  # whether any array is a tracer
-    made_in: Any = None  # the trace that a traced point belongs to: what is computed in an inner one is not kept
+    made_in: Any = None  # the trace of a traced point: results of an inner trace are not kept
     reads = 0
-    expects_more = True  # whether the first read may do more than it needs, for those that follow
-    in_trace: tuple = ()  # of a traced point: what has been computed in its trace
+    expects_more = True  # whether the first read may keep residuals for later reads
+    in_trace: tuple = ()  # of a traced point: requests and answers computed in its trace
     _kept: Any = None
     _kept_in: Any = None
     _value: Any = None
-    _of_numpy = False  # whether the point is arrays of NumPy yet
-    _later: Any = None  # what is to be remembered before somebody looks at a store
+    _of_numpy = False  # whether the leaves are still NumPy arrays
+    _later: Any = None  # what to put into the stores before they are first looked at
 
     def __init__(self, blue: Blueprint, consts: Sequence, leaves: Sequence, of_numpy: bool = False):
-        """`of_numpy`: the leaves are arrays of NumPy that nobody else has; a kernel takes them as they are."""
+        """`of_numpy`: the leaves are NumPy arrays that nobody else holds. A kernel takes them as they are."""
         self.blue = blue
         self.consts = consts
         self.at_hand = leaves
@@ -66,15 +66,15 @@ class Linearized:
 
     @property
     def leaves(self) -> Sequence:
-        """The point."""
+        """The leaves of the point, as JAX arrays."""
         if self._of_numpy:
-            with eval_context():  # also where it is first asked for in a trace
+            with eval_context():  # concrete arrays, even inside a trace
                 self.at_hand, self._of_numpy = [jax.device_put(a) for a in self.at_hand], False
         return self.at_hand
 
     @property
     def stores(self) -> dict:
-        """What is remembered, by the numbers of blocks."""
+        """Number of a block → its store."""
         if self._later is not None:
             with self.lock:
                 note, self._later = self._later, None
@@ -83,7 +83,7 @@ class Linearized:
         return self._stores
 
     def note_later(self, remember: Callable, *args: Any) -> None:
-        """Remember something once somebody looks: `remember(self, *args)`. Most views are read once."""
+        """Call `remember(self, *args)` when a store is next looked at: after most reads, none is."""
         assert self._later is None, "something else has not been remembered yet"
         self._later = remember, *args
 
@@ -91,7 +91,7 @@ class Linearized:
     def anywhere(
         blue: Blueprint, consts: Sequence, leaves: Sequence, stacks: Stacks = (), guard: Any = None
     ) -> "Linearized":
-        """At leaves that may be traced or batched."""
+        """A `Linearized` at leaves that may be traced, or stacked by vmap."""
         self = Linearized(blue, consts, leaves)
         self.stacks, self.guard = stacks, guard
         self.batch = tuple(s.size for s in stacks)
@@ -101,17 +101,17 @@ class Linearized:
 
     @property
     def remembers(self) -> bool:
-        """Whether results are arrays that can be kept; otherwise they are part of a trace."""
+        """Whether results are concrete arrays that a store can keep; otherwise they are part of a trace."""
         return not (tracing() or self.traced)
 
     @property
     def compiles(self) -> bool:
-        """Whether kernels are compiled besides; otherwise they are part of a trace, or run by Python."""
+        """Whether reads run compiled kernels of their own; otherwise they are part of a trace, or run by Python."""
         return self.blue.jit and not (jit_disabled() or tracing() or self.traced)
 
     @property
     def lead(self) -> tuple[int, ...]:
-        """Axes of samples, in front of everything that is computed."""
+        """The sizes of the leading axes of every result: those added by vmap, then the batch axis."""
         return self.batch + self.blue.spaces.lead
 
     @property
@@ -120,27 +120,27 @@ class Linearized:
 
     @property
     def device(self) -> Any:
-        """Of the point; None: it is traced."""
+        """The device of the point; None: it is traced."""
         return device_of(self.leaves)
 
     def by(self, way: str, block: Block) -> str:
-        """What gives rows or columns of a block here: pullbacks or pushforwards."""
+        """What computes the "rows" or "columns" of a block: "pullbacks" or "pushforwards"."""
         return "pullbacks" if self.blue.by(way, block.outs, block.ins) == "pullback" else "pushforwards"
 
     def by_for_products(self, way: str, block: Block) -> str:
-        """The direction of a product: a cotangent for several outputs of f has no single head to push through."""
+        """The direction of a product: for `u H` with several outputs a pullback, as a pushforward serves one output."""
         if way == "rows" and self.blue.program.heads is not None:
             return "pullback"
         return self.blue.by(way, block.outs, block.ins)
 
     def directions(self, block: Block) -> Directions:
-        """What is known of the directions of a block. What Python runs is looked at first, at this point."""
+        """The known directions of a block. Those of an f that Python runs are learned first, at this point."""
         if self.blue.program.jaxpr is None and not self.batch:
             return self.learn(block)
         return self.blue.directions(block.outs, block.ins)
 
     def learn(self, block: Block) -> Directions:
-        """The same, learned if it has not been."""
+        """The directions of a block, learned by tracing."""
         if self.blue.program.jaxpr is None:
             return self.blue.learn(block.outs, block.ins, lambda: self._linearized_here()[2])
         return self.blue.learn(block.outs, block.ins)
@@ -148,13 +148,13 @@ class Linearized:
     def has_second(self, block: Block) -> bool:
         """Whether the f of a Hessian is known to have second derivatives forward over forward, for a block."""
         blue = self.blue
-        if blue.primal is None or blue.primal.program.jaxpr is None:  # not to be told without running it
+        if blue.primal is None or blue.primal.program.jaxpr is None:  # f has no program that could be traced
             return False
         o = block.outs[0] // len(blue.spaces.inputs)
         return has_second(blue.primal.program, blue.positions, blue.primal_spaces, o, block.ins)
 
     def again(self) -> "Linearized":
-        """The same point with nothing remembered."""
+        """The same point with empty stores."""
         fresh = Linearized.anywhere(self.blue, self.consts, self.leaves, self.stacks, self.guard)
         fresh.source, fresh.const_leaves, fresh.expects_more = self.source, self.const_leaves, False
         return fresh
@@ -163,16 +163,15 @@ class Linearized:
         return byte_limit(self.blue.memory_limit, need, lambda: None if self.traced else self.device)
 
     def check_alive(self) -> None:
-        """Raise where an array of the point has been deleted or donated: whoever computes something asks first.
+        """Raise if an array of the point has been deleted or donated. Called before anything is computed.
 
-        A kernel that does not look at the array, and residuals that are kept, would go on; an error would come by
-        chance.
+        Otherwise only a kernel that reads the deleted array would fail, and kept residuals would hide it.
         """
-        leaves = self.at_hand  # nobody can delete an array of NumPy
+        leaves = self.at_hand  # NumPy arrays cannot be deleted
         for k, a in enumerate((*leaves, *self.consts)):
             if self.traced and isinstance(a, Tracer):
                 continue
-            is_deleted = getattr(a, "is_deleted", None)  # None: an array of NumPy, or a shape alone
+            is_deleted = getattr(a, "is_deleted", None)  # None: a NumPy array, or a shape alone
             if is_deleted is not None and is_deleted():
                 what = f"input leaf {k}" if k < len(leaves) else "an array that f closes over"
                 raise ReadError(
@@ -193,10 +192,10 @@ class Linearized:
         """Run sweeps: compiled for arrays, inline under a trace, by Python for jit=False.
 
         Args:
-          take: hashable; `take.of(lines, places)` is wanted too, of the lines `take.place` of the first sweep.
+          take: hashable; `take.of(lines, places)` is computed too, of the lines `take.place` of the first sweep.
 
         Returns:
-          For each sweep its answers; behind them, where there are any, the images, and what was taken.
+          The answers of each sweep; then the list of images if there are any, and the result of `take`.
         """
         self.check_alive()
         self.reads += 1
@@ -209,7 +208,7 @@ class Linearized:
         return self._compiled(sweeps, ids, images, take, places)
 
     def _shares(self) -> bool:
-        # Python runs f once. A trace linearizes on its own for a first read, and shares from the second.
+        # Whether reads share one linearization: always where Python runs f, from the second read on in a trace.
         alone = self.compiles or self.batch or (self.reads < 2 and self.blue.jit)
         return not alone and not any(map(varying, self.leaves))
 
@@ -218,7 +217,7 @@ class Linearized:
     ) -> list:
         blue = self.blue
         if self._keeps(sweeps, self.reads):
-            # The next view is taken to be read as this one is: more than once, until one is not.
+            # Assume that the next view is read as often as this one: once, or more than once.
             if blue.found.get("read again") != (self.reads > 1):
                 blue.found.put("read again", None, self.reads > 1)
             kept = self._kept_residuals()
@@ -240,16 +239,16 @@ class Linearized:
         return self._kind("fused", sweeps, images, take), self._fused(sweeps, images, take)
 
     def run_fused(self, kind: Kind, body: Callable, ids: tuple, places: tuple) -> list:
-        """Run a kernel that `fused` has named."""
+        """Run a kernel that `fused` has returned."""
         self.check_alive()
         self.reads += 1
         program, positions = self.blue.program, self.blue.positions
         return call(program, positions, kind, body, self.consts, self.at_hand, ids, places)
 
-    # Few samples of a batch: the same at a point cut down to them
+    # Sweeps for a few samples of a batch alone
 
     def cuts(self, sweep: Sweep, samples: Any) -> bool:
-        """Whether a sweep can be run for some samples alone: f evaluates the samples one by one, and so can we."""
+        """Whether a sweep can be run for some samples alone, since f evaluates its samples independently."""
         if not self.batch:
             return self.cut_of(sweep) is not None
         chosen = choose(self.stacks, samples) if self.blue.spaces.batch is None else None
@@ -259,18 +258,18 @@ class Linearized:
         return self.blue.apart(sweep.way, *sweep.ends) if sweep.by == "pullback" else None
 
     def cut_of(self, sweep: Sweep) -> Cut | None:
-        # The program of one sample. One without its derivative rules must not be differentiated again.
+        # The program of one sample. If derivative rules were dropped from it, it must not be differentiated again.
         made = None if self.blue.spaces.batch is None else self.blue.cut(sweep)
         return made if made is not None and (self.compiles or not made.has_rules) else None
 
     @property
     def cores(self) -> int:
-        """Cores of the CPU that computes, each with a cache of its own; 0 where it is no CPU, or part of a trace."""
+        """The cores of the CPU that computes, each with its own cache; 0 on another device or inside a trace."""
         device = None if self.traced else self.device
         return (os.cpu_count() or 1) if self.compiles and device is not None and device.platform == "cpu" else 0
 
     def run_cut(self, sweep: Sweep, ids: Any, samples: Any) -> list[Any]:
-        """Run a sweep for some samples, whose axis is the first of every answer."""
+        """Run a sweep for some samples. Every answer has the axis of samples in front."""
         chosen = self.chosen(samples)
         if not self.compiles or isinstance(samples, Tracer):
             self.check_alive()
@@ -279,11 +278,11 @@ class Linearized:
         return self.run_fused(*self.cut_kernel(sweep, chosen), (ids, chosen), ())[0]
 
     def chosen(self, samples: Any) -> Any:
-        """Numbers of samples as the kernel for some of them takes them."""
+        """The numbers of samples in the form that the kernel for a few samples takes."""
         return choose(self.stacks, samples) if self.batch else samples
 
     def cut_kernel(self, sweep: Sweep, chosen: Any, take: Any = None) -> tuple[Kind, Callable]:
-        """The kernel for as many samples: its name, and its body, which takes the numbers of seeds and of samples."""
+        """The kernel for this many samples: its name, and its body, which takes the numbers of seeds and of samples."""
         name = ("cut", sweep, tuple(map(len, jax.tree_util.tree_leaves(chosen))), self.stacks, take)
         kind = self.blue.found.find("kind", name, lambda: Kind("cut", self.blue.positions, self.blue.spaces, *name[1:]))
         run = self._cut_body(sweep)
@@ -317,7 +316,7 @@ class Linearized:
         blue = self.blue
         second = sweeps[0].way == "second"
         at, spaces = (blue.primal_point, blue.primal_spaces) if second else (blue.point, blue.spaces)
-        # One seed of all samples runs f as it is, and shares its value with what is computed beside the view.
+        # A single seed of all samples runs f as it is, so that the compiler shares f(x) with results beside the view.
         whole = all(s.block is None and num_seeds(s, spaces) == 1 for s in sweeps)
         cuts, aparts = [None if whole else self.cut_of(s) for s in sweeps], [self.apart_of(s) for s in sweeps]
 
@@ -332,10 +331,10 @@ class Linearized:
         run = at_each(body, self.stacks, None)
         return lambda consts, leaves, ids, places: _with_taken(run(consts, leaves, ids), take, places)
 
-    # The linear program, kept from the second read on (or from the first, where Python runs f)
+    # The linear program, kept from the second read on (from the first where Python runs f)
 
     def keeps_for(self, sweeps: tuple[Sweep, ...]) -> bool:
-        """Whether the read to come has its residuals kept: the second one, or the first where more will follow."""
+        """Whether the next read uses kept residuals: the second read does, and the first one if more are expected."""
         return self._keeps(sweeps, self.reads + 1)
 
     def _keeps(self, sweeps: tuple[Sweep, ...], reads: int) -> bool:
@@ -353,18 +352,18 @@ class Linearized:
         return limit is None or need <= limit // 4
 
     def _pushes_all(self, sweep: Sweep) -> bool:
-        # A row of one sample is cheaper than a pullback through what is kept of all of them.
+        # A row pulled back through one sample alone is cheaper than one through the kept residuals of all samples.
         return self.apart_of(sweep) is None and self.pushes(sweep)
 
     def pushes(self, sweep: Sweep) -> bool:
-        """Whether the linear program of all outputs gives what a sweep asks for."""
+        """Whether a sweep can be run through the linear program of all outputs and inputs."""
         if sweep.way == "second":
-            return False  # it is no sweep of the linear program
+            return False  # a second derivative is not linear in its seed
         if self.blue.program.heads is not None:
-            return False  # it has no single row
+            return False  # a row of a Hessian of several outputs has no single linear program
         if sweep.by == "pullback":
             return not self.blue.spaces.hessian
-        # It holds all outputs, of which some may have an opaque rule in them that can be pulled through only.
+        # The program holds all outputs. Some of them may have a custom_vjp, which has no pushforward.
         outs, ins = range(len(self.blue.spaces.outputs)), range(len(self.blue.spaces.inputs))
         return self.blue.directions(tuple(outs), tuple(ins)).pushforward == sweep.by == "jvp"
 
@@ -374,7 +373,7 @@ class Linearized:
         return self._kept
 
     def _linearized_here(self) -> tuple[list, list, Callable]:
-        # Residuals belong to the trace they were made in: another one makes its own, and none is kept beyond its end.
+        # Residuals belong to the trace in which they were made, and are not used or kept outside it.
         state = trace_state()
         if self._kept_in is not None and self._kept_in[0] == state:
             return self._kept_in[1]
@@ -387,7 +386,7 @@ class Linearized:
     # f(x) and aux
 
     def value(self) -> tuple[list, list]:
-        """Leaves of y and of aux."""
+        """The leaves of y = f(x), and those of aux."""
         with self.lock:
             if self._value is not None and not any(a.is_deleted() for leaves in self._value for a in leaves):
                 return self._value
@@ -400,7 +399,7 @@ class Linearized:
             return self._value
 
     def aux(self) -> Any:
-        """What f returned beside its output."""
+        """The aux that f returned beside its output."""
         skip = 0 if self.blue.primal is None else len(self.blue.primal.outputs)  # the aux of a gradient is y, then aux
         return jax.tree_util.tree_unflatten(self.blue.aux_tree, self.value()[1][skip:])
 
@@ -422,18 +421,18 @@ class Linearized:
     # Kernels of other kinds
 
     def kept_for_products(self) -> Kept | None:
-        """Residuals from the second read on; None: they are not kept."""
+        """The kept residuals, from the second read on; None: they are not kept."""
         keeps = self.reads > 1 and not self.batch and (self._kept is not None or self._residuals_fit())
         return self._kept_residuals() if keeps else None
 
     def linear_in_trace(self, one: Sweep) -> Callable | None:
-        """The linear program of f, where products in this trace are to share it, or Python runs f."""
+        """The linear program of f, where products in this trace share it or Python runs f; else None."""
         return self._linearized_here()[2] if self._shares() and self.pushes(one) else None
 
     def run_with(self, name: tuple, body: Callable, arrays: Sequence) -> Any:
-        """`body(consts, leaves, arrays)`, where the arrays belong to no point; compiled under this name.
+        """Run `body(consts, leaves, arrays)`, compiled under a name; the arrays are the same for all stacked points.
 
-        A kernel is known by what is differentiated, too, and where samples are: the name need not tell.
+        The key of the kernel includes the differentiated inputs and the batch axes, so the name need not.
         """
         self.check_alive()
         self.reads += 1

@@ -1,8 +1,8 @@
 """Sweeps: seeds through the pullback (rows) or the pushforward (columns) under `vmap`.
 
-A linear program applied to seeds. The numbers of the seeds may be traced, so one program serves all sets of them.
-Knows linear programs and numbers of seeds. Knows nothing of blocks, nor of what is remembered.
-Shapes: B samples, M outputs, N inputs, R requested rows or columns.
+A linear program is applied to seeds. Their numbers may be traced, so one kernel serves all sets of as many seeds.
+Knows linear programs and numbers of seeds. Knows nothing of blocks or stores.
+Shapes: B samples, M outputs, N inputs, R requested rows or columns, S some of the samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,28 +17,28 @@ from jacobia._compat import sharded_like
 from jacobia._program.readings.seed import Element, products_met, through
 from jacobia._space import Batch, Space
 
-# So few passes, one at a time, are written out and not run in a loop.
+# Up to this many passes, one seed at a time, are unrolled, not run in a loop.
 UNROLLED = 8
 
-# Beyond this width, row sets run in a loop of as many passes as they need.
+# Padded sets of more seeds than this run in a loop, which leaves out steps that hold padding alone.
 LOOP = 64
 
 
 class Sweep(NamedTuple):
-    """Seeds of the leaves `seeded` (one flat basis), answered for the leaves `read`."""
+    """Seeds on the leaves `seeded`, numbered as one flat basis; the answer to a seed has the leaves `read`."""
 
     way: str  # "rows" (seeds on outputs) or "columns" (seeds on inputs)
-    by: str  # "pullback", "jvp" or "transposed pullback"; rows of a Hessian are pushforwards too
+    by: str  # "pullback", "jvp" or "transposed pullback"; rows of a Hessian can be pushforwards ("jvp")
     seeded: tuple[int, ...]
     read: tuple[int, ...]
     width: int | None  # how many seed numbers are passed; None: all seeds, none passed
     chunk: int | None  # how many run at once; None: all
-    dtypes: tuple[Any, ...]  # of the result, per leaf read
-    flat: bool  # answer as one matrix over all leaves (ravel)
-    padded: bool = False  # seed numbers are padded with -1 behind the last one that counts
-    diagonal: bool = False  # of the answer to a seed, only the entry that has the seed's number
+    dtypes: tuple[Any, ...]  # of the result, for each leaf read
+    flat: bool  # whether the result is one matrix over all leaves (ravel)
+    padded: bool = False  # whether -1 pads the numbers of the seeds at the end
+    diagonal: bool = False  # whether only the entry with the seed's number is kept of each answer
     block: int | None = None  # how many samples of a batch run at once, where they are independent; None: all
-    single: bool = False  # one seed, answered without an axis for seeds: taking it out afterwards would copy it
+    single: bool = False  # one seed, and a result without an axis for seeds: removing it outside the kernel would copy
 
     @property
     def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -47,10 +47,10 @@ class Sweep(NamedTuple):
 
 
 class Image(NamedTuple):
-    """The transpose of an answer that has all of a block: made by the kernel that made the answer."""
+    """The transpose of an answer that is a whole block, made by the kernel that computes the answer."""
 
     sweep: int
-    place: int  # among the leaves that the sweep reads
+    place: int  # index among the leaves that the sweep reads
     axes: tuple[int, ...]
     shape: tuple[int, ...]
 
@@ -59,12 +59,16 @@ class Image(NamedTuple):
 
 
 def run_sweep(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: tuple[int, ...] = ()) -> list[jax.Array]:
-    """Rows `(R, *x.shape)` for each leaf read, or columns `(*y.shape, R)`; all of them: `y.shape + x.shape`.
+    """Run the seeds of a sweep.
 
     Args:
-      answer: from the number of a seed to the answer, leaf by leaf.
-      basis: what seeds are numbered in.
-      lead: `(B,)` in front of every answer, with a batch; nothing else.
+      answer: maps the number of a seed to the answer, a list of leaves.
+      basis: the space in which seeds are numbered.
+      ids: the numbers of the seeds, `(R,)`; None: all seeds.
+      lead: `(B,)` with a batch, in front of every answer; else `()`.
+
+    Returns:
+      For each leaf read, rows `(R, *x.shape)` or columns `(*y.shape, R)`; for all seeds, `y.shape + x.shape`.
     """
     out = _seeded(sweep, answer, basis, ids, len(lead))
     rows = sweep.way == "rows"
@@ -105,10 +109,10 @@ def _seeded(sweep: Sweep, answer: Callable, basis: Space, ids: Any, lead: int) -
 
 
 def mapped(fn: Callable, in_axis: int, out_axis: int) -> Callable:
-    """A function of one seed, as arrays that may be several, for all seeds along an axis.
+    """A function of one seed, mapped over seeds along an axis. Seed and result are pytrees of arrays.
 
-    One seed runs without the axis: a compiler does not see that an intermediate with an axis of length 1 is the one
-    that f has without, computes both, and copies where their layouts differ.
+    A single seed runs without the axis. With an axis of length 1, the compiler would not see that an intermediate
+    equals one of f itself: it would compute both, and copy where their layouts differ.
     """
 
     def run(seeds: Any) -> Any:
@@ -124,7 +128,7 @@ def all_of(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Arr
     if chunk is None or chunk >= n:
         return many(jax.lax.iota(jnp.int32, n))
     if chunk == 1 and n <= UNROLLED:
-        # Numbers that the compiler does not know: it would fold products with known seeds at any cost.
+        # The barrier hides the numbers from the compiler, which would fold products with constant seeds at any cost.
         numbers = jax.lax.optimization_barrier(jax.lax.iota(jnp.int32, n))
         parts = [many(numbers[k : k + 1]) for k in range(n)]
         return [jnp.concatenate(own, axis=axis) for own in zip(*parts, strict=True)]
@@ -140,7 +144,7 @@ def all_of(many: Callable, n: int, chunk: int | None, axis: int) -> list[jax.Arr
 
 
 def _some(many: Callable, ids: Any, chunk: int, axis: int) -> list[jax.Array]:
-    # Only the passes that hold a number that counts are run.
+    # Runs only the steps of the loop that hold a number other than padding.
     width = ids.shape[0]
     steps = -(-width // chunk)
     count = jnp.sum(ids >= 0)
@@ -158,14 +162,14 @@ def _some(many: Callable, ids: Any, chunk: int, axis: int) -> list[jax.Array]:
 
 
 class Spaces(NamedTuple):
-    """The two sides of a Jacobian, of one sample where there is a batch."""
+    """The outputs and the inputs of a Jacobian: those of one sample where there is a batch."""
 
     outputs: Space
     inputs: Space
     batch: Batch | None = None
-    # The outputs are the gradient of f with respect to the inputs, so a row is a pushforward too.
+    # Whether the outputs are the gradient of f with respect to the inputs, so that a row can be a pushforward.
     hessian: bool = False
-    by_pullback: bool = False  # rows of a Hessian are pullbacks all the same: reverse over reverse
+    by_pullback: bool = False  # whether rows of a Hessian are pullbacks nevertheless: reverse over reverse
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -177,7 +181,7 @@ class Spaces(NamedTuple):
         return self.hessian and not self.by_pullback
 
     def seeds(self, basis: Space, index: Any) -> list[jax.Array]:
-        """Element `index` of a basis, for all samples."""
+        """Element `index` of a basis, the same for all samples."""
         return [jnp.broadcast_to(s, self.lead + s.shape) for s in basis.basis(index)]
 
 
@@ -188,14 +192,15 @@ def num_seeds(sweep: Sweep, spaces: Spaces) -> int:
 
 
 def _mirrored(spaces: Spaces, outs: tuple, ins: tuple) -> tuple[tuple, tuple]:
-    # Row (o, i) of block (i, j) of a Hessian is the tangent of the gradient of output o with respect to input j,
-    # pushed forward from input i: which gradients to read, which inputs to seed.
+    # Row (o, i) of block (i, j) of a Hessian is a pushforward from input i to the gradient of output o with respect to
+    # input j. Returns which gradients to read, and which inputs to seed.
     width, o = len(spaces.inputs), outs[0] // len(spaces.inputs)
     return tuple(o * width + j for j in ins), tuple(k % width for k in outs)
 
 
 def _as_pullback(spaces: Spaces, push: Callable, outs: tuple, ins: tuple) -> Callable:
-    # A pushforward through the mirror image of (outs, ins) of a Hessian: it takes and gives what a pullback would.
+    # A pushforward through the mirror image of block (outs, ins) of a Hessian, with the arguments and results of a
+    # pullback through the block itself.
     def apply(cotangents: list) -> list:
         seeds = [c.reshape(spaces.lead + spaces.inputs.shapes[i]) for c, i in zip(cotangents, image[1], strict=True)]
         return [a.reshape(spaces.lead + spaces.inputs.shapes[j]) for a, j in zip(push(seeds), ins, strict=True)]
@@ -205,10 +210,10 @@ def _as_pullback(spaces: Spaces, push: Callable, outs: tuple, ins: tuple) -> Cal
 
 
 def applied(point: Point, spaces: Spaces, way: str, by: str, outs: tuple, ins: tuple) -> Callable[[list], list]:
-    """What maps cotangents of `outs` to those of `ins` ("rows"), or tangents of `ins` to those of `outs` ("columns").
+    """The map from cotangents of `outs` to those of `ins` ("rows"), or from tangents of `ins` to those of `outs`.
 
-    A Hessian is symmetric: its rows are Hessian-vector products, forward over reverse, where f allows it. "second" is
-    no linear map: the second derivative of `outs` along a tangent of `ins`, twice.
+    The rows of a Hessian, which is symmetric, are Hessian-vector products (forward over reverse) where f allows it.
+    For "second" the map is not linear: from a tangent of `ins` to the second derivative of `outs` along it.
     """
     if way == "second":
         return second(point, outs, ins)
@@ -227,12 +232,13 @@ def _seeding(spaces: Spaces, apply: Callable, basis: Space) -> tuple[Callable, S
 
 
 def is_by_number(spaces: Spaces, basis: Space) -> bool:
-    """Whether seeds may be followed as their numbers."""
+    """Whether a seed may be followed through the program as its number, not as an array."""
     return len(basis) == 1 < basis.size and not spaces.lead and not spaces.hessian and basis.is_numbered
 
 
 def _by_number(apply: Callable, basis: Space) -> Callable | None:
-    # Seeds as their numbers, where one meets a matrix: rows of it are taken then, and nothing is multiplied.
+    # Follows seeds as numbers: where a seed meets a matrix, a row of the matrix is taken instead of a product.
+    # None: no seed meets a matrix.
     (shape,), (dtype,) = basis.shapes, basis.dtypes
     traced = jax.make_jaxpr(apply)([jax.ShapeDtypeStruct(shape, dtype)])
     jaxpr, (seed,) = traced.jaxpr, traced.jaxpr.invars
@@ -242,7 +248,7 @@ def _by_number(apply: Callable, basis: Space) -> Callable | None:
 
 
 def _row_of_head(point: Point, spaces: Spaces, sweep: Sweep) -> tuple[Callable, Space]:
-    # A row of the Hessian of a vector-valued f: one entry of f, and one entry of its gradient.
+    # The seeds of rows of the Hessian of a vector-valued f: a row belongs to one entry of f and one of its gradient.
     heads, basis = point.program.heads, spaces.outputs.pick(sweep.seeded)
     assert heads is not None
     read, (i,) = _mirrored(spaces, sweep.seeded, sweep.read)
@@ -260,7 +266,7 @@ def _row_of_head(point: Point, spaces: Spaces, sweep: Sweep) -> tuple[Callable, 
 
 
 def sweeps_at(point: Point, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[jax.Array]]:
-    """Linearize at a point and run sweeps, all in one program: the best for a first read."""
+    """Linearize at a point and run sweeps in one kernel: the fastest for a first read."""
     out = []
     for sweep, numbers in zip(sweeps, ids, strict=True):
         side, (outs, ins) = spaces.inputs, (sweep.read, sweep.seeded)
@@ -277,7 +283,7 @@ def sweeps_at(point: Point, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequ
 
 
 def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Sequence) -> list[list[jax.Array]]:
-    """The same sweeps through a linear program whose residuals are kept."""
+    """Run sweeps through a linear program whose residuals are kept."""
     out = []
     for sweep, numbers in zip(sweeps, ids, strict=True):
         apply = applied_linear(lin, spaces, sweep.way, sweep.by, *sweep.ends)
@@ -288,7 +294,7 @@ def sweeps_of(lin: Callable, spaces: Spaces, sweeps: tuple[Sweep, ...], ids: Seq
 
 
 def applied_linear(lin: Callable, spaces: Spaces, way: str, by: str, outs: tuple, ins: tuple) -> Callable:
-    """What `applied` gives, of a linear program whose residuals are kept."""
+    """The map that `applied` returns, made of a linear program whose residuals are kept."""
     pushed = way == "rows" and by == "jvp"
     made, of = _mirrored(spaces, outs, ins) if pushed else (outs, ins)
 
@@ -310,9 +316,9 @@ def applied_linear(lin: Callable, spaces: Spaces, way: str, by: str, outs: tuple
 def applied_program(
     program: Program, positions: tuple[int, ...], spaces: Spaces, way: str, by: str, outs: tuple, ins: tuple
 ) -> Any:
-    """The program of constants, leaves and seeds (samples in front) that `applied` is."""
+    """The program (a closed jaxpr) of `applied`, as a function of constants, leaves and seeds with samples in front."""
     skip = len(program.jaxpr.invars) - program.num_leaves
-    own = program.num_leaves - (0 if program.heads is None else len(program.heads))  # cotangents lie behind the leaves
+    own = program.num_leaves - (0 if program.heads is None else len(program.heads))  # without cotangents
     side = spaces.outputs.pick(outs) if way == "rows" else spaces.inputs.pick(ins)
     seeds = [jax.ShapeDtypeStruct(spaces.lead + s, d) for s, d in zip(side.shapes, side.dtypes, strict=True)]
 
@@ -329,7 +335,7 @@ def sweep_of_samples(
     """A sweep for some samples of a batch, by the program of one sample.
 
     Args:
-      cut: from a sample, constants, leaves and seeds to the answers, all with one sample.
+      cut: maps the number of a sample, and constants, leaves and seeds of one sample, to the answers for this sample.
       samples: numbers of samples, `(S,)`.
 
     Returns:
@@ -347,10 +353,11 @@ def sweep_of_samples(
 def sweep_in_blocks(
     cut: Callable, point: Point, spaces: Spaces, sweep: Sweep, ids: Any, first: Any = 0, of: int | None = None
 ) -> list[jax.Array]:
-    """The same for all samples, `sweep.block` of them at a time (None: all): what they need stays in the cache.
+    """A sweep for all samples, `sweep.block` of them at a time (None: all), so that intermediates stay in the cache.
 
     Args:
-      first: the number of the first sample, where these are a part `of` so many, or padding behind them.
+      first: the number of the first sample of this part of the batch.
+      of: the number of samples of the whole batch; samples beyond it are padding. None: the point has them all.
     """
     axes, (size,) = _sample_axes(point), spaces.lead
     block = min(sweep.block or size, size)

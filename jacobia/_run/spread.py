@@ -1,9 +1,8 @@
 """Seeds or samples spread over one axis of a mesh of devices: each device computes its own, and none waits for another.
 
-A kernel over a mesh is another kernel inside `jax.shard_map`: of the seeds of each device, at a point that every device
-has as a whole. Its results are padded to a multiple of the devices; `exact` makes arrays of the right shapes of them,
-outside of the kernel.
-Knows meshes, sweeps and shapes. Knows nothing of blocks, nor of what is remembered.
+A kernel over a mesh is another kernel inside `jax.shard_map`, for the seeds of one device, at a point that every device
+holds as a whole. Its results are padded to a multiple of D; outside the kernel, `exact` removes the padding.
+Knows meshes, sweeps and shapes. Knows nothing of blocks or stores.
 Shapes: D devices along the axis, R seeds, B samples.
 """
 
@@ -26,28 +25,28 @@ Run = Callable[[Sweep, Sequence, Sequence, Any], list]  # (sweep, constants, lea
 
 
 class Spread(NamedTuple):
-    """One axis of a mesh."""
+    """The axis of a mesh over which seeds or samples are spread."""
 
-    mesh: Mesh  # with Auto axes, whatever the given one has: an array on an Explicit axis can't be indexed
+    mesh: Mesh  # the given mesh with Auto axes: an array on an Explicit axis can't be indexed
     axis: str
-    given: Mesh
+    given: Mesh  # the mesh as the user gave it
 
     @property
     def size(self) -> int:
-        """D, how many devices there are along the axis."""
+        """D, the number of devices along the axis."""
         return self.mesh.shape[self.axis]
 
     def told(self) -> str:
-        """What to say of it."""
+        """The line about the mesh in an explanation."""
         return f"mesh: seeds, or samples, are spread over {self.size} devices along axis {self.axis!r}"
 
     def place(self, array: Any, samples: int | None = None) -> Any:
-        """An array on the mesh: as a whole along the axis, or with its samples divided, where D divides them.
+        """Put an array on the mesh: whole on every device along the axis, or divided by samples if D divides B.
 
-        Along the other axes of the mesh it stays as it is.
+        Along other axes of the mesh the array stays divided as it is.
 
         Args:
-          samples: the axis of the array that has them.
+          samples: the batch axis of the array; None: it has none.
         """
         if isinstance(array, Tracer):
             return self._checked(array)
@@ -56,7 +55,7 @@ class Spread(NamedTuple):
             spec += [None] * (samples + 1 - len(spec))
             if spec[samples] is None:
                 spec[samples] = self.axis
-        with eval_context():  # also in a trace
+        with eval_context():  # a concrete array, even inside a trace
             return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(*spec)))
 
     def _checked(self, traced: Any) -> Any:
@@ -99,7 +98,7 @@ class Spread(NamedTuple):
         )  # fmt: skip
 
     def numbers(self, ids: Any) -> Any:
-        """Numbers of seeds with as many for each device; the ones behind them do not count."""
+        """The numbers of seeds, padded to the same number for each device."""
         if ids is None:
             return None
         xp = jnp if isinstance(ids, Tracer) else np
@@ -110,10 +109,10 @@ class Spread(NamedTuple):
         """A kernel for all samples, `(consts, leaves, ids) -> answers`, with the samples spread over the devices.
 
         Args:
-          axes: of the leaves that have samples, the axis that has them.
+          axes: number of a leaf → its batch axis, for the leaves that have one.
           size: B.
-          num: how many answers there are, each with samples in front.
-          run: `(consts, leaves, ids, first sample, number of samples) -> answers` of one device's samples.
+          num: the number of answers, each with samples in front.
+          run: `(consts, leaves, ids, first sample, number of samples) -> answers`, for the samples of one device.
         """
         each, divided = -(-size // self.size), size % self.size == 0
 
@@ -138,11 +137,11 @@ class Spread(NamedTuple):
         return PartitionSpec(*[None] * axis, self.axis)
 
     def exact(self, array: Any, axis: int, count: int, shape: tuple[int, ...]) -> Any:
-        """What a kernel gave without its padding, in its own shape, divided along an axis that D divides.
+        """A result of a kernel without its padding, divided along an axis that D divides.
 
         Args:
-          axis: with padding, behind `count` places.
-          shape: of the result.
+          axis: the padded axis of `array`, of which the first `count` places are kept.
+          shape: the shape of the result.
         """
         if not shape:
             return array
@@ -160,7 +159,10 @@ class Spread(NamedTuple):
         return _cutting(axis, count, shape, out)(array)
 
     def layout(self, shape: tuple[int, ...], first: int = 0) -> PartitionSpec:
-        """How an array of a shape is divided: along its axis `first` where D divides it, else along another one."""
+        """How an array of this shape is divided: along axis `first` if D divides its length, else along another axis.
+
+        If D divides none of them, the array is whole on every device.
+        """
         order = [first, *[k for k in range(len(shape)) if k != first]]
         for k in order:
             if k < len(shape) and shape[k] and shape[k] % self.size == 0:
@@ -168,7 +170,7 @@ class Spread(NamedTuple):
         return PartitionSpec()
 
     def divided(self, array: Any) -> Any:
-        """A result as the given mesh has it, divided along an axis that D divides."""
+        """A result on the given mesh, divided along an axis that D divides."""
         if isinstance(array, Tracer) or not isinstance(array, jax.Array):
             return array
         sharding = array.sharding
@@ -179,13 +181,16 @@ class Spread(NamedTuple):
         return self.labelled(array)
 
     def whole(self, array: Any) -> Any:
-        """A result for operations of JAX that take no array divided along an Explicit axis."""
+        """A result, whole on every device if the given mesh has an Explicit axis.
+
+        For operations of JAX that do not take an array divided along an Explicit axis.
+        """
         if AxisType.Explicit not in self.given.axis_types or isinstance(array, Tracer):
             return array
         return jax.device_put(array, NamedSharding(self.given, PartitionSpec()))
 
     def labelled(self, array: Any) -> Any:
-        """The same array on the given mesh: nothing is moved."""
+        """The same array with the given mesh as its mesh. No data is moved."""
         if self.given == self.mesh or isinstance(array, Tracer):
             return array
         parts = [shard.data for shard in array.addressable_shards]
@@ -195,7 +200,7 @@ class Spread(NamedTuple):
 
 
 def off_mesh(spread: Spread | None) -> AbstractContextManager:
-    """Where no mesh is set by `jax.set_mesh`: what each device runs knows of none."""
+    """A context in which no mesh of `jax.set_mesh` is set, since each device computes by itself."""
     if spread is None or jax.sharding.get_abstract_mesh().empty:
         return nullcontext()
     if tracing():
@@ -204,10 +209,10 @@ def off_mesh(spread: Spread | None) -> AbstractContextManager:
 
 
 def checked_mesh(name: str, given: Any) -> Spread:
-    """The argument `mesh`, if it is one.
+    """Check the argument `mesh`: a mesh with one axis, or a mesh and the name of an axis.
 
     Raises:
-      TypeError: it is no mesh. ValueError: it has several axes and none was chosen, or not the one that was.
+      TypeError: it is no mesh. ValueError: it has several axes and none is named, or lacks the named one.
     """
     mesh, axis = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(mesh, Mesh) or mesh.empty or AxisType.Manual in mesh.axis_types:
@@ -231,7 +236,7 @@ def checked_mesh(name: str, given: Any) -> Spread:
 
 
 def shapes_of(sweep: Sweep, spaces: Spaces) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Of each answer of a sweep: its axis with padding, how many places count there, and its shape without."""
+    """For each answer of a sweep: its padded axis, the length of this axis without padding, and its shape without."""
     rows, count, lead = sweep.way == "rows", num_seeds(sweep, spaces), spaces.lead
     seeded, read = (spaces.outputs, spaces.inputs) if rows else (spaces.inputs, spaces.outputs)
     seeded, read = seeded.pick(sweep.seeded), read.pick(sweep.read)
@@ -252,7 +257,7 @@ def _same(one: Any, other: Mesh) -> bool:
 
 
 def _seed_axes(sweep: Sweep, spaces: Spaces) -> list[int]:
-    # Of each answer of a sweep, the axis along which its seeds lie.
+    # For each answer of a sweep, the axis of its seeds.
     lead, read = len(spaces.lead), spaces.outputs if sweep.way == "columns" else spaces.inputs
     if sweep.way == "rows" or sweep.diagonal:
         return [lead] * (1 if sweep.flat and not sweep.diagonal else len(sweep.read))

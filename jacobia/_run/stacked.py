@@ -1,6 +1,7 @@
 """Points that `vmap` or `scan` has stacked: which arrays of a view have which of the new axes.
 
-What `vmap` does not map gets no new axis: all the points share it, and it is held once. Knows nothing of f.
+An array that `vmap` does not map gets no new axis: it is held once, and all points share it.
+Knows arrays and their axes. Knows nothing of f.
 """
 
 import math
@@ -17,14 +18,14 @@ from jacobia._run.limits import padded_width
 
 
 class Axes(NamedTuple):
-    """Of one new axis: for each array 0, or None where the array does not have it."""
+    """Which arrays have one new axis: 0 (it is in front) for each array that has it, None for each that does not."""
 
     consts: tuple[int | None, ...]
     leaves: tuple[int | None, ...]
 
 
 class Stack(NamedTuple):
-    """One new axis in front of a view."""
+    """One new axis in front of a view: its size, and the arrays that have it."""
 
     size: int
     axes: Axes
@@ -34,18 +35,18 @@ Stacks = tuple[Stack, ...]  # the outermost axis first
 
 
 class Carried:
-    """An array of a view on its way through a transformation, with the new axes that it has and has not.
+    """An array of a view that passes through a transformation, and which of the new axes it has.
 
-    A tree to `jit`, `scan` and all others, which see the array alone. `vmap` asks it for the array of one point, and
-    puts those of all points together by it, as it does with JAX's own sparse arrays: what it does not map stays as it
-    is, where a plain leaf would be copied for each point.
+    To `jit`, `scan` and all others but `vmap` it is a pytree with one leaf, the array. `vmap` calls the functions below
+    to take the array of one point, and to stack those of all points, as for JAX's own sparse arrays. So an array that
+    is not mapped stays one array, where a plain leaf would be copied for each point.
     """
 
     __slots__ = ("array", "axes")
 
     def __init__(self, array: Any, axes: tuple[int | None, ...]):
         self.array = array
-        self.axes = axes  # 0 or None for each of the new axes
+        self.axes = axes  # for each new axis 0, or None if the array does not have it
 
 
 def _of_one_point(cont: Callable, _: Callable, part: Carried, axis: Any) -> Carried:
@@ -76,15 +77,15 @@ register_vmappable(Carried, _of_one_point, _of_all_points)
 
 
 class Guard:
-    """The guard on its way through a transformation: `(1,)` behind the new axes, it tells how many points are stacked.
+    """The guard of a view that passes through a transformation.
 
-    To `vmap` the shape is all there is.
+    Its shape, the sizes of the new axes and then 1, tells how many points are stacked. `vmap` changes only the shape.
     """
 
     __slots__ = ("array", "sizes")
 
     def __init__(self, array: Any, sizes: tuple[int, ...] = ()):
-        self.array = array  # None: made when a tree needs it
+        self.array = array  # None: made when the guard is flattened
         self.sizes = sizes
 
     @property
@@ -107,26 +108,26 @@ register_vmappable(
 
 
 class Chosen(NamedTuple):
-    """Some of the points: numbers along each axis of `merged`, of all combinations."""
+    """Some of the points: all combinations of `numbers` along the axes of `merged`, and which of them are requested."""
 
-    numbers: list[Any]
-    places: Any  # which of the combinations are asked for, in order; None: they are those
+    numbers: list[Any]  # along each axis
+    places: Any  # the numbers of the requested combinations, in order; None: all of them
 
 
 def at_each(body: Callable, stacks: Stacks, *others: int | None) -> Callable:
-    """`body(consts, leaves, *others)` at each of the points."""
+    """A function that maps `body(consts, leaves, *others)` over the stacked points; `others` are the axes to map."""
     for size, axes in reversed(stacks):
         body = jax.vmap(body, in_axes=(list(axes.consts), list(axes.leaves), *others), axis_size=size)
     return body
 
 
 def with_axes(axes: Sequence[int | None], sizes: Sequence[int], own: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of an array that has these of the new axes, and `own` at one point."""
+    """The shape of an array with shape `own` at one point, behind those of the new axes that it has."""
     return (*(n for n, k in zip(sizes, axes, strict=True) if k == 0), *own)
 
 
 def merged(stacks: Stacks) -> Stacks:
-    """The same with one axis in place of neighbours that the same arrays have."""
+    """The stacks with neighbouring axes merged into one where the same arrays have them."""
     out: list[Stack] = []
     for stack in stacks:
         if out and out[-1].axes == stack.axes:
@@ -137,13 +138,13 @@ def merged(stacks: Stacks) -> Stacks:
 
 
 def choose(stacks: Stacks, points: Any) -> Chosen | None:
-    """Points, by their numbers `(S,)`, as those of a few along each axis.
+    """The points with these numbers, `(S,)`, as combinations of a few numbers along each axis.
 
-    An array that has some of the axes only is taken once for all points that share it, so more points than asked for
-    may be among the combinations.
+    An array that has only some of the axes is taken once for all points that share it. So the combinations may hold
+    more points than were requested.
 
     Returns:
-      None where they can't be told apart: several axes, and numbers that are traced.
+      None where there are several axes and the numbers are traced.
     """
     sizes = [s.size for s in merged(stacks)]
     if len(sizes) == 1:
@@ -159,7 +160,7 @@ def choose(stacks: Stacks, points: Any) -> Chosen | None:
 
 
 def at_chosen(body: Callable, stacks: Stacks, const_shapes: Sequence, leaf_shapes: Sequence) -> Callable:
-    """`body(consts, leaves)` at some of the points, as a function of (consts, leaves, chosen); answers `(S, ...)`."""
+    """A function of (consts, leaves, chosen) that maps `body(consts, leaves)` over the chosen points: `(S, ...)`."""
     levels = merged(stacks)
     sizes = [s.size for s in levels]
 
@@ -184,5 +185,5 @@ def at_chosen(body: Callable, stacks: Stacks, const_shapes: Sequence, leaf_shape
 
 
 def count(chosen: Chosen) -> int:
-    """How many points are evaluated."""
+    """The number of points that are evaluated."""
     return math.prod(len(n) for n in chosen.numbers)

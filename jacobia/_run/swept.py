@@ -1,4 +1,4 @@
-"""Value, gradient and Laplacian of f at a point, by one sweep: sample by sample, where these can be told apart.
+"""Value, gradient and Laplacian of f at a point, by one sweep; sample by sample if f evaluates samples independently.
 
 Knows points, samples and sweeps. Knows nothing of how operations carry a Laplacian.
 Shapes: B samples, D inputs of one sample.
@@ -24,33 +24,33 @@ from jacobia._run.limits import fits_cache
 from jacobia._run.point import Linearized
 from jacobia._space import Batch, to_place
 
-# Bytes of the directions that are carried at once: what is beyond the cache is not faster.
+# The bytes of the directions that are carried at once. More than fits in the cache is not faster.
 _ROOM = 1 << 26
 
-# Matrices that are factored at once on a CPU, where that is done one by one. Of many, in two factorizations beside each
-# other, JAX has been seen to wait for ever.
+# The most samples at once on a CPU where f factors matrices. A CPU factors them one by one anyway, and with two
+# factorizations of many matrices side by side JAX has been seen to hang.
 _FACTORED = 16
 
 Found = tuple[list, list, list]  # leaves of y, their Laplacians, leaves of the gradient
 
 
 class Swept:
-    """How to sweep through f, made once for a program. `at(point)` gives values, Laplacians and the gradient.
+    """A sweep through f, prepared once for a program. `at(point)` gives values, Laplacians and the gradient.
 
     Args:
-      with_gradient: of an f of one number.
+      with_gradient: compute the gradient too; only for an f that returns one number (for each sample).
     """
 
     def __init__(self, origin: Linearized, with_gradient: bool):
         blue = origin.blue
         program, spaces = blue.program, blue.spaces
         jaxpr, own = program.jaxpr, []
-        if jaxpr is None:  # Python runs f, at these values
+        if jaxpr is None:  # Python runs f: trace it at the values of this point
             run = lambda consts, leaves: program(consts, leaves)[0]  # noqa: E731
             jaxpr, own = opened(jax.make_jaxpr(run)(list(origin.consts), list(origin.leaves)))
         jaxpr = needed(jaxpr, tuple(range(program.num_y)))
         places = [len(jaxpr.invars) - program.num_leaves + p for p in blue.positions]
-        # Where f has no pullback, the gradient comes out of the sweep, along every input.
+        # A `while` has no pullback. Then the sweep goes along every input, and gives the gradient too.
         narrow = not (with_gradient and holds(jaxpr, "while"))
         self._own, self._with_gradient, self._inputs = own, with_gradient, spaces.inputs
         self._positions, self._cut, owners = blue.positions, None, None
@@ -69,16 +69,17 @@ class Swept:
 
     @property
     def expansion(self) -> float:
-        """How many numbers the directions take, for each operation that f takes."""
+        """The numbers that the sweep carries for its directions, divided by the operations of f."""
         return self._sweep.expansion
 
     def at(self, point: Point) -> Found:
-        """Of y in the layout of f, with its samples where f has them."""
+        """Values, Laplacians and the gradient at a point; y and its Laplacian have the shapes of f's outputs."""
         consts, leaves = list(point.consts), list(point.leaves)
         if not self._sweep.narrows:
             return self._found(point, consts, leaves, False)
 
-        # Factors of Gram matrices are the fastest, and have no derivatives where one is singular; pairs have.
+        # Factors of Gram matrices are the fastest, but have no derivatives where a matrix is singular. So derivatives
+        # are taken of the sweep without factors.
         @jax.custom_jvp
         def run(consts: list, leaves: list) -> Found:
             return self._found(point, consts, leaves, True)
@@ -98,7 +99,7 @@ class Swept:
         return self._of_samples(point, factored)
 
     def _apart(self, outs: Sequence[Carried]) -> tuple[list, list, list]:
-        # Where the sweep went along every input, it has found the gradient.
+        # A sweep along every input has found the gradient: its legs.
         values = [jnp.asarray(z.value) for z in outs]
         laplacians = [jnp.zeros_like(z.value) if z.laplacian is None else z.laplacian for z in outs]
         every = [written_out(z, self._sweep.count) for z in outs] if self._with_gradient else []
@@ -154,7 +155,8 @@ def gradient(point: Point) -> list:
 
 
 def _of_one_sample(jaxpr: Any, places: Sequence[int], batch: Batch) -> tuple[Any, list] | None:
-    # The program of one sample, from its number and the inputs of f; None: it can't be told, or not be differentiated.
+    # The program of one sample, as a function of its number and the inputs of f, and the arrays that it holds. None: f
+    # mixes samples, or the program has lost derivative rules and cannot be differentiated.
     axes: list[int | None] = [None] * len(jaxpr.invars)
     for place, axis in zip(places, batch.inputs, strict=True):
         axes[place] = axis
@@ -170,7 +172,7 @@ def _of_one_sample(jaxpr: Any, places: Sequence[int], batch: Batch) -> tuple[Any
 
 
 def _owners(shapes: Sequence[tuple[int, ...]], batch: Batch) -> list[np.ndarray]:
-    # An input of all samples is one direction: they do not mix.
+    # The same input of all samples shares one direction, since samples do not mix.
     owners, start = [], 0
     for shape, axis in zip(shapes, batch.inputs, strict=True):
         size = math.prod(shape)
@@ -181,7 +183,7 @@ def _owners(shapes: Sequence[tuple[int, ...]], batch: Batch) -> list[np.ndarray]
 
 
 def _block(origin: Linearized, samples: int, each: int, jaxpr: Any) -> int | None:
-    # How many samples at once, each of so many bytes; None: all.
+    # How many samples run at once, each of `each` bytes; None: all.
     if jax.default_backend() == "cpu":
         most = _FACTORED if some(jaxpr, lambda eqn: bool(wiring(eqn).core)) else samples
         fitting = fits_cache(samples, each, os.cpu_count() or 1) or samples

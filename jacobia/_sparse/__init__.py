@@ -1,4 +1,4 @@
 """Sparsity patterns and colorings: which entries of a matrix can be nonzero, and which columns can share a seed.
 
-Arrays of numbers. Knows nothing of programs, of functions or of derivatives.
+Knows arrays of numbers. Knows nothing of programs, of functions or of derivatives.
 """

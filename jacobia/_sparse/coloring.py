@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jacobia import _files
+from jacobia._sparse import files
 from jacobia._sparse.pattern import Pattern
+from jacobia._sparse.picture import axes_for, colored, show
+from jacobia._words import counted
 
 PARTITIONS = ("rows", "columns", "both", "symmetric")
 _VERSION = 1
@@ -30,15 +32,15 @@ class Coloring:
     Attributes:
       pattern: what is colored, shape (M, N).
       partition: "rows", "columns", "both" or "symmetric".
-      colors: int32, read-only, 0 to `num_colors` - 1; -1 is in no seed. Shape (M,) for rows, (N,) for columns and for
-        symmetric, (M + N,) for both: rows, then columns, whose colors go on where those of the rows end.
-      num_colors: C, how many seeds there are; `num_row_colors` of them are of rows, the first ones.
-      lower_bound: no coloring of this partition has fewer colors. It need not be reached.
-      by_rows: booleans, shape (nnz,), or None: for both, whether an entry is read from a row color; for symmetric,
-        whether entry (i, j) is read where (j, i) is.
+      colors: int32, read-only, 0 to `num_colors` - 1; a line of color -1 is in no seed. Shape (M,) for "rows", (N,) for
+        "columns" and "symmetric", (M + N,) for "both": rows, then columns, whose colors go on where those of rows end.
+      num_colors: C, the number of seeds. The first `num_row_colors` of them are colors of rows.
+      lower_bound: no coloring of this partition has fewer colors. It may not be reachable.
+      by_rows: booleans, shape (nnz,). For "both": whether an entry is read from a row color; for "symmetric": whether
+        entry (i, j) is read as entry (j, i). None for "rows" and "columns".
 
     Raises:
-      ValueError: the partition is none, or the colors are no coloring of the pattern.
+      ValueError: the partition is not one of these four, or the colors are not a coloring of the pattern.
     """
 
     pattern: Pattern
@@ -74,13 +76,13 @@ class Coloring:
         if self.partition != "both":
             return self.colors
         colors = self.colors[self.pattern.shape[0] :]
-        return colors - np.int32(self.num_row_colors) * (colors >= 0)  # arithmetic, so that they may be traced
+        return colors - np.int32(self.num_row_colors) * (colors >= 0)  # arithmetic: colors may be traced
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it and its pattern to a file, for `Coloring.load`."""
         pattern = self.pattern
         arrays = {"rows": pattern.rows, "cols": pattern.cols, "shape": np.array(pattern.shape), "colors": self.colors}
-        _files.write(path, "coloring", _VERSION, arrays | {"partition": np.array(self.partition)})
+        files.write(path, "coloring", _VERSION, arrays | {"partition": np.array(self.partition)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Coloring":
@@ -90,7 +92,7 @@ class Coloring:
           OSError: there is no such file.
           ValueError: the file is of another kind, newer than this version of the package, or damaged.
         """
-        arrays = _files.read(path, "coloring", _VERSION, ("rows", "cols", "shape", "colors", "partition"))
+        arrays = files.read(path, "coloring", _VERSION, ("rows", "cols", "shape", "colors", "partition"))
         try:
             pattern = Pattern(arrays["rows"], arrays["cols"], tuple(arrays["shape"]))
             return cls(pattern, str(arrays["partition"]), arrays["colors"])
@@ -99,6 +101,40 @@ class Coloring:
                 f"Coloring.load(path={os.fspath(path)!r}): expected a coloring, got a damaged one ({error}). "
                 "Write it again with Coloring.save."
             ) from error
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> Any:
+        """Plot the pattern, each entry in the color that it is read from; of large patterns an entry of each cell.
+
+        Args:
+          ax: the matplotlib axes to draw on; by default those of a new figure.
+          **kwargs: for `ax.imshow`.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+        """
+        ax = axes_for(ax, "Coloring.plot(ax=None)")
+        rows, cols = self.pattern.rows, self.pattern.cols
+        image = colored(rows, cols, self.pattern.shape, self._entry_colors())
+        settings = {"cmap": _palette(self.num_colors), "vmin": -0.5, "vmax": max(self.num_colors, 1) - 0.5} | kwargs
+        show(ax, image, self.pattern.shape, **settings)
+        m, n = self.pattern.shape
+        of = {"rows": f"{m:,} rows", "both": f"{m:,} rows and {n:,} columns"}.get(self.partition, f"{n:,} columns")
+        ax.set_xlabel(f"{counted(self.num_colors, 'colors')} for {of}, at least {self.lower_bound}")
+        return ax
+
+    def _entry_colors(self) -> np.ndarray:
+        # The seed that each entry is read from, shape (nnz,).
+        rows, cols = self.pattern.rows, self.pattern.cols
+        if self.partition == "rows":
+            return self.colors[rows]
+        if self.by_rows is None:
+            return self.colors[cols]
+        by_row = self.colors[rows]
+        by_column = self.colors[cols + (self.pattern.shape[0] if self.partition == "both" else 0)]
+        return np.where(self.by_rows, by_row, by_column)
 
     def __repr__(self) -> str:
         count = f"num_colors={self.num_colors}, lower_bound={self.lower_bound}"
@@ -131,7 +167,7 @@ class Coloring:
 
     @classmethod
     def tree_unflatten(cls, static: tuple, leaves: Any) -> "Coloring":
-        pattern, colors, by_rows = leaves  # they may be anything
+        pattern, colors, by_rows = leaves  # JAX may put any objects in place of arrays
         return _fill(object.__new__(cls), pattern, colors, by_rows, static)
 
 
@@ -149,7 +185,7 @@ def lower_bound(pattern: Pattern, partition: str) -> int:
         return int(per_column.max())
     if partition == "columns":
         return int(per_row.max())
-    # A color gives one number for each row, or column, that has entries; and there are so many numbers to be read.
+    # A color gives one number for each row, or column, that has entries; `different` numbers must be read.
     lines = max(np.count_nonzero(per_row), np.count_nonzero(per_column))
     different = pattern.nnz
     if partition == "symmetric":
@@ -176,8 +212,19 @@ def alone(lines: np.ndarray, colors: np.ndarray, num_lines: int, num_colors: int
     return once & (colors >= 0)
 
 
+def _palette(num_colors: int) -> Any:
+    # As many colors as there are, neighbors far apart.
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    if num_colors <= 10:
+        return ListedColormap(colormaps["tab10"](np.arange(max(num_colors, 1))))
+    wheel = np.arange(num_colors) * 0.618034 % 1  # the golden ratio
+    return ListedColormap(colormaps["turbo"](0.05 + 0.9 * wheel))
+
+
 def _readable(coloring: Coloring) -> np.ndarray | None:
-    # Where each entry is read, by `by_rows`; raises if one can't be.
+    # `by_rows`: where each entry is read. Raises if an entry can't be read.
     pattern, partition = coloring.pattern, coloring.partition
     m, n = pattern.shape
     row_colors, column_colors = coloring.row_colors, coloring.column_colors
@@ -249,7 +296,7 @@ def _checked(pattern: Pattern, partition: str, colors: Any) -> np.ndarray:
 
 
 def check_arguments(call: str, pattern: Any, partition: Any, partitions: tuple[str, ...]) -> None:
-    """Raise unless this is a pattern, and one that can be colored in this way."""
+    """Raise unless `pattern` is a `Pattern` that has a coloring of this partition."""
     if not isinstance(pattern, Pattern):
         raise TypeError(
             f"{call}(pattern=...): expected a Pattern, got {type(pattern).__name__}. "

@@ -1,4 +1,4 @@
-"""Entries at pairs of places, as of a mask: the fewest rows and columns that hold them all.
+"""Entries at pairs of a row and a column, such as those of a mask: the fewest rows and columns that hold them all.
 
 Knows numbers of rows and columns. Knows nothing of derivatives or of what is remembered.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Cross(NamedTuple):
-    """Rows and columns, sorted, that together hold all entries asked for."""
+    """Rows and columns, sorted, that together hold all requested entries."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -31,7 +31,7 @@ def cross(rows: np.ndarray, columns: np.ndarray) -> Cross:
     entries = csr_array((np.ones(len(row), np.int32), (row, column)), (m, n))
     match = maximum_bipartite_matching(entries, perm_type="column")  # of each row; -1: none
     matched, free = np.flatnonzero(match >= 0), np.flatnonzero(match < 0)
-    # From a source to the free rows, from a row along its entries, from a column back along its match.
+    # Edges from a source to the unmatched rows, from a row along its entries, from a column back along its match.
     start = m + n
     tails = np.concatenate([np.full(len(free), start), row, m + match[matched]])
     heads = np.concatenate([free, m + column, matched])

@@ -1,7 +1,7 @@
 """Nonzeros and a pattern as sparse matrices of JAX and SciPy. Optional packages are imported here.
 
 Knows arrays and patterns. Knows nothing of views.
-Shapes: nnz entries; samples in front.
+Shapes: nnz entries; axes of samples in front.
 """
 
 from copy import copy
@@ -28,7 +28,7 @@ def _indices(pattern: Pattern) -> tuple[Any, Any, Any]:
     # (row, column) pairs, columns, row pointers.
     if not isinstance(pattern.rows, Tracer):
         known = _known(pattern)
-        if any(a.is_deleted() for a in known):  # with an array that was handed out
+        if any(a.is_deleted() for a in known):  # by a caller who was given it
             _known.cache_clear()
             known = _known(pattern)
         return known
@@ -76,14 +76,15 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
     return _filled("csr", values, pattern).asformat(format)
 
 
-# The arrays of numbers of a SciPy format, beside its values.
+# The index arrays of each SciPy format.
 _HELD = {"csr": ("indices", "indptr"), "csc": ("indices", "indptr"), "bsr": ("indices", "indptr"), "dia": ("offsets",)}
 
 
 @lru_cache(maxsize=32)
 def _empty(format: str, pattern: Pattern) -> tuple[Any, np.ndarray | None, bool]:
-    # A matrix that SciPy has checked, once for a pattern; which nonzero each of its values is (None: they are those of
-    # the pattern, in order); and whether some are none, and 0: nonzeros are counted from 1 then.
+    # Once for a pattern: a matrix that SciPy has checked; the number of the nonzero that each of its values is (None:
+    # they are in pattern order); and whether some values are no nonzeros. These have number 0, and nonzeros then count
+    # from 1.
     from scipy.sparse import csr_array
 
     numbers = np.arange(1, pattern.nnz + 1)

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-_SEED = 0  # of the order that is random: the same colors every time
-_LARGE = 200_000  # entries from which on one order is tried in Python
+_SEED = 0  # of the random order: the same colors every time
+_LARGE = 200_000  # entries from which on Python tries only one order
 _SMALL = 10_000  # entries up to which Python takes less time than the import of compiled code
 
 
 def columns(
     rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], fewest: int, near: np.ndarray | None = None
 ) -> np.ndarray:
-    """Colors of columns of which no two of one color share a row, by several orders; int32, shape (N,).
+    """Colors such that no two columns of one color share a row, the best of several orders; int32, shape (N,).
 
     Args:
       rows, cols: the entries, shape (nnz,), in any order.
       fewest: the most entries that a row has, which no coloring can go below.
-      near: colors that are wrong in a few places, shape (N,): one more order, color by color.
+      near: colors that are wrong in a few places, shape (N,). Columns sorted by these are one more order.
 
     References:
       Curtis, Powell, Reid, "On the estimation of sparse Jacobian matrices", IMA Journal of Applied Mathematics 13
@@ -65,7 +65,7 @@ def _compiled() -> Callable | None:
 
 
 def _first_fit(matrix: Any, order: np.ndarray) -> np.ndarray:
-    # The same in Python: the colors that a row has are the bits of a number.
+    # The same in Python: the colors taken in a row are the bits of a number.
     rows, bounds = matrix.indices.tolist(), matrix.indptr.tolist()
     taken, colors = [0] * matrix.shape[0], np.empty(matrix.shape[1], np.int32)
     for column in order.tolist():
@@ -85,13 +85,13 @@ def star(indptr: np.ndarray, cols: np.ndarray, fewest: int) -> np.ndarray:
 
     Args:
       indptr, cols: the rows, as `Pattern` has them.
-      fewest: no coloring can go below.
+      fewest: a number of colors that no coloring can go below.
 
     References:
       Gebremedhin, Manne, Pothen, "What color is your Jacobian?", SIAM Review 47 (2005),
       doi:10.1137/S0036144504444711, section 4; Gebremedhin, Tarafdar, Manne, Pothen, "New acyclic and star coloring
       algorithms with application to computing Hessians", SIAM Journal on Scientific Computing 29 (2007), pp. 1042-1072,
-      doi:10.1137/050639879: stars of two colors are kept here by their leaves, as colors a neighbor must not take.
+      doi:10.1137/050639879: each leaf of a two-colored star keeps the colors that its neighbors must not take.
     """
     flat = cols.tolist()
     bounds = indptr.tolist()
@@ -102,7 +102,7 @@ def star(indptr: np.ndarray, cols: np.ndarray, fewest: int) -> np.ndarray:
 
 def _star(neighbors: list[list[int]], order: list[int]) -> list[int]:
     colors = [-1] * len(order)
-    # Colored neighbors of a column, by their color; and the colors that would end a path of two colors behind it.
+    # Of each column: its colored neighbors, by color; and the colors that would complete a two-colored path behind it.
     by_color: list[dict[int, list[int]]] = [{} for _ in order]
     behind: list[set[int]] = [set() for _ in order]
     for v in order:

@@ -1,7 +1,7 @@
 """Colors in closed form, for bands and for stencils on a grid.
 
-Knows index arrays. Proposes colors and proves nothing: boundaries may be periodic, a few rows may be others, so whoever
-uses a proposal verifies it.
+Knows index arrays. Proposes colors and proves nothing: boundaries may be periodic, and a few rows may have other
+entries, so the caller must verify a proposal.
 """
 
 import itertools
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_OFFSETS = 512  # of a band or a stencil; more is another kind of pattern
+_OFFSETS = 512  # most offsets of a band or a stencil
 _SAMPLE = 4096
 _REACH = 4  # of a stencil, in grid points
 _GRIDS = 4
 
 
 def proposals(rows: np.ndarray, cols: np.ndarray, num_cols: int, fewest: int) -> Iterator[np.ndarray]:
-    """Colors of columns that may share no row, those with fewer colors first.
+    """Proposed colors of columns, those with fewer colors first. Columns of one color should share no row.
 
     Args:
       rows, cols: the entries, shape (nnz,), in any order.
@@ -33,7 +33,7 @@ def proposals(rows: np.ndarray, cols: np.ndarray, num_cols: int, fewest: int) ->
     offsets, counts = _offsets(rows, cols)
     if not 0 < len(offsets) <= _OFFSETS:
         return
-    # Offsets that a periodic boundary adds are rare. They do not say which grid it is.
+    # Rare offsets come from periodic boundaries, and do not tell the grid.
     main = offsets[counts > 0.4 * counts.max()]
     # Inside a grid, a row has entries at all offsets. Other patterns are not worth the search.
     forms = [((), offsets[:, None])] if len(offsets) <= 4 * fewest else []
@@ -48,7 +48,7 @@ def proposals(rows: np.ndarray, cols: np.ndarray, num_cols: int, fewest: int) ->
 
 
 def _offsets(rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # A sample tells most other patterns, for less than sorting all offsets.
+    # A sample rules out most other patterns, at less cost than sorting all offsets.
     step = max(1, len(rows) // _SAMPLE)
     if len(np.unique(cols[::step] - rows[::step])) > _OFFSETS:
         return np.array([], int), np.array([], int)
@@ -85,7 +85,7 @@ def _grids(offsets: np.ndarray) -> list[tuple[tuple[int, ...], np.ndarray]]:
 
 
 def _linear(vectors: np.ndarray, fewest: int) -> tuple[int, np.ndarray] | None:
-    # x + b y + c z modulo the smallest number for which no two columns of a row agree.
+    # Colors x + b y + c z, modulo the smallest number for which no two columns of a row have the same color.
     gaps = (vectors[:, None] - vectors).reshape(-1, vectors.shape[1])
     gaps = np.unique(gaps, axis=0) if vectors.shape[1] > 1 else np.unique(gaps)[:, None]
     gaps = gaps[np.any(gaps != 0, axis=1)]

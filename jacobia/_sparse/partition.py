@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jacobia._progress import waiting
 from jacobia._sparse import greedy as _greedy
 from jacobia._sparse import lattices as _lattices
 from jacobia._sparse.coloring import PARTITIONS, Coloring, alone, check_arguments, lower_bound
 from jacobia._sparse.pattern import Pattern
 
-_CUTS = 32  # places looked at to part dense rows or columns from the others
-_TRIES = 4  # of them, the most promising, are colored
+_CUTS = 32  # limits between dense lines and the others that are looked at
+_TRIES = 4  # the most promising of them, which are colored
 _SLOW = 10**9  # colors times columns: more than the compiled loop does in a second or so
 _LARGE = 2000  # columns from which on a good closed form does for a star coloring
 
@@ -26,16 +27,16 @@ def coloring(pattern: Pattern, partition: str = "auto") -> Coloring:
       pattern: shape (M, N).
       partition: what gets colors. "columns" (pushforwards): columns of one color share no row. "rows" (pullbacks): rows
         of one color share no column. "both": some rows and some columns; each entry is alone in one of its two colors.
-        "symmetric": columns of a symmetric matrix, where entry (i, j) may be read as (j, i). "auto": the fewest
-        colors of columns, rows and both, in this order; never symmetric, for a pattern
-        can't tell whether values are.
+        "symmetric": columns of a symmetric matrix, where entry (i, j) may be read as (j, i). "auto": whichever of
+        columns, rows and both has the fewest colors, in this order; never symmetric, for a pattern can't tell whether
+        the values are symmetric.
 
     Returns:
       A `Coloring` of "columns", "rows", "both" or "symmetric". Rows and columns without entries are in no color.
 
     Raises:
       TypeError: `pattern` is no Pattern.
-      ValueError: the partition is none of these, or "symmetric" and the pattern is not.
+      ValueError: the partition is none of these, or it is "symmetric" and the pattern is not symmetric.
 
     References:
       Gebremedhin, Manne, Pothen, "What color is your Jacobian?", SIAM Review 47 (2005),
@@ -46,10 +47,12 @@ def coloring(pattern: Pattern, partition: str = "auto") -> Coloring:
     """
     check_arguments("coloring", pattern, partition, ("auto", *PARTITIONS))
     if partition == "symmetric":
-        return Coloring(pattern, partition, _symmetric(pattern))
+        with waiting("coloring"):
+            return Coloring(pattern, partition, _symmetric(pattern))
     if partition in ("rows", "columns"):
         return Coloring(pattern, partition, _lines(pattern, int(partition == "columns"), None))
-    row_colors, column_colors = _fewest(pattern)
+    with waiting("coloring"):
+        row_colors, column_colors = _fewest(pattern)
     if partition == "auto" and row_colors.max(initial=-1) < 0:
         return Coloring(pattern, "columns", column_colors)
     if partition == "auto" and column_colors.max(initial=-1) < 0:
@@ -70,7 +73,7 @@ def _lines(pattern: Pattern, axis: int, mask: np.ndarray | None, whole: bool = T
     fewest, used = int(per_row.max()), per_column > 0
     if np.count_nonzero(used) == fewest:
         return _numbered(np.arange(shape[1], dtype=np.int32), used)
-    if fewest * shape[1] > _SLOW and 8 * fewest > shape[1]:  # columns of the fullest row are told apart anyway
+    if fewest * shape[1] > _SLOW and 8 * fewest > shape[1]:  # columns of the fullest row differ anyway
         own = np.zeros(shape[1], bool)
         own[ids[across == per_row.argmax()]] = True
         return _apart(pattern, axis, mask, own, whole)
@@ -79,7 +82,7 @@ def _lines(pattern: Pattern, axis: int, mask: np.ndarray | None, whole: bool = T
         greedy = _greedy.columns(across, ids, shape, fewest, near)
         colors = greedy if colors is None or greedy.max() < colors.max() else colors
     colors = _numbered(colors, used)
-    dense = 2 * per_column > np.count_nonzero(per_row)  # no two of them share a color, and few others theirs
+    dense = 2 * per_column > np.count_nonzero(per_row)  # no two share a color, few others share theirs
     if whole and dense.any() and colors.max() + 1 > fewest:
         other = _apart(pattern, axis, mask, dense, False)
         colors = other if other.max() < colors.max() else colors
@@ -87,7 +90,7 @@ def _lines(pattern: Pattern, axis: int, mask: np.ndarray | None, whole: bool = T
 
 
 def _apart(pattern: Pattern, axis: int, mask: np.ndarray | None, own: np.ndarray, whole: bool) -> np.ndarray:
-    # Some lines in colors of their own, behind those of the rest.
+    # Each of the lines `own` in a color of its own, numbered behind those of the rest.
     rest = ~own[(pattern.rows, pattern.cols)[axis]]
     colors = _lines(pattern, axis, rest if mask is None else rest & mask, whole)
     colors[own] = np.arange(np.count_nonzero(own)) + colors.max(initial=-1) + 1
@@ -97,7 +100,7 @@ def _apart(pattern: Pattern, axis: int, mask: np.ndarray | None, own: np.ndarray
 def _closed_form(
     rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], fewest: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    # The first that holds; and the first of all, from which greedy colors may start.
+    # The first proposal that is a coloring, and the first of all proposals, from which greedy colors may start.
     first = None
     for colors in _lattices.proposals(rows, cols, shape[1], fewest):
         if alone(rows, colors[cols], shape[0], int(colors.max()) + 1).all():
@@ -137,7 +140,7 @@ def _fewest(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ways(pattern: Pattern) -> list[_Way]:
-    # All columns, all rows, and cuts between dense lines and the others; those that may need the fewest colors first.
+    # All columns, all rows, and splits into dense lines and the others; those that may need the fewest colors first.
     per = [np.bincount(ids, minlength=1) for ids in (pattern.rows, pattern.cols)]
     pure = [_Way(int(per[0].max()), 0, 1, 0), _Way(int(per[1].max()), 1, 0, 0)]
     most = 2 * min(way.fewest for way in pure)  # greedy colors of a whole direction may be twice as many
@@ -155,7 +158,7 @@ def _symmetric(pattern: Pattern) -> np.ndarray:
     n, widest = pattern.shape[1], lower_bound(pattern, "columns")
     used = np.diff(pattern.indptr) > 0
     fewest = lower_bound(pattern, "symmetric")
-    # Columns that share no row do for a symmetric matrix too.
+    # A coloring whose columns share no row is valid for a symmetric matrix too.
     colors, _ = _closed_form(pattern.rows, pattern.cols, pattern.shape, widest)
     if colors is not None:
         num_colors = int(colors.max()) + 1

@@ -5,7 +5,9 @@ Shapes: M outputs, N inputs, nnz entries.
 """
 
 import hashlib
+import html
 import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia import _files
 from jacobia._compat import Tracer
 from jacobia._errors import MaterializationError
 from jacobia._space import MOST
+from jacobia._sparse import files
+from jacobia._sparse.picture import axes_for, braille, fullness, is_dark, show
 
 _VERSION = 1
-_LINES, _CHARACTERS = 16, 32  # of the picture in a repr
-_CELLS = 256  # along each side of a plot: no smaller than a pixel, so none is lost
 FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
 
 
@@ -34,7 +35,8 @@ class Pattern:
 
     Attributes:
       shape: `(M, N)`.
-      rows, cols: int32, shape (nnz,), sorted by row and then by column, without duplicates. Read-only.
+      rows: int32, shape (nnz,), sorted by row and then by column, without duplicates. Read-only.
+      cols: the same for columns.
     """
 
     shape: tuple[int, int]
@@ -54,14 +56,14 @@ class Pattern:
 
         Raises:
           TypeError: numbers that are no integers.
-          ValueError: `rows` and `cols` of different lengths, numbers out of range, or a shape that is none.
+          ValueError: `rows` and `cols` of different lengths, numbers out of range, or an invalid shape.
           MaterializationError: more than 2**31 - 1 entries.
         """
         return cls(rows, cols, shape)
 
     @classmethod
     def from_dense(cls, array: Any) -> "Pattern":
-        """From a matrix, shape (M, N), booleans or numbers: where it is not zero (NaN is not)."""
+        """From a matrix, shape (M, N), booleans or numbers: where it is not zero; NaN counts as nonzero."""
         array = np.asarray(array)
         if array.ndim != 2:
             raise ValueError(
@@ -114,7 +116,7 @@ class Pattern:
 
     @property
     def density(self) -> float:
-        """The part of all entries that can be nonzero, between 0 and 1."""
+        """The fraction of entries that can be nonzero, between 0 and 1."""
         return self.nnz / max(1, self.shape[0] * self.shape[1])
 
     @cached_property
@@ -181,7 +183,7 @@ class Pattern:
     def save(self, path: str | os.PathLike) -> None:
         """Write it to a file, for `Pattern.load`."""
         arrays = {"rows": np.asarray(self.rows), "cols": np.asarray(self.cols), "shape": np.array(self.shape)}
-        _files.write(path, "pattern", _VERSION, arrays)
+        files.write(path, "pattern", _VERSION, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Pattern":
@@ -191,7 +193,7 @@ class Pattern:
           OSError: there is no such file.
           ValueError: the file is of another kind, newer than this version of the package, or damaged.
         """
-        arrays = _files.read(path, "pattern", _VERSION, ("rows", "cols", "shape"))
+        arrays = files.read(path, "pattern", _VERSION, ("rows", "cols", "shape"))
         try:
             pattern = cls(arrays["rows"], arrays["cols"], tuple(arrays["shape"]))
         except (TypeError, ValueError) as error:
@@ -214,44 +216,34 @@ class Pattern:
         Raises:
           ImportError: matplotlib is not installed.
         """
-        if ax is None:
-            try:
-                import matplotlib.pyplot as plt
-            except ImportError as error:
-                raise ImportError(
-                    "Pattern.spy(ax=None): expected matplotlib, got no such package. "
-                    'Install it: pip install "jacobia[plot]".'
-                ) from error
-            ax = plt.subplots()[1]
-        filled = self._cells(_CELLS, _CELLS)
+        ax = axes_for(ax, "Pattern.spy(ax=None)")
+        filled = fullness(self.rows, self.cols, self.shape)
         # A cell with one entry is seen beside a full one.
         shades = np.where(filled > 0, 0.3 + 0.7 * filled, 0.0)
-        (m, n), is_long = self.shape, max(self.shape) > 8 * min(self.shape)
-        settings = {"cmap": "Greys", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-        settings |= {"aspect": "auto" if is_long else "equal", "extent": (-0.5, max(n, 1) - 0.5, max(m, 1) - 0.5, -0.5)}
-        ax.imshow(shades if shades.size else np.zeros((1, 1)), **(settings | kwargs))
-        ax.set_xlabel(f"{self.nnz:,} of {m:,} × {n:,}")
+        settings = {"cmap": "Greys_r" if is_dark(ax) else "Greys", "vmin": 0, "vmax": 1} | kwargs
+        show(ax, shades, self.shape, **settings)
+        ax.set_xlabel("{:,} entries of {:,} × {:,}".format(self.nnz, *self.shape))
         return ax
 
-    def _cells(self, lines: int, characters: int) -> np.ndarray:
-        # How full equal cells are, the last ones cut off, relative to the fullest.
-        (m, n) = self.shape
-        high, wide = max(1, -(-m // lines)), max(1, -(-n // characters))
-        heights, widths = (np.diff(np.arange(0, k + s, s).clip(max=k)) for k, s in ((m, high), (n, wide)))
-        cell = np.asarray(self.rows) // high * len(widths) + np.asarray(self.cols) // wide
-        counts = np.bincount(cell, minlength=len(heights) * len(widths)).reshape(len(heights), len(widths))
-        filled = counts / np.outer(heights, widths)
-        return filled / (filled.max(initial=0) or 1)
-
     def __repr__(self) -> str:
-        if isinstance(self.rows, Tracer) or not isinstance(self.rows, (np.ndarray, jax.Array)):
+        if self._is_traced():
             return f"Pattern(shape={self.shape}, traced)"
-        head = f"Pattern(shape={self.shape}, nnz={self.nnz}, density={self.density:.3g})"
-        filled = self._cells(_LINES, _CHARACTERS)
-        shades = "·•" if filled.shape == self.shape else "·░▒▓█"
-        picture = np.array(list(shades))[np.ceil(filled * (len(shades) - 1)).astype(int)]
-        between = " " if 2 * filled.shape[1] <= _CHARACTERS else ""  # a character is about twice as high as wide
-        return "\n".join([head, *(between.join(line) for line in picture if len(line))])
+        return f"Pattern(shape={self.shape}, nnz={self.nnz}, density={self.density:.3g})"
+
+    def __str__(self) -> str:
+        if self._is_traced():
+            return repr(self)
+        width, height = shutil.get_terminal_size()
+        return "\n".join([repr(self), *braille(self.rows, self.cols, self.shape, height - 3, width - 1)])
+
+    def _repr_html_(self) -> str:
+        head, *picture = str(self).split("\n")
+        dots = f'<pre style="line-height:1.15;background:none">{"<br>".join(picture)}</pre>' if picture else ""
+        return f"<div><code>{html.escape(head)}</code>{dots}</div>"
+
+    def _is_traced(self) -> bool:
+        # While JAX looks at a tree, anything may be in the place of an array.
+        return isinstance(self.rows, Tracer) or not isinstance(self.rows, (np.ndarray, jax.Array))
 
     def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, Pattern):
@@ -278,15 +270,15 @@ class Pattern:
 
     @classmethod
     def tree_unflatten(cls, shape: tuple[int, int], leaves: Any) -> "Pattern":
-        rows, cols = leaves  # they may be anything
+        rows, cols = leaves  # JAX may put any objects in place of arrays
         return _fill(object.__new__(cls), rows, cols, shape)
 
 
 def made_of(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pattern:
-    """A pattern of arrays of its own, which are right and sorted already.
+    """A pattern of arrays that are valid, sorted, and not shared with a caller.
 
     Raises:
-      MaterializationError: there are more entries than numbers for them.
+      MaterializationError: there are more than 2**31 - 1 entries.
     """
     _check_count(len(rows))
     return _fill(object.__new__(Pattern), _fixed(rows), _fixed(cols), shape)
@@ -307,7 +299,7 @@ def _check_count(nnz: int) -> None:
 
 
 def _fixed(ids: np.ndarray, dtype: Any = np.int32) -> np.ndarray:
-    ids = np.asarray(ids, dtype)  # nothing that a caller has in hand: checked numbers have 64 bits
+    ids = np.asarray(ids, dtype)  # not a caller's array: checked numbers have 64 bits, so this copies
     ids.setflags(write=False)
     return ids
 

@@ -20,10 +20,10 @@ class Recovery(NamedTuple):
     Entry `e` is `compressed[source[e]][colors[e], positions[e]]`.
 
     Attributes:
-      source: 0: the row-compressed Jacobian `B = S @ J`, shape (C, N), one pullback a row. 1: the column-compressed
-        one, shape (C, M), one pushforward a row. Each has the colors of its own rows or columns, numbered from 0.
-      colors: the row of it.
-      positions: the column of it.
+      source: 0: the row-compressed Jacobian `B = S @ J`, shape (C, N), one pullback per row. 1: the column-compressed
+        one, shape (C, M), one pushforward per row. Each has the colors of its own rows or columns, numbered from 0.
+      colors: the row of the compressed Jacobian.
+      positions: the column of the compressed Jacobian.
     """
 
     source: Any
@@ -47,7 +47,7 @@ def recovery(coloring: Coloring) -> Recovery:
     swap: Any = coloring.by_rows
     if coloring.partition == "symmetric":
         row_colors = column_colors  # (j, i) is in the same place of the other column
-    # Both sides are looked up for all entries: colors of no seed, -1, are never the ones chosen.
+    # Both sides are looked up for all entries; a color -1, of no seed, is never chosen.
     xp = jnp if isinstance(swap, jax.Array) else np
     colors = xp.where(swap, row_colors[rows], column_colors[cols])
     source = xp.ones_like(rows) if coloring.partition == "symmetric" else 1 - swap.astype(xp.int32)
@@ -58,16 +58,16 @@ def recover(compressed: Any, coloring: Coloring) -> jax.Array:
     """Read the nonzeros of J out of its compressed form.
 
     Args:
-      compressed: of the partition "rows" `S @ J`, shape (C, N); of "columns" and "symmetric" one pushforward for each
-        color, shape (C, M); of "both" the pair of these, with as many rows as there are colors of rows and of columns.
+      compressed: for the partition "rows" `S @ J`, shape (C, N); for "columns" and "symmetric" one pushforward for each
+        color, shape (C, M); for "both" the pair of these, with as many rows as there are colors of rows and of columns.
         Axes in front are kept.
-      coloring: whose seeds built it.
+      coloring: the coloring whose seeds built `compressed`.
 
     Returns:
       Values in pattern order, shape (..., nnz), dtype of `compressed`.
 
     Raises:
-      ValueError: it has another shape than the seeds give.
+      ValueError: `compressed` has another shape than the seeds give.
 
     References:
       Gebremedhin, Manne, Pothen, "What color is your Jacobian?", SIAM Review 47 (2005),
@@ -89,12 +89,12 @@ def recover(compressed: Any, coloring: Coloring) -> jax.Array:
 
 
 def read_back(compressed: Sequence[jax.Array], where: Recovery) -> jax.Array:
-    """The same by what `recovery` has found, which need not be found again; of "both" the two of them."""
+    """As `recover`, given the result of `recovery`; `compressed` has one array, or two for "both"."""
     some = [a for a in compressed if a.shape[-2]]
-    if len(some) < 2:  # nothing can be looked up in what is empty
+    if len(some) < 2:  # nothing can be looked up in an empty array
         return (some or compressed)[0][..., where.colors, where.positions]
     by_rows, by_columns = some
-    # Each entry is looked up on both sides, for it takes no sorting; a place that is not meant is any place.
+    # Each entry is looked up on both sides, which takes no sorting; on the side that is not meant, any place will do.
     color, position, is_column = where.colors, where.positions, where.source == 1
     row_side = by_rows[..., _unless(is_column, color), _unless(is_column, position)]
     column_side = by_columns[..., _unless(~is_column, color), _unless(~is_column, position)]

@@ -1,6 +1,7 @@
-"""From lines that are at hand to the array that a key asks for, by NumPy or by JAX.
+"""From stored rows and columns to the array that a key asks for, by NumPy or by JAX.
 
-Knows arrays and numbers. Shapes: B samples, M rows, N columns at hand.
+Knows arrays and numbers. Knows nothing of derivatives.
+Shapes: B samples, M rows, N columns that are stored.
 """
 
 import math
@@ -15,7 +16,7 @@ from jacobia._store.keys import ROLES, Pick
 
 
 def places(ids: Any, numbers: Any) -> Any:
-    """Where the numbers asked for stand among those at hand; None: all, in order."""
+    """Where the requested `ids` stand among the stored `numbers`; None: all, in order."""
     if ids is None or numbers is None:
         return ids
     if isinstance(ids, jax.Array):
@@ -24,15 +25,15 @@ def places(ids: Any, numbers: Any) -> Any:
 
 
 def along(xp: Any, block: Any, numbers: np.ndarray, axis: int) -> Any:
-    """Lines of an array along an axis: a slice, where known numbers are one."""
+    """Lines of an array along an axis, taken by a slice if the numbers are evenly spaced."""
     lines = evenly(numbers) if isinstance(numbers, np.ndarray) else None
     if lines is None and xp is not np:
-        return xp.take(block, numbers, axis=axis, mode="clip")  # they are in range: nothing is to be filled in
+        return xp.take(block, numbers, axis=axis, mode="clip")  # all in range: there is nothing to fill in
     return xp.take(block, numbers, axis=axis) if lines is None else block[(slice(None),) * axis + (lines,)]
 
 
 def evenly(numbers: np.ndarray) -> slice | None:
-    """Numbers as a slice, where they are one."""
+    """Evenly spaced numbers as a slice; None: they are not evenly spaced, or there are none."""
     if numbers.size == 0:
         return None
     first, last = int(numbers[0]), int(numbers[-1])
@@ -48,17 +49,17 @@ def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], outer
 
     Args:
       xp: numpy or jax.numpy.
-      block: axes (batch, rows, columns), holding at least what is asked for.
+      block: axes (batch, rows, columns), holding at least what the key asks for.
       ids: for each role, places in that axis of `block` (shaped as in the key), or None for all.
       order: the roles in the order of the parts of the view.
-      outer: whether the outer product of `ids` is asked for; otherwise point by point.
+      outer: whether the key asks for the outer product of `ids`; otherwise it is read point by point.
       shape: of the result.
     """
     if not outer:
         zero = np.zeros(shape, int)
         return block[tuple(zero if ids.get(r) is None else ids[r] for r in ROLES)].reshape(shape)
     axes = [ROLES.index(r) for r in order]
-    if xp is np:  # first, since it is a view: what is taken then lies as it is asked for
+    if xp is np:  # first, since it copies nothing: what is taken then has the order of the result
         block, roles = np.transpose(block, axes), order
     else:
         roles = ROLES
@@ -69,7 +70,7 @@ def gather(xp: Any, block: Any, ids: dict[str, Any], order: Sequence[str], outer
 
 
 def gathered(sizes: dict[str, int], ids: dict[str, Any], order: Sequence[str], choice: Pick) -> int:
-    """How many elements `gather` holds at its peak, by NumPy, with the result as an array of its own at its end.
+    """How many elements `gather` by NumPy holds at its peak, including the result as an array of its own.
 
     Args:
       sizes: for each role, the length of that axis of `block`.

@@ -39,7 +39,7 @@ class Pick(NamedTuple):
     """What a key asks for. `ids[k]` are flat numbers in part k; None: all of it, in order."""
 
     ids: tuple[Any, ...]
-    whole: tuple[bool, ...]  # per part: is all of it asked for
+    whole: tuple[bool, ...]  # per part: whether the key asks for all of it
     outer: bool  # the outer product of the parts; otherwise point by point, each of `shape`
     shape: tuple[int, ...]  # of the result
 
@@ -53,7 +53,7 @@ class Axes:
 
     @cached_property
     def probe(self) -> np.ndarray:
-        """An array of elements without bytes, which has the same say about a key as an array of this shape."""
+        """An array of this shape whose elements take no bytes: to index it gives the shape, or the error, of a key."""
         return np.broadcast_to(np.zeros((), np.dtype([])), self.shape)
 
 
@@ -99,16 +99,16 @@ def shape_of(items: tuple, axes: Axes) -> tuple[int, ...]:
 
 
 def _points(entries: list, axes: Axes) -> list:
-    # Any key at all, point by point: the flat number in each part at each place of the result, in a shape that
-    # broadcasts to that of the result. NumPy's rule: integers and arrays are one group, whose axes stand where the
-    # group stands, or in front where it is apart.
+    # Any key, point by point: for each part the flat number at each place of the result, in a shape that broadcasts to
+    # that of the result. NumPy's rule: integers and arrays are one group, whose axes stand where the group stands, or
+    # in front if something stands between its members.
     advanced = [_is_array(k) or isinstance(k, int) for k in entries]
     first, last = advanced.index(True), len(advanced) - advanced[::-1].index(True)
     shapes = [(int(k),) if _is_flag(k) else np.shape(k) for k, a in zip(entries, advanced, strict=True) if a]
     group, apart = len(np.broadcast_shapes(*shapes)), not all(advanced[first:last])
     ndim = group + sum(not (a or k is Ellipsis) for k, a in zip(entries, advanced, strict=True))
     axis = group if apart else 0
-    end = group  # of the axes of the group in the result
+    end = group  # where the axes of the group end in the result
     sizes, coordinates = iter(axes.shape), []
     for n, (k, a) in enumerate(zip(entries, advanced, strict=True)):
         if n == first and not apart:
@@ -132,7 +132,7 @@ _MOST = 1 << 14
 
 
 def token(key: Any) -> Any:
-    """A hashable value, which only keys that mean the same share; None: this key has none, or is wrong."""
+    """A hashable value that only keys with the same meaning share; None: this key has none, or is invalid."""
     if not isinstance(key, tuple):
         return _token(key)
     own = tuple(map(_token, key))
@@ -198,8 +198,8 @@ def _is_array(k: Any) -> bool:
 
 
 def _per_axis(items: list, ndim: int) -> list:
-    # Masks become one index array per axis; `...` becomes slices; what is not given is a full slice. A `...` for no
-    # axes stays: to NumPy, arrays on its two sides are apart.
+    # Masks become one index array per axis; `...` becomes slices; missing axes get full slices. A `...` for no axes
+    # stays: for NumPy it separates the arrays on its two sides.
     flat: list = []
     for k in items:
         if isinstance(k, np.ndarray) and k.dtype == bool and k.ndim:
@@ -251,7 +251,7 @@ def _separable(entries: list, split: list[tuple[Part, list]]) -> bool:
         return True
     marks = [_is_array(k) or isinstance(k, int) for k in entries]
     first, last = marks.index(True), len(marks) - marks[::-1].index(True)
-    return all(marks[first:last])  # apart, NumPy would put their axes in front of everything
+    return all(marks[first:last])  # if separated, NumPy puts their axes in front of everything
 
 
 def _is_whole(own: list) -> bool:
@@ -269,7 +269,7 @@ def _traced(items: list, axes: Axes) -> Pick:
     for k in items:
         if isinstance(k, Tracer) and not np.issubdtype(k.dtype, np.integer):
             raise IndexError(f"J[...]: expected a traced integer index, got {k.dtype}. Masks must be concrete.")
-    # With zeros in place of what is traced the key has the same form; scalars stay scalars.
+    # With zeros in place of traced indices the key has the same form; scalars stay scalars.
     forms = [(np.zeros(k.shape, int) if k.ndim else 0) if isinstance(k, Tracer) else k for k in items]
     form = pick(tuple(forms), axes)
     entries = _per_axis(items, len(axes.shape))
@@ -283,21 +283,21 @@ def _traced(items: list, axes: Axes) -> Pick:
 
 
 class Asked(NamedTuple):
-    """What a key asks for, by role ("batch", "rows", "columns"): different numbers, and where the result has them."""
+    """What a key asks for, by role ("batch", "rows", "columns"): distinct numbers, and where the result has them."""
 
     choice: Pick
     ids: dict[str, Any]  # as in the choice
-    numbers: dict[str, Any]  # different ones, sorted (traced ones as they are); None: all
+    numbers: dict[str, Any]  # distinct ones, sorted (traced ones as they are); None: all
     places: dict[str, Any]  # among `numbers`, shaped as in the key; None: each once, in order
 
     def among(self, held: dict[str, Any]) -> dict[str, Any]:
-        """Places in an array that holds, by role, the numbers asked for, or (None) all there are."""
+        """Places in an array that holds, for each role, the requested numbers or (None in `held`) all numbers."""
         whole = {r for r, n in self.numbers.items() if n is None}
         return {r: self.places[r] if r in whole or held.get(r) is not None else self.ids[r] for r in ROLES}
 
 
 def asked(key: Any, axes: Axes) -> Asked:
-    """The different numbers in a key.
+    """The distinct numbers that a key asks for.
 
     Raises:
       IndexError: what NumPy would raise for this key on an array of this shape.
@@ -317,14 +317,14 @@ def asked(key: Any, axes: Axes) -> Asked:
 
 
 def _by_axis(items: tuple, axes: Axes) -> Asked | None:
-    # Integers and slices of parts that have one axis each, or slices and one index array: what `pick` and `_distinct`
-    # find, in a third of the time.
+    # A fast path for parts of one axis each, and keys of integers and slices, or of slices and one index array: what
+    # `pick` and `_distinct` find, in a third of the time. None: the key is another one.
     at, shape = 0, ()
     kinds = [type(k) for k in items]
     if type(...) in kinds:
         dots = kinds.index(type(...))
         items = items[:dots] + (_EVERYTHING,) * (len(axes.shape) - len(items) + 1) + items[dots + 1 :]
-    alone = int not in kinds  # an integer beside an index array is one too
+    alone = int not in kinds  # beside an index array, an integer is an index array too
     ids, numbers, places = {}, {}, {}
     for part in axes.parts:
         role, size = part.role, part.size
@@ -376,7 +376,7 @@ _EVERYTHING = slice(None)
 
 
 def _lines(item: Any, size: int) -> np.ndarray | None:
-    # A vector of integers, or a mask, as numbers from 0; None: it is another array, or empty, or wrong.
+    # A vector of integers, or a mask, as numbers from 0; None: it is another array, or empty, or out of range.
     a = np.asarray(item)
     if a.ndim != 1 or a.size == 0:
         return None
@@ -388,7 +388,7 @@ def _lines(item: Any, size: int) -> np.ndarray | None:
     first, last = int(a.min()), int(a.max())
     if first < -size or last >= size:
         return None
-    a = a.astype(int)  # a small integer type may not hold what is counted from the front
+    a = a.astype(int)  # a small integer type may not hold a + size
     return np.where(a < 0, a + size, a) if first < 0 else a
 
 
@@ -407,5 +407,5 @@ def _distinct(ids: Any, outer: bool) -> tuple[Any, Any]:
     return np.array(found), np.array([place[k] for k in given]).reshape(ids.shape)
 
 
-# So few are sorted faster by Python than by NumPy.
+# Up to this many numbers are sorted faster by Python than by NumPy.
 _FEW_NUMBERS = 64

@@ -1,8 +1,8 @@
 """What one view remembers: rows and columns known so far, a byte limit, counters.
 
-Knows arrays and their numbers. Knows nothing of derivatives. Lines are kept as the kernels gave them, in
-pieces of several lines, or one without an axis for lines; where a piece is gone (donated or deleted by the caller), its
-lines are unknown.
+Knows arrays and their numbers. Knows nothing of derivatives. Lines (rows or columns) are kept as the kernels gave them,
+in pieces: several lines, or one line without an axis for lines. If the caller donates or deletes the array of a piece,
+its lines are unknown again.
 """
 
 import math
@@ -16,16 +16,16 @@ import numpy as np
 
 
 class Stats(NamedTuple):
-    """What has really been done for one view."""
+    """What has been computed for one view so far."""
 
     rows_computed: int
     columns_computed: int
-    pullbacks: int  # seeds asked for
+    pullbacks: int  # seeds needed, without padding
     pushforwards: int
     seeds_run: int  # with padding
     kernel_calls: int
     nbytes: int  # remembered now
-    constant_rows: int = 0  # of those computed, rows that do not depend on x: taken over from a point before
+    constant_rows: int = 0  # of `rows_computed`: do not depend on x, and were taken from an earlier point
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _Counters:
 
 
 class _Piece(NamedTuple):
-    numbers: np.ndarray  # of its lines, in order; padding behind them has none
+    numbers: np.ndarray  # of its lines, in order; padding lines behind them have no numbers
     array: Any
 
 
@@ -53,8 +53,9 @@ class Lines:
         self.nbytes = 0
         self._next = 0
         self._unindexed: list[int] = []
-        self._owner: Any = None  # line → piece, or -1
+        self._owner: Any = None  # line → 1 + its piece, or 0: zeros take no time, however many lines there are
         self._place: Any = None  # line → place in its piece
+        self._known = 0  # how many lines of the index are known
 
     def missing(self, numbers: np.ndarray | None) -> np.ndarray:
         """Which of the (sorted) numbers are not known; None stands for all lines."""
@@ -63,7 +64,7 @@ class Lines:
             return np.arange(self.count) if numbers is None else numbers
         owner = self._index()[0]
         owners = owner if numbers is None else owner[numbers]
-        unknown = np.flatnonzero(owners < 0)
+        unknown = np.flatnonzero(owners == 0)
         return unknown if numbers is None else numbers[unknown]
 
     def line(self, number: int) -> tuple[Any, int] | None:
@@ -72,10 +73,10 @@ class Lines:
         if not self.pieces:
             return None
         owner, place = self._index()
-        key = int(owner[number])
+        key = int(owner[number]) - 1
         if key < 0:
             return None
-        piece = self.pieces[key] = self.pieces.pop(key)  # used last
+        piece = self.pieces[key] = self.pieces.pop(key)  # now the most recently used
         return piece.array, int(place[number])
 
     def _forget_deleted(self) -> None:
@@ -83,13 +84,13 @@ class Lines:
             self._drop(key)
 
     def lacks(self, numbers: np.ndarray | None) -> bool:
-        """Whether none of them is known."""
+        """Whether none of these lines is known; None stands for all lines."""
         return not self.pieces or (numbers is not None and self.missing(numbers).size == numbers.size)
 
     def num_missing(self, numbers: np.ndarray | None) -> int:
-        """How many of them."""
+        """How many of these lines are not known; None stands for all lines."""
         if numbers is None and not self.pieces:
-            return self.count  # to number them all may take more memory than a line
+            return self.count  # an array of all numbers may take more memory than a line
         return self.missing(numbers).size
 
     def put(self, numbers: np.ndarray, array: Any) -> None:
@@ -99,13 +100,13 @@ class Lines:
         self._next += 1
 
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
-        # Made when it is first looked into: most views are read once.
+        # Built when first needed: most views are read once.
         if self._owner is None:
-            self._owner = np.full(self.count, -1, np.int32)
-            self._place = np.zeros(self.count, np.int32)
+            self._owner, self._place = np.zeros((2, self.count), np.int32)
         for key in self._unindexed:
             numbers = self.pieces[key].numbers
-            self._owner[numbers] = key
+            self._known += int(np.count_nonzero(self._owner[numbers] == 0))
+            self._owner[numbers] = key + 1
             self._place[numbers] = np.arange(len(numbers))
         self._unindexed.clear()
         return self._owner, self._place
@@ -114,14 +115,27 @@ class Lines:
         """For known numbers: (array of a piece, places in it, places among `numbers`)."""
         owner, place = self._index()
         owners = owner[numbers]
-        for key in np.unique(owners):
-            here = np.flatnonzero(owners == key)
-            piece = self.pieces[int(key)] = self.pieces.pop(int(key))  # used last
+        for key in (int(k) - 1 for k in np.unique(owners)):
+            here = np.flatnonzero(owners == key + 1)
+            piece = self.pieces[key] = self.pieces.pop(key)  # now the most recently used
             yield piece.array, place[numbers[here]], here
 
-    def known(self) -> tuple[int, int]:
-        """How many lines are known, of how many."""
-        return int(np.count_nonzero(self._index()[0] >= 0)) if self.pieces else 0, self.count
+    def known(self) -> int:
+        """How many lines are known."""
+        self._forget_deleted()
+        if self._owner is None and len(self.pieces) == 1:
+            return next(iter(self.pieces.values())).numbers.size
+        if self.pieces:
+            self._index()
+        return self._known
+
+    def shares(self, cells: int) -> np.ndarray:
+        """How much is known of so many parts of the lines, each of about the same length: numbers from 0 to 1."""
+        self._forget_deleted()
+        if not self.pieces:
+            return np.zeros(min(cells, self.count))
+        bounds = np.linspace(0, self.count, min(cells, self.count) + 1).astype(int)
+        return np.add.reduceat(self._index()[0] > 0, bounds[:-1], dtype=int) / np.diff(bounds)
 
     def shrink(self, limit: int) -> None:
         """Forget the least recently used pieces until the rest fits."""
@@ -131,18 +145,20 @@ class Lines:
     def _drop(self, key: int) -> None:
         owner, _ = self._index()
         piece = self.pieces.pop(key)
-        owner[piece.numbers[owner[piece.numbers] == key]] = -1
+        gone = piece.numbers[owner[piece.numbers] == key + 1]
+        owner[gone] = 0
+        self._known -= gone.size
         self.nbytes -= piece.array.nbytes
 
 
 class _Patch(NamedTuple):
-    samples: np.ndarray  # sorted; padding behind them has none
-    lines: np.ndarray  # sorted, the same
+    samples: np.ndarray  # numbers, sorted; padding behind them has none
+    lines: np.ndarray  # likewise
     array: Any  # (S, L, ...), or (S, ..., L)
 
 
 class Patches:
-    """Lines of some samples of a batch: pieces of so many samples by so many lines."""
+    """Lines of some samples of a batch, in pieces of several samples by several lines."""
 
     def __init__(self) -> None:
         self.pieces: dict[int, _Patch] = {}  # the first is the oldest
@@ -151,7 +167,7 @@ class Patches:
         self._of: dict[int, list[int]] = {}  # sample → pieces
 
     def __len__(self) -> int:
-        """How many samples something is known of."""
+        """How many samples have known lines."""
         return sum(bool(keys) for keys in self._of.values())
 
     def put(self, samples: np.ndarray, lines: np.ndarray, array: Any) -> None:
@@ -162,7 +178,7 @@ class Patches:
         self._next += 1
 
     def missing(self, samples: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The samples and the lines between which something is not known."""
+        """The samples that lack some of these lines, and the lines that some of these samples lack."""
         unknown = np.ones((samples.size, lines.size), bool)
         for _, _, there in self.take(samples, lines):
             unknown[there] = False
@@ -194,10 +210,10 @@ class Patches:
 class Store:
     """All that one view remembers.
 
-    With a mirror, the store of the transpose (or itself), a row that is known there is a column here.
+    With `mirror`, the store of the transpose (this one, if symmetric), a row that is known there is a column here.
     """
 
-    _mirror: "weakref.ref[Store] | None" = None  # weak: what a view remembers goes with the view, not with a collection
+    _mirror: "weakref.ref[Store] | None" = None  # weak: memory is freed with the view, without garbage collection
     _flip: Callable  # from the whole matrix of the mirror to this one
 
     def __init__(self, num_rows: int, num_columns: int):
@@ -228,7 +244,7 @@ class Store:
         return None if self._mirror is None else self._mirror()
 
     def reflect(self, mirror: "Store", flip: Callable) -> None:
-        """Columns here are rows there from now on."""
+        """From now on, columns here are rows of the mirror."""
         self._mirror, self._flip = weakref.ref(mirror), flip
 
     def whole(self) -> Any:
@@ -243,13 +259,13 @@ class Store:
 
     @property
     def holds(self) -> bool:
-        """Whether all of the matrix may be known, in one form or the other."""
+        """Whether all of the matrix may be known, as a whole or by its nonzeros."""
         return (
             self.full is not None or self.nonzeros is not None or self.mirror is not None and self.whole() is not None
         )
 
     def lacks(self, rows: np.ndarray | None, columns: np.ndarray | None) -> bool:
-        """Whether nothing is known of some rows and some columns; None stands for all."""
+        """Whether nothing is known of these rows and these columns; None stands for all."""
         if self.whole() is not None or self.nonzeros is not None:
             return False
         return self.rows.lacks(rows) and self.columns.lacks(columns)
@@ -274,7 +290,10 @@ class Store:
     def count(
         self, way: str, by: str, lines: int, seeds: int, run: int, constant_rows: int = 0, calls: int = 1
     ) -> None:
-        """Note kernel calls: so many rows or columns, by so many pullbacks or pushforwards, `run` with padding."""
+        """Count kernel calls: `lines` rows or columns (`way`) by `seeds` pullbacks or pushforwards (`by`).
+
+        `run` is the number of seeds with padding.
+        """
         counters = self._counters
         if way == "rows":
             counters.rows += lines
@@ -289,13 +308,13 @@ class Store:
         counters.constant_rows += constant_rows
 
     def arrays(self) -> list:
-        """All arrays it holds; at least one wherever something is known."""
+        """The whole matrix if it is known, else all pieces of rows and columns."""
         if self.full is not None:
             return [self.full]
         return [p.array for lines in (self.rows, self.columns) for p in lines.pieces.values()]
 
     def shrink(self, limit: int) -> None:
-        """Keep to a limit in bytes: what was used last stays."""
+        """Forget rows, columns and patches until they fit a limit in bytes; what was used last stays."""
         for patches in self.patches.values():
             patches.shrink(limit)
             limit -= patches.nbytes
@@ -323,7 +342,7 @@ def alive(array: Any) -> bool:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array, not yet filled, that `jax.device_put` takes over on a CPU, where it copies others."""
+    """An uninitialized array, aligned so that `jax.device_put` on a CPU takes it over; it would copy others."""
     nbytes, align = math.prod(shape) * dtype.itemsize, 64
     out = np.empty(nbytes + align, np.uint8)
     start = -out.ctypes.data % align

@@ -1,1 +1,1 @@
-"""Blocks of a view one after the other, and arrays on disk that are made of them."""
+"""Blocks of a view, computed one after the other, and arrays on disk that are written block by block."""

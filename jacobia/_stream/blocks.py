@@ -17,11 +17,12 @@ from jacobia._operators.lines import has, lines_at
 from jacobia._plans.choose import fulfil
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import PlanOfLines
+from jacobia._progress import shown
 from jacobia._read.block import LiveBlock, weakly
 from jacobia._run.devices import empty
-from jacobia._run.limits import readable
 from jacobia._run.point import Linearized
 from jacobia._stream.processes import at_home, share_of
+from jacobia._words import readable
 
 # Bytes of a block, if the limit allows for several: what a disk writes at once, and a cache does not hold.
 _BLOCK = 1 << 24
@@ -29,7 +30,9 @@ _BLOCK = 1 << 24
 _AT_ONCE = 16
 
 
-def blocks(J: LiveBlock, rows: Any, block: Any, progress: bool, offload: str | None) -> Iterator[tuple[slice, Any]]:
+def blocks(
+    J: LiveBlock, rows: Any, block: Any, progress: bool | None, offload: str | None
+) -> Iterator[tuple[slice, Any]]:
     """Pairs of a slice of the first axis and that part of the view."""
     check(J, "blocks")
     if offload not in (None, "host"):
@@ -37,7 +40,7 @@ def blocks(J: LiveBlock, rows: Any, block: Any, progress: bool, offload: str | N
     (first, last), size, share = _range(J, rows), block_size(J, "blocks", block), share_of(J)
     start, stop = (first + k for k in share.of(last - first))
     parts = [slice(k, min(k + size, stop)) for k in range(start, stop, size)]
-    return shown(computed(J, at_home(J, share), parts, offload == "host"), stop - start, 0, progress)
+    return shown(computed(J, at_home(J, share), parts, offload == "host"), stop - start, rows_of, "row", progress)
 
 
 def check(J: LiveBlock, name: str, sparse: bool = False) -> None:
@@ -148,16 +151,6 @@ def block_at(J: LiveBlock, home: Linearized, part: slice) -> jax.Array:
     return out if origin.blue.spread is None else origin.blue.spread.divided(out)
 
 
-def shown(made: Iterator[tuple[slice, Any]], total: int, done: int, progress: bool) -> Iterator[tuple[slice, Any]]:
-    """The same blocks, with a bar that shows how many rows there are, of how many, and the time left."""
-    if not progress:
-        yield from made
-        return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise ImportError("progress=True: expected the package tqdm. pip install 'jacobia[stream]'.") from None
-    with tqdm(total=total, initial=done, unit="row") as bar:
-        for part, array in made:
-            yield part, array
-            bar.update(part.stop - part.start)
+def rows_of(made: tuple[slice, Any]) -> int:
+    """How many places of the first axis a block has."""
+    return made[0].stop - made[0].start

@@ -1,7 +1,6 @@
-"""What has been written: one line for each finished block, with its checksum, appended and synced.
+"""The journal of an array on disk: one line for each finished block, with its checksum, appended and synced.
 
-A chunk of a Zarr array that is missing reads as zeros or NaN, without an error: what the journal does not name is not
-there.
+A missing chunk of a Zarr array reads as zeros or NaN, without an error. So only the blocks in the journal count.
 Knows files and numbers. Knows nothing of views.
 """
 
@@ -22,11 +21,11 @@ except ImportError:  # Windows
 
 VERSION = 1
 _LOCK = "jacobia.lock"
-_NAME = "jacobia.journal"  # and one more for each further process, with its number behind the name
+_NAME = "jacobia.journal"  # of the first process; process k adds to "jacobia.journal.k"
 
 
 class Journal(NamedTuple):
-    """The journal of an array: what it holds, and checksums of the blocks that are finished."""
+    """The journal of an array: its header, and the finished blocks, number → checksum."""
 
     path: Path
     header: dict[str, Any]
@@ -36,10 +35,10 @@ class Journal(NamedTuple):
     def of(folder: Path) -> "Journal | None":
         """The journal of a folder; None: there is none.
 
-        A last line that is not whole was cut off while it was written, and its block does not count.
+        A last line without an end was cut off while it was written, so its block does not count.
 
         Raises:
-          ValueError: it is damaged, or newer than this version reads.
+          ValueError: the journal is damaged, or was written by a newer version.
         """
         path = folder / _NAME
         if not path.exists() or not (lines := _whole_lines(path)):
@@ -61,7 +60,7 @@ class Journal(NamedTuple):
 
     @staticmethod
     def begun(folder: Path, header: dict[str, Any]) -> "Journal":
-        """A journal of an array in which nothing is finished."""
+        """A new journal in a folder, with no finished block."""
         path = folder / _NAME
         header = {"version": VERSION, **header}
         _append(path, header, new=True)
@@ -69,11 +68,11 @@ class Journal(NamedTuple):
         return Journal(path, header, {})
 
     def of_process(self, rank: int) -> "Journal":
-        """The same for another process to add to, in a file of its own."""
+        """The journal to which process `rank` adds its blocks: each process has a file of its own."""
         return self if rank == 0 else self._replace(path=self.path.with_name(f"{_NAME}.{rank}"))
 
     def mend(self) -> None:
-        """Cut off a last line that is not whole, before others are written behind it."""
+        """Cut off an unfinished last line, before further lines are appended."""
         if not self.path.exists():
             return
         with open(self.path, "rb+") as file:
@@ -82,17 +81,17 @@ class Journal(NamedTuple):
             os.fsync(file.fileno())
 
     def add(self, block: int, crc: int) -> None:
-        """Note that a block is finished: it is on the disk by now."""
+        """Add a finished block, whose bytes must be on the disk already."""
         _append(self.path, {"block": block, "crc": crc})
         self.finished[block] = crc
 
 
 @contextmanager
 def locked(folder: Path, rank: int) -> Iterator[None]:
-    """A folder of our own, made if need be, in which nobody else writes meanwhile. A process that dies lets go.
+    """Lock a folder, made if it does not exist, against other calls of `J.save`. The lock ends with the process.
 
     Raises:
-      ValueError: something else is there, or somebody writes there.
+      ValueError: the folder holds something else, or another call writes to it.
     """
     there = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     name = f"{_LOCK}.{rank}"
@@ -115,7 +114,7 @@ def locked(folder: Path, rank: int) -> Iterator[None]:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    return path.read_bytes().split(b"\n")[:-1]  # behind the last end of a line there is nothing, or a part of a line
+    return path.read_bytes().split(b"\n")[:-1]  # what follows the last "\n" is empty, or an unfinished line
 
 
 def checksum(block: np.ndarray) -> int:
@@ -131,7 +130,7 @@ def _append(path: Path, line: dict[str, Any], new: bool = False) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See to it that what a folder lists is on the disk."""
+    """Sync the entries of a folder to the disk."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -141,6 +140,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """See to it that a file is on the disk."""
+    """Sync a file to the disk."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

@@ -1,6 +1,6 @@
-"""Where a mesh spans several processes: which part of a view is this one's, computed on its own devices.
+"""A mesh that spans several processes: the part of a view that belongs to this process, computed on its own devices.
 
-Rows need no other process, so that one that has died holds up nobody's rows.
+No process waits for another one to compute rows, so a process that has died does not stop the others.
 Knows meshes and points. Knows nothing of files.
 """
 
@@ -17,18 +17,22 @@ from jacobia._run.spread import Spread
 
 
 class Share(NamedTuple):
-    """The number of this process among those of a mesh, and how many there are."""
+    """The rank of this process among the processes of a mesh, and their number."""
 
     rank: int
     num: int
 
     def of(self, total: int) -> tuple[int, int]:
-        """From where to where its part of so many goes."""
+        """The start and the stop of this process's part of `total` places."""
         return self.rank * total // self.num, (self.rank + 1) * total // self.num
 
 
 def share_of(J: LiveBlock) -> Share:
-    """The part of this process; all of it where there is one process, or no mesh."""
+    """The share of this process; the whole view where there is one process, or no mesh.
+
+    Raises:
+      ValueError: this process has no device in the mesh.
+    """
     spread = J._origin.blue.spread
     if spread is None:
         return Share(0, 1)
@@ -43,7 +47,11 @@ def share_of(J: LiveBlock) -> Share:
 
 
 def at_home(J: LiveBlock, share: Share) -> Linearized:
-    """f at the same point on the devices of this process alone."""
+    """f at the same point, on the devices of this process alone.
+
+    Raises:
+      ValueError: several processes, and a view with samples, or an array that is divided among the processes.
+    """
     origin, spread = J._origin, J._origin.blue.spread
     if share.num == 1 or spread is None:
         return origin
@@ -60,7 +68,7 @@ def at_home(J: LiveBlock, share: Share) -> Linearized:
 
 
 def _here(spread: Any, array: Any) -> Any:
-    # Every process has all of an array of the point: it is whole along the axis.
+    # An array of the point on the devices of this process, which must hold all of it.
     whole = array.is_fully_addressable or array.is_fully_replicated
     if not whole:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""A view on disk: a Zarr array whose chunks are blocks of the view, and a journal of those that are finished.
+"""A view on disk: a Zarr array whose chunks are blocks of the view, and a journal of the finished blocks.
 
-A block counts when its file is on the disk and the journal says so; a save that was cut off goes on behind it.
+A block is finished once its file is on the disk and the journal names it. A save that was cut off and is called again
+computes the other blocks only.
 Knows views, files and journals. Knows nothing of how blocks are computed.
 """
 
@@ -23,27 +24,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._operators.lines import has_few_nonzeros
+from jacobia._progress import shown
 from jacobia._read.block import LiveBlock
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import derivatives, expansion
-from jacobia._stream.blocks import block_size, check, computed, shown
+from jacobia._stream.blocks import block_size, check, computed, rows_of
 from jacobia._stream.journal import Journal, locked, sync_file
 from jacobia._stream.processes import Share, at_home, share_of
 from jacobia._stream.saved import Saved, SavedCSR, checked_path, open_saved, zarr_of
 
-# So many nonzeros are written at once.
+# The number of nonzeros in a block.
 _MANY = 1 << 21
 
 _CODECS = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec"}
 
 
-# From blocks that are missing to pairs of their slices and what they hold.
+# A function from the slices of missing blocks to pairs of a slice and its values.
 _Blocks = Callable[[list[slice]], Iterator[tuple[slice, Any]]]
 
 
-def save(J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | None, progress: bool) -> Saved | SavedCSR:
-    """Write a view in blocks, those that are missing at `path`: its nonzeros where it is large and sparse."""
-    zarr_of()  # before anything is written
+def save(
+    J: LiveBlock, path: Any, dtype: Any, block: Any, compression: str | None, progress: bool | None
+) -> Saved | SavedCSR:
+    """Write the blocks of a view that are missing at `path`; of a large sparse view, the nonzeros alone.
+
+    Raises:
+      ValueError: another view, or something else, is at `path`; or an unknown compression.
+      TypeError: a dtype that cannot hold J, or that Zarr does not have.
+      TimeoutError: another process of the mesh has stopped writing.
+      OSError: the disk is full.
+      ImportError: zarr is not installed.
+    """
+    zarr_of()  # raises before anything is written
     sparse = _is_sparse(J)
     check(J, "save", sparse)
     if compression is not None and compression not in _CODECS:
@@ -73,32 +85,32 @@ def _is_sparse(J: LiveBlock) -> bool:
 
 
 def _size(folder: Path, given: Any) -> int | None:
-    # Of the blocks that are there: it may be another one where more memory was free.
+    # The block size of the array on disk, if it was begun. The default depends on the memory that was free then.
     found = Journal.of(folder) if given is None and folder.is_dir() else None
     return None if found is None else found.header.get("block")
 
 
 def _save_nonzeros(
-    J: LiveBlock, folder: Path, header: dict[str, Any], share: Share, block: Any, progress: bool
+    J: LiveBlock, folder: Path, header: dict[str, Any], share: Share, block: Any, progress: bool | None
 ) -> None:
-    # Three arrays, as in a matrix of SciPy in the format CSR. All nonzeros come from one kernel.
+    # Three arrays, those of SciPy's CSR format. All nonzeros come from one kernel.
     pattern = J._pattern()
     size = _size(folder / "data", block) or (_MANY if block is None else block_size(J, "save", block))
     starts = np.concatenate([[0], np.cumsum(np.bincount(pattern.rows, minlength=pattern.shape[0]))])
     parts = {
         "indptr": cache(lambda: starts.astype(np.int64)),
         "indices": cache(lambda: pattern.cols.astype(np.int32)),
-        "data": cache(lambda: np.asarray(J._whole_nonzeros()[0])),  # not computed where all of it is written
+        "data": cache(lambda: np.asarray(J._whole_nonzeros()[0])),  # computed only if a block is missing
     }
     for name, whole in parts.items():
         length = pattern.nnz if name != "indptr" else len(starts)
         dtype = header["dtype"] if name == "data" else whole().dtype.str
         own = header | {"shape": [length], "dtype": dtype, "block": size, "matrix": list(pattern.shape)}
         blocks = lambda parts, whole=whole: ((part, whole()[part]) for part in parts)  # noqa: E731
-        _save_array(folder / name, own, share, blocks, progress and name == "data")
+        _save_array(folder / name, own, share, blocks, progress if name == "data" else False)
 
 
-def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blocks, progress: bool) -> None:
+def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blocks, progress: bool | None) -> None:
     folder.mkdir(exist_ok=True)
     found = Journal.of(folder)
     if found is None and share.rank > 0:
@@ -113,7 +125,7 @@ def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blo
     saved._journal.mend()
     _drop_damaged(saved, own_blocks)
     parts = [saved.slice_of(k) for k in own_blocks if k not in found.finished]
-    with ThreadPoolExecutor(1) as writer:  # one block is written while the next one is computed
+    with ThreadPoolExecutor(1) as writer:  # a block is written while the next one is computed
         written = None
         for part, array in _shown(blocks(parts), parts, own_blocks, saved, progress):
             if written is not None:
@@ -125,21 +137,21 @@ def _save_array(folder: Path, header: dict[str, Any], share: Share, blocks: _Blo
 
 
 def _shown(
-    made: Iterator[tuple[slice, Any]], parts: list[slice], own: range, saved: Saved, progress: bool
+    made: Iterator[tuple[slice, Any]], parts: list[slice], own: range, saved: Saved, progress: bool | None
 ) -> Iterator[tuple[slice, Any]]:
     total = sum(s.stop - s.start for s in map(saved.slice_of, own))
     left = sum(p.stop - p.start for p in parts)
-    return shown(made, total, total - left, progress)
+    return shown(made, total, rows_of, "row", progress, total - left)
 
 
 # Other processes
 
-# A process that has written nothing for so many seconds is taken to be gone.
+# After this many seconds in which the other processes have finished no block, they are taken to have died.
 _PATIENCE = 300
 
 
 def _awaited(folder: Path) -> Journal:
-    # The first process makes the array.
+    # Wait for the first process, which begins the array.
     end = time.monotonic() + _PATIENCE
     while (found := Journal.of(folder) if folder.is_dir() else None) is None:
         if time.monotonic() > end:
@@ -152,7 +164,7 @@ def _awaited(folder: Path) -> Journal:
 
 
 def _complete(folder: Path, share: Share) -> None:
-    # Wait for the blocks of other processes, as long as some of them get finished.
+    # Wait for the blocks of other processes, as long as some block is finished within _PATIENCE seconds.
     saved, end, left = Saved.at(folder), time.monotonic() + _PATIENCE, None
     while share.num > 1 and saved.missing:
         if left is not None and len(saved.missing) < left:
@@ -205,8 +217,8 @@ def _header(J: LiveBlock, dtype: np.dtype, compression: str | None) -> dict[str,
 
 
 def _program_digest(blue: Blueprint) -> str:
-    # Of the program, and of its derivatives where it holds rules, which have been applied there. What holds other
-    # Python functions, or is one, is like nothing else.
+    # A digest of the program, and of its derivatives if it holds derivative rules: in these the rules are applied. A
+    # program that holds other Python functions, or an f that Python runs, equals no other one.
     program, parts = blue.program, []
     known = None if program.jaxpr is None else expansion(program, blue.positions) if program.opaque else ()
     if program.jaxpr is None or known is program:
@@ -233,7 +245,7 @@ def _bytes_of(arrays: list) -> Iterator[bytes]:
 
 
 def _describe(folder: Path, header: dict[str, Any]) -> None:
-    # What Zarr wants to know of an array, as it was begun.
+    # Write zarr.json, which describes the array to Zarr.
     zarr = zarr_of()
     shape, block = header["shape"], header["block"]
     codec = None if header["compression"] is None else getattr(zarr.codecs, _CODECS[header["compression"]])()

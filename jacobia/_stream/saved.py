@@ -1,4 +1,4 @@
-"""An array on disk that `J.save` wrote: read with the keys of a view, block by block, each checked against the journal.
+"""An array on disk that `J.save` wrote: read with NumPy keys, block by block, each checked against the journal.
 
 Knows files, keys and checksums. Knows nothing of derivatives.
 """
@@ -17,7 +17,11 @@ from jacobia._stream.journal import Journal, checksum, sync_file, sync_folder
 
 
 def zarr_of() -> Any:
-    """The package zarr."""
+    """The package zarr.
+
+    Raises:
+      ImportError: it is not installed.
+    """
     try:
         import zarr
     except ImportError:
@@ -26,10 +30,10 @@ def zarr_of() -> Any:
 
 
 def checked_path(call: str, path: Any) -> Path:
-    """A path of a folder, from the root, so that it means the same in another folder.
+    """The path of a folder as an absolute path, so that it stays valid when the working directory changes.
 
     Raises:
-      TypeError: it is no path. ValueError: it is empty, or an address of another kind.
+      TypeError: it is no path. ValueError: it is empty, or a URL.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{call}(path=...): expected a path of a folder, got {type(path).__name__}.")
@@ -43,13 +47,14 @@ def open_saved(path: str | os.PathLike) -> "Saved | SavedCSR":
     """Open an array that `J.save(path)` wrote. Nothing is read yet.
 
     Returns:
-      An array-like with `shape`, `dtype` and NumPy keys, which reads the blocks that a key needs and checks each of
-      them; `np.asarray` reads all of it. What was saved as nonzeros has `to_scipy()` too.
+      An array-like with `shape`, `dtype` and NumPy keys. A key reads the blocks that it needs, and checks each of them;
+      `np.asarray` reads all of the array. A Jacobian that was saved as nonzeros has `to_scipy()` too.
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
-      ValueError: something else is there, or a damaged journal.
-      ImportError: zarr is not installed (extra `stream`).
+      ValueError: the folder was not written by `J.save`, or its journal is damaged.
+
+    Reading raises ImportError where zarr is not installed (extra `stream`).
     """
     folder = checked_path("jacobia.open", path)
     if not folder.exists():
@@ -58,7 +63,7 @@ def open_saved(path: str | os.PathLike) -> "Saved | SavedCSR":
 
 
 class Saved:
-    """A Jacobian on disk, `(L, ...)`, in blocks of K places of the first axis."""
+    """A Jacobian on disk, of shape `(L, ...)`, in blocks of K places along the first axis."""
 
     def __init__(self, folder: Path, journal: Journal):
         self.path, self._journal = folder, journal
@@ -100,18 +105,18 @@ class Saved:
 
     @property
     def missing(self) -> list[slice]:
-        """Slices of the first axis that are not finished."""
+        """The slices of the first axis whose blocks are not finished."""
         return [self.slice_of(k) for k in range(self.num_blocks) if k not in self._journal.finished]
 
     def slice_of(self, block: int) -> slice:
-        """Where a block stands."""
+        """The slice of the first axis that a block holds."""
         return slice(block * self._size, min((block + 1) * self._size, self.shape[0]))
 
     def __getitem__(self, key: Any) -> np.ndarray:
         return _taken(self, key)
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Places of the first axis, `(R, ...)` as a matrix; only the blocks that hold them are read."""
+        """The places `numbers` of the first axis, as a matrix `(R, size / L)`. Only their blocks are read."""
         out = np.empty((len(numbers), math.prod(self.shape[1:])), self.dtype)
         for block in np.unique(numbers // self._size) if len(numbers) else ():
             part = self.slice_of(int(block))
@@ -123,10 +128,10 @@ class Saved:
         return np.asarray(self[...], dtype=dtype)
 
     def block(self, block: int) -> np.ndarray:
-        """One block, as it was written.
+        """One block, `(K, ...)`, with its bytes checked.
 
         Raises:
-          ValueError: it is not finished, or damaged.
+          ValueError: the block is not finished, or damaged.
         """
         part = self.slice_of(block)
         where = f"{self.path}: block {block}, [{part.start}:{part.stop}] of the first axis"
@@ -141,13 +146,13 @@ class Saved:
         return found
 
     def read(self, block: int) -> np.ndarray | None:
-        """What is in the file of a block, checked or not; None: it can't be read."""
+        """The content of the file of a block, not checked; None: it cannot be read."""
         if self._array is None:
             zarr = zarr_of()
             try:
                 # Only the format that J.save writes: codecs of the older one run what is in a file (pickle).
                 self._array = zarr.open_array(str(self.path), mode="r", zarr_format=3)
-            except Exception as error:  # whatever a reader says of what it did not write
+            except Exception as error:  # a damaged zarr.json makes Zarr raise errors of many types
                 raise ValueError(
                     f"{self.path}: expected zarr.json to describe an array, got a damaged or missing one "
                     f"({type(error).__name__}). J.save(path) writes it again."
@@ -155,24 +160,24 @@ class Saved:
         part = self.slice_of(block)
         try:
             return np.asarray(self._array[part])
-        except Exception:  # whatever a codec says of bytes that it did not write
+        except Exception:  # damaged bytes make codecs raise errors of many types
             return None
 
     def write(self, part: slice, values: np.ndarray) -> None:
-        """Write one block, and note it once it is on the disk."""
+        """Write one block, and add it to the journal once it is on the disk."""
         block = part.start // self._size
         zarr = zarr_of()
-        with zarr.config.set({"array.write_empty_chunks": True}):  # also of what a missing chunk reads as
+        with zarr.config.set({"array.write_empty_chunks": True}):  # also blocks equal to the fill value
             zarr.open_array(str(self.path), mode="r+", zarr_format=3)[part] = values
         chunk = self.path.joinpath("c", str(block), *["0"] * (len(self.shape) - 1))
-        if values.size:  # else there is no file
+        if values.size:  # an empty block has no file
             sync_file(chunk)
             for folder in chunk.parents[: len(self.shape) + 1]:
                 sync_folder(folder)
         self._journal.add(block, checksum(values))
 
     def damaged(self, among: range | None = None) -> list[int]:
-        """Finished blocks whose files do not hold what was written. Reads all of them."""
+        """The numbers of finished blocks whose files do not hold the bytes that were written. Reads these blocks."""
         blocks = range(self.num_blocks) if among is None else among
         finished = self._journal.finished
         return [k for k in blocks if k in finished and not self._is_whole(k, finished[k])]
@@ -183,7 +188,7 @@ class Saved:
 
 
 class SavedCSR:
-    """A sparse Jacobian on disk, `(M, N)`: where its rows begin, the columns of its nonzeros, and the nonzeros."""
+    """A sparse Jacobian on disk, `(M, N)`, as the three arrays of the CSR format."""
 
     def __init__(self, folder: Path):
         self.path = folder
@@ -203,7 +208,7 @@ class SavedCSR:
 
     @property
     def missing(self) -> list[slice]:
-        """Slices of the nonzeros that are not finished."""
+        """The slices of the nonzeros whose blocks are not finished."""
         return self._data.missing
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -216,7 +221,7 @@ class SavedCSR:
         """Rows as a dense matrix, `(R, N)`; only the blocks that hold their nonzeros are read.
 
         Raises:
-          MaterializationError: so many rows do not fit.
+          MaterializationError: the dense rows do not fit in the free memory.
         """
         nbytes, limit = len(numbers) * self.shape[1] * self.dtype.itemsize, free_bytes(None)
         check_result(
@@ -234,7 +239,7 @@ class SavedCSR:
         return out
 
     def to_scipy(self, format: str = "csr") -> Any:
-        """All of it as an array of `scipy.sparse`."""
+        """The whole matrix as an array of `scipy.sparse`, in the given format."""
         from scipy.sparse import csr_array
 
         starts, columns, data = (a[...] for a in (self._starts, self._columns, self._data))
@@ -242,7 +247,7 @@ class SavedCSR:
 
 
 def _taken(saved: Any, key: Any) -> np.ndarray:
-    # What a key asks for, by the rows that it needs.
+    # The result of a key, taken from the rows that it needs.
     axes = Axes([Part("batch", ()), Part("rows", saved.shape[:1]), Part("columns", saved.shape[1:])])
     what = asked(key, axes)
     rows = what.numbers["rows"]

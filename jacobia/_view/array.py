@@ -16,6 +16,7 @@ import numpy as np
 
 from jacobia._compat import asked_by_matmul
 from jacobia._store.keys import Axes, Part, concrete, shape_of
+from jacobia._words import array_word
 
 
 def _unary(op: Callable) -> Callable:
@@ -289,7 +290,7 @@ class Derived(ArrayLike):
         return self._read(items)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
+        return f"{type(self).__name__}({array_word(self.dtype, self.shape)})"
 
 
 class _Shards(Sequence):

@@ -29,8 +29,9 @@ from jacobia._stream.save import save
 from jacobia._stream.saved import Saved, SavedCSR
 from jacobia._view.array import not_traced
 from jacobia._view.as_lineax import Source, as_lineax
+from jacobia._view.display import in_treescope, line, page
+from jacobia._view.plot import plot
 from jacobia._view.reductions import Reductions
-from jacobia._words import describe, known_lines
 
 
 class Jacobian(Reductions):
@@ -131,12 +132,37 @@ class Jacobian(Reductions):
         jax.block_until_ready([] if store is None else [a for a in store.arrays() if not a.is_deleted()])
         return self
 
+    # Displays: never compute
+
     def __repr__(self) -> str:
-        store = store_of(self._origin, self._index)
-        samples = max((len(p) for p in store.patches.values()), default=0)
-        known = known_lines(store.rows.known(), store.columns.known(), store.whole() is not None, samples)
-        known = "all nonzeros known" if store.nonzeros is not None and store.whole() is None else known
-        return describe(type(self).__name__, self.shape, self.dtype, "traced" if self._origin.traced else known)
+        return line(self)
+
+    def _repr_html_(self) -> str:
+        return page(self)
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        return in_treescope(self, path)
+
+    def plot(self, ax: Any = None, *, sample: int | None = None, compute: bool = False, **kwargs: Any) -> Any:
+        """Plot the entries of `J.matrix` that are known as a heat map; what is not known is hatched.
+
+        Above 2,000 rows or columns, cells of several entries, each with the one that is largest in magnitude.
+
+        Args:
+          ax: the matplotlib axes to draw on; by default those of a new figure.
+          sample: of a view with samples, the number of the one to plot.
+          compute: compute what is missing first.
+          **kwargs: for `ax.imshow`.
+
+        Returns:
+          The axes.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+          ValueError: a view with samples, and no number of one.
+          TypeError: inside a transformation, where there are no numbers yet.
+        """
+        return plot(self, ax, sample, compute, kwargs)
 
     @property
     def stats(self) -> Stats:
@@ -250,14 +276,14 @@ class Jacobian(Reductions):
         return weakly(self._item(key)) if self._layout.weak else self._item(key)
 
     def blocks(
-        self, rows: Any = None, *, block: int | None = None, progress: bool = False, offload: str | None = None
+        self, rows: Any = None, *, block: int | None = None, progress: bool | None = None, offload: str | None = None
     ) -> Iterator[tuple[slice, Any]]:
         """Blocks along the first axis, in order; the next one is computed while one is used. Nothing is remembered.
 
         Args:
           rows: a slice or a range of the first axis without gaps; None: all of it.
           block: how many places of the first axis a block has; None: some 16 MiB, or a sixteenth of `memory_limit`.
-          progress: show a bar (tqdm).
+          progress: show a bar (tqdm); None: as `jacobia.config.progress` says.
           offload: "host": blocks are arrays of NumPy, copied while the device computes the next one.
 
         Yields:
@@ -272,7 +298,7 @@ class Jacobian(Reductions):
 
     def save(
         self, path: Any, *, dtype: Any = None, block: int | None = None, compression: str | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Saved | SavedCSR:  # fmt: skip
         """Write all of J to a Zarr array (version 3) in blocks along its first axis; `jacobia.open(path)` reads it.
 
@@ -286,7 +312,7 @@ class Jacobian(Reductions):
           dtype: of the array; None: that of J.
           block: how many places of the first axis a block has, one chunk of the array; None: some 16 MiB.
           compression: None, "zstd", "gzip" or "blosc".
-          progress: show a bar (tqdm).
+          progress: show a bar (tqdm); None: as `jacobia.config.progress` says.
 
         Returns:
           What `jacobia.open(path)` gives.

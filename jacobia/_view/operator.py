@@ -29,7 +29,7 @@ def operator(tree: Any) -> "Operator":
       tree: what `jacobian(f)(x)` or `hessian(f)(x)` returns: a view, or a tree of all views of one call.
 
     Returns:
-      An `Operator`: `op @ v` is one pushforward of all inputs to all outputs, `u @ op` one pullback.
+      An `Operator`. `op @ v` is one pushforward of all inputs to all outputs, `u @ op` one pullback.
 
     Raises:
       TypeError: anything else.

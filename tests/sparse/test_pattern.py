@@ -4,6 +4,7 @@ Shapes: M rows, N columns.
 """
 
 import copy
+import os
 import pickle
 import re
 import sys
@@ -266,45 +267,61 @@ def test_errors_say_what_was_expected(call, error, words):
 # Pictures
 
 
-def test_small_patterns_are_shown_entry_by_entry():
-    assert repr(Pattern.from_dense(band(3, 4))).splitlines() == [
-        "Pattern(shape=(3, 4), nnz=8, density=0.667)",
-        "• • · ·",
-        "• • • ·",
-        "· • • •",
-    ]
-    assert repr(Pattern.from_dense(band(2, 30))).splitlines()[1] == "••" + 28 * "·"
+def picture(pattern, screen=(80, 24)):
+    """The dots of `print(pattern)` on such a screen, as booleans."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.get_terminal_size", lambda: os.terminal_size(screen))
+        head, *lines = str(pattern).splitlines()
+    assert head == repr(pattern) and len(lines) <= screen[1] - 3 and all(len(line) < screen[0] for line in lines)
+    codes = np.array([[ord(c) - 0x2800 for c in line[1:-1]] for line in lines])
+    order = np.array([[0, 3], [1, 4], [2, 5], [6, 7]])  # of the bits, in a character of 4 by 2 dots
+    return (codes[:, None, :, None] >> order[None, :, None, :] & 1).reshape(4 * len(lines), -1).astype(bool)
+
+
+@pytest.mark.parametrize("dense", [band(3, 4), band(2, 30), band(70, 70), band(80, 154), np.eye(1)], ids=np.shape)
+def test_printed_entry_by_entry_where_the_screen_has_room(dense):
+    dots = picture(Pattern.from_dense(dense))
+    m, n = dense.shape
+    np.testing.assert_array_equal(dots[:m, :n], dense != 0)
+    assert not dots[m:].any() and not dots[:, n:].any() and dots.shape[0] < m + 4 and dots.shape[1] < n + 2
+
+
+def test_printed_on_one_line_and_on_several():
+    lines = str(Pattern.from_dense(np.eye(3))).splitlines()
+    assert lines == ["Pattern(shape=(3, 3), nnz=3, density=0.333)", "[⠑⠄]"]
+    lines = str(Pattern.from_dense(np.ones((9, 2)))).splitlines()
+    assert lines[1:] == ["⎡⣿⎤", "⎢⣿⎥", "⎣⠉⎦"]
+    assert "\n" not in repr(Pattern.from_dense(np.eye(3)))
+
+
+@pytest.mark.parametrize("screen", [(80, 24), (120, 60), (20, 10), (4, 4)], ids=str)
+def test_large_patterns_fill_the_screen(screen):
+    n = 10**6
+    dots = picture(Pattern.from_coo(np.arange(n), np.arange(n), (n, n)), screen)
+    height, width = dots.shape
+    on = np.argwhere(dots)
+    assert len(on) >= min(height, width) - 3 and (on[:, 0] == on[:, 1]).all()  # the diagonal, as high as wide
+    if screen == (80, 24):
+        assert height == 4 * 21
+
+
+def test_a_cell_with_one_entry_is_seen_and_long_matrices_are_squeezed():
+    dots = picture(Pattern.from_coo([5], [70_000], (10, 100_000)))
+    assert dots.sum() == 1 and dots[5].any() and dots.shape[0] == 12
+    dots = picture(Pattern.from_coo([999], [0], (1000, 3)))
+    assert dots.sum() == 1 and dots.shape[1] == 4 and not dots[:70].any()
 
 
 @pytest.mark.parametrize("shape", [(0, 7), (7, 0), (0, 0)], ids=str)
 def test_without_entries_one_line(shape):
-    assert repr(Pattern.from_coo([], [], shape)) == f"Pattern(shape={shape}, nnz=0, density=0)"
+    pattern = Pattern.from_coo([], [], shape)
+    assert str(pattern) == repr(pattern) == f"Pattern(shape={shape}, nnz=0, density=0)"
+    assert not picture(Pattern.from_coo([], [], (50, 50))).any()
 
 
-def test_large_patterns_are_shown_in_shades():
-    n = 10**6
-    i = np.arange(n)
-    lines = repr(Pattern.from_coo(i, i, (n, n))).splitlines()
-    assert lines[0] == "Pattern(shape=(1000000, 1000000), nnz=1000000, density=1e-06)"
-    assert lines[1:] == ["·" * (2 * k) + "██" + "·" * (30 - 2 * k) for k in range(16)]
-    lines = repr(Pattern.from_dense(band(40, 3, (-20, 0)))).splitlines()[1:]
-    assert len(lines) == 14 and all(len(line) == 5 for line in lines)
-    assert lines[0] == "█ █ █" and lines[6:8] == ["█ · ·", "· █ █"]
-    # A cell with a single entry is seen beside full ones; one without entries is told from it.
-    dense = np.zeros((64, 64), bool)
-    dense[:4, :2] = True
-    dense[63, 63] = True
-    lines = repr(Pattern.from_dense(dense)).splitlines()[1:]
-    assert lines[0] == "█" + 31 * "·" and lines[15] == 31 * "·" + "░"
-    assert set("".join(lines[1:15])) == {"·"}
-    assert repr(Pattern.from_coo([], [], (50, 50))).splitlines()[1:] == 13 * [25 * "·"]
-
-
-@pytest.mark.parametrize("shape", [(17, 33), (3, 40), (100, 3), (1000, 31)], ids=str)
-def test_pictures_stay_small(shape):
-    lines = repr(Pattern.from_dense(np.ones(shape))).splitlines()[1:]
-    assert len(lines) <= 16 and len({len(line) for line in lines}) == 1 and len(lines[0]) <= 32
-    assert set("".join(lines)) <= set("█ ")  # cells that are cut off at the edge, too
+def test_in_a_notebook():
+    page = Pattern.from_dense(np.eye(9))._repr_html_()
+    assert "Pattern(shape=(9, 9)" in page and "⎡⠑⢄⠀⠀⠀⎤<br>" in page
 
 
 def test_spy():
@@ -339,7 +356,7 @@ def test_five_million_entries_are_no_matter_of_seconds():
     start = time.perf_counter()
     pattern = Pattern.from_coo(*ids, (10**6, 10**6))
     made = time.perf_counter()
-    repr(pattern)
+    str(pattern)
     assert made - start < 5 and time.perf_counter() - made < 2  # a tenth of it is usual
     key = pattern.rows.astype(np.int64) * 10**6 + pattern.cols
     assert np.all(np.diff(key) > 0)

@@ -38,14 +38,14 @@ def missing(lines, numbers=None):
 def test_nothing_is_known_at_first():
     lines = Lines(COUNT)
     assert missing(lines) == list(range(COUNT)) and missing(lines, [2, 5]) == [2, 5]
-    assert lines.known() == (0, COUNT) and lines.nbytes == 0
+    assert lines.known() == 0 and lines.nbytes == 0
     assert missing(Lines(0)) == []
 
 
 def test_what_is_put_is_no_longer_missing():
     lines = filled([1, 4], [6])
     assert missing(lines) == [0, 2, 3, 5, 7] and missing(lines, [1, 2, 6]) == [2] and missing(lines, [4]) == []
-    assert lines.known() == (3, COUNT) and lines.nbytes == 3 * BYTES
+    assert lines.known() == 3 and lines.nbytes == 3 * BYTES
 
 
 def test_padding_behind_the_numbers_is_no_line_and_counts_its_bytes():
@@ -64,7 +64,7 @@ def test_lines_are_taken_from_their_pieces_in_the_order_asked_for():
 def test_a_line_put_twice_is_taken_from_the_last_piece():
     lines = filled([1, 2])
     lines.put(np.array([2]), jnp.full((1, WIDTH), 20.0))
-    assert taken(lines, [1, 2]) == [1, 20] and lines.known() == (2, COUNT)
+    assert taken(lines, [1, 2]) == [1, 20] and lines.known() == 2
     lines.shrink(BYTES)  # the first piece goes, and with it line 1 but not line 2
     assert missing(lines, [1, 2]) == [1] and taken(lines, [2]) == [20]
 
@@ -83,7 +83,7 @@ def test_the_least_recently_used_piece_goes_first():
 def test_a_limit_that_is_met_drops_nothing():
     lines = filled([0], [1])
     lines.shrink(2 * BYTES)
-    assert lines.known() == (2, COUNT)
+    assert lines.known() == 2
 
 
 def test_a_deleted_array_is_missing_again():
@@ -131,7 +131,7 @@ def test_counters_go_on_where_what_is_known_is_forgotten():
     assert store.stats() == Stats(3, 2, 3, 2, 6, 2, 2 * BYTES)
     store.clear()
     assert store.stats() == Stats(3, 2, 3, 2, 6, 2, 0)
-    assert store.rows.known() == (0, COUNT) and store.columns.known() == (0, WIDTH)
+    assert store.rows.known() == store.columns.known() == 0
 
 
 def test_the_whole_takes_the_place_of_its_lines():
@@ -141,7 +141,7 @@ def test_the_whole_takes_the_place_of_its_lines():
     full = jnp.ones((COUNT, WIDTH))
     store.set_whole(full)
     assert store.whole() is full and store.nbytes == COUNT * BYTES and store.arrays() == [full]
-    assert store.rows.known() == (0, COUNT)
+    assert store.rows.known() == 0
 
 
 def test_a_deleted_whole_is_unknown():
@@ -162,7 +162,7 @@ def test_a_limit_holds_for_rows_and_columns_together(limit, rows, columns):
     store.columns.put(np.array([2]), jnp.ones((COUNT, 1)))  # 32 bytes; a row takes 12
     store.shrink(limit)
     assert store.nbytes <= limit
-    assert (store.rows.known()[0], store.columns.known()[0]) == (rows, columns)
+    assert (store.rows.known(), store.columns.known()) == (rows, columns)
     assert store.rows.missing(np.array([0, 1])).tolist() == [0, 1][: 2 - rows]  # the later one stays
 
 

@@ -219,7 +219,7 @@ def test_clear_forgets(J):
 
 def test_explain_and_repr_speak_of_rows(J):
     J[:, 2]
-    assert "1 of 5 rows" in repr(J)
+    assert "1/5" in repr(J)
     assert "4 pullbacks" in str(J.explain()) or "4 pushforwards" in str(J.explain())
 
 

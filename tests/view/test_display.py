@@ -1,30 +1,198 @@
-"""What a view shows of itself."""
+"""What a view shows of itself: one line, HTML, treescope. Nothing is computed for it."""
 
+import re
+import threading
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia._words import counted, describe, known_lines
+from jacobia import hessian, jacobian
+from jacobia._words import array_word, counted, readable
+
+W = jnp.arange(12.0).reshape(4, 3)
+
+
+def tanh(x):
+    return jnp.tanh(W @ x)
+
+
+def cube(x):
+    return jnp.sum(x**3) * x[0]
+
+
+def at(f=tanh, n=3, **options):
+    return jacobian(f, **options)(jnp.ones(n))
+
+
+@pytest.fixture
+def uncounted():
+    """A view whose kernel calls are compared: those before and after a display are as many."""
+    seen = []
+
+    def look(J):
+        before = J.stats
+        shown = repr(J), J._repr_html_()
+        assert J.stats == before
+        seen.append(J)
+        return shown
+
+    yield look
+    assert seen
+
+
+def test_words():
+    assert counted(1, "pushforwards") == "1 pushforward" and counted(2, "rows") == "2 rows"
+    assert counted(1, "passes") == "1 pass" and counted(0, "passes") == "0 passes"
+    dtypes = {"f32": np.float32, "f64": float, "bf16": jnp.bfloat16, "c64": np.complex64, "i32": np.int32,
+              "u8": np.uint8, "bool": bool, "f8_e4m3fn": jnp.float8_e4m3fn}  # fmt: skip
+    assert [array_word(dtype, (2, 3)) for dtype in dtypes.values()] == [f"{name}[2,3]" for name in dtypes]
+    assert array_word(np.float32, ()) == "f32[]" and array_word(np.float32, (7,)) == "f32[7]"
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "whole", "text"),
+    ("nbytes", "text"),
+    [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (9408, "9.4 KB"), (10**6, "1.0 MB"), (2**31, "2.1 GB"),
+     (4 * 10**12, "4.0 TB")],
+)  # fmt: skip
+def test_bytes_for_people(nbytes, text):
+    assert readable(nbytes) == text and readable(np.int64(nbytes)) == text
+
+
+def test_a_view_on_one_line(uncounted):
+    J = jacobian(lambda x: jnp.tanh(jnp.ones((1000, 784)) @ x), mode="rev")(jnp.ones(784))
+    assert uncounted(J)[0] == "Jacobian(f32[1000,784], nothing known, cpu:0)"
+    J[:3]
+    assert uncounted(J)[0] == "Jacobian(f32[1000,784], rows 3/1000 known, 9.4 KB, cpu:0)"
+    J[1:4]
+    assert uncounted(J)[0] == "Jacobian(f32[1000,784], rows 4/1000 known, 12.5 KB, cpu:0)"
+    assert "\n" not in repr(J) and f"{J}" == str(J) == repr(J)
+    J.clear()
+    assert "nothing known" in repr(J)
+
+
+def read(*keys, **options):
+    J = at(**options)
+    for key in keys:
+        J[key]
+    return J
+
+
+@pytest.mark.parametrize(
+    ("J", "known"),
     [
-        ((0, 5), (0, 4), False, "nothing known"),
-        ((2, 5), (0, 4), False, "2 of 5 rows known"),
-        ((0, 5), (4, 4), False, "4 of 4 columns known"),
-        ((2, 5), (1, 4), False, "2 of 5 rows and 1 of 4 columns known"),
-        ((2, 5), (1, 4), True, "all known"),
+        (lambda: read(1), "rows 1/4 known"),
+        (lambda: read((slice(None), 1)), "columns 1/3 known"),
+        (lambda: read(1, (slice(None), 1)), "rows 1/4, columns 1/3 known"),
+        (lambda: read(1).T, "columns 1/4 known"),
+        (lambda: read((slice(None), 1)).matrix, "columns 1/3 known"),
+        (lambda: read(...), "all known"),
+        (lambda: read(...).T, "all known"),
     ],
 )
-def test_what_is_known(rows, columns, whole, text):
-    assert known_lines(rows, columns, whole) == text
+def test_what_is_known(J, known, uncounted):
+    assert f", {known}, " in uncounted(J())[0]
 
 
-def test_a_view_on_one_line():
-    text = describe("Jacobian", (5, 4), np.dtype("float32"), "nothing known")
-    assert text == "Jacobian(shape=(5, 4), dtype=float32, nothing known)"
+def test_what_is_known_of_nonzeros_and_hessians(uncounted):
+    J = at(lambda x: x[1:] * x[:-1], n=9)
+    J.nonzeros()
+    assert uncounted(J)[0] == "Jacobian(f32[8,9], all nonzeros known, 64 bytes, cpu:0)"
+    H = hessian(cube)(jnp.ones(5))
+    H[2]
+    assert uncounted(H)[0] == "Hessian(f32[5,5], rows and columns 1/5 known, 20 bytes, cpu:0)"
+    H.diagonal()
+    assert "rows and columns 1/5, diagonal known, 40 bytes" in uncounted(H)[0]
 
 
-def test_counts_in_words():
-    assert counted(1, "pushforwards") == "1 pushforward" and counted(2, "rows") == "2 rows"
-    assert counted(1, "passes") == "1 pass" and counted(0, "passes") == "0 passes"
+def test_what_is_known_of_a_batch(uncounted):
+    H = hessian(jax.vmap(cube), batch_axis=0)(jnp.ones((8, 5)))
+    H[3, 1]
+    assert "Hessian(f32[8,5,5], lines of 1/8 samples known, 20 bytes" in uncounted(H)[0]
+    H[:, 1]
+    assert "rows and columns 1/5, lines of 1/8 samples known" in uncounted(H)[0]
+
+
+def test_a_deleted_row_is_not_known():
+    J = at(mode="rev")
+    J[0]
+    J[2].delete()
+    assert "rows 1/4 known" in repr(J)
+
+
+def test_without_arrays():
+    shown = []
+    jax.jit(lambda x: shown.extend([repr(jacobian(tanh)(x)), jacobian(tanh)(x)._repr_html_()]))(jnp.ones(3))
+    assert shown[0] == "Jacobian(f32[4,3], traced)" and "traced" in shown[1] and "<svg" not in shown[1]
+    assert repr(jax.eval_shape(jacobian(tanh), jnp.ones(3))) == "Jacobian(f32[4,3], nothing known)"
+    assert repr(at().real) == repr(at()) and repr(at().imag) == "Derived(f32[4,3])"
+
+
+def test_a_display_does_not_wait_for_a_read():
+    J, asked, shown = at(), threading.Event(), []
+    with J._origin.lock:
+        thread = threading.Thread(target=lambda: (shown.extend([repr(J), J._repr_html_()]), asked.set()))
+        thread.start()
+        assert asked.wait(30)
+    thread.join()
+    assert shown[0] == "Jacobian(f32[4,3], being read by another thread, cpu:0)" and "<svg" not in shown[1]
+
+
+def bands(page):
+    return [
+        tuple(float(x) for x in re.findall(r' (?:x|y|width|height)="([^"]+)"', rect))
+        for rect in re.findall(r"<rect x[^>]+>", page)
+    ]
+
+
+def test_the_strips_show_what_is_known(uncounted):
+    f = jnp.tanh
+    J = jacobian(lambda x: f(jnp.ones((100, 50)) @ x))(jnp.ones(50))
+    assert bands(uncounted(J)[1]) == []
+    J[50:]
+    ((x, y, width, height),) = bands(uncounted(J)[1])
+    assert (x, y) == (0, 70) and (width, height) == (70, 70)
+    ((x, y, width, height),) = bands(uncounted(J.T)[1])
+    assert (x, y) == (100, 0) and (width, height) == (100, 100)
+    J[:, 0]
+    assert bands(uncounted(J)[1])[1] == (0, 0, 2, 140)  # a column is seen, however narrow
+    J[...]
+    assert bands(uncounted(J)[1]) == [(0, 0, 70, 140)]
+
+
+def test_html_stands_alone_and_names_are_escaped(uncounted):
+    def named(x):
+        return tanh(x)
+
+    named.__name__ = "<script>alert('&')</script>"
+    J = jacobian(named)(jnp.ones(3))
+    page = uncounted(J)[1]
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert not re.search(r"src=|href=|url\(|@import|http", page)
+    assert page.count("<details>") == 1 and "pullbacks" in page and "--jp-" in page
+    # Where styles are dropped, the text is left.
+    assert "<pre class='jacobia-text'>Jacobian(f32[4,3]" in page and "style='display:none'" in page
+
+
+@pytest.mark.parametrize("count", [1, 1000, 100_000])
+def test_html_stays_small(count, uncounted):
+    J = jacobian(lambda x: jnp.tanh(jnp.arange(float(count)) * x.sum()))(jnp.ones(40))
+    J[::2]
+    J[:, ::3]
+    line, page = uncounted(J)
+    assert len(page.encode()) <= 20_000 and len(line) < 120
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)], ids=str)
+def test_empty(shape, uncounted):
+    J = jacobian(lambda x: jnp.ones(shape) @ x)(jnp.ones(shape[1]))
+    assert "nothing known" in uncounted(J)[0]
+
+
+def test_treescope():
+    treescope = pytest.importorskip("treescope")
+    J = at()
+    assert treescope.render_to_text({"a": J}).strip() == f"{{'a': {J!r}}}" and J.stats.kernel_calls == 0
+    page = treescope.render_to_html(J, compressed=False)
+    assert "iframe" in page and "jacobia-view" in page and J.stats.kernel_calls == 0

@@ -130,7 +130,7 @@ def test_half_precision_keeps_its_dtype(dtype):
 
 def test_it_is_a_hessian_and_says_so(H):
     assert isinstance(H, Hessian) and isinstance(H, Jacobian) and issubclass(Hessian, Jacobian)
-    assert "Hessian" in repr(H) and "(4, 4)" in repr(H) and "float32" in repr(H)
+    assert "Hessian" in repr(H) and "f32[4,4]" in repr(H)
     assert H.shape == H.T.shape == H.matrix.shape == (4, 4) and len(H) == 4
     assert not hasattr(H, "no_such_attribute")
     assert isinstance(hessian(vector)(V), Hessian)

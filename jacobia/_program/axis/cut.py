@@ -1,7 +1,7 @@
 """The same program for one sample of the batch.
 
 Knows where the samples are (`samples`) and how to run equations. Knows nothing of derivatives.
-Shapes: B samples; what has samples keeps the axis, with what belongs to one of them.
+Shapes: B samples; a value with samples keeps their axis, with the entries of one sample only.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ _Step = Callable[[Any, list], list]  # (sample, values) -> results
 
 
 class Cut:
-    """A program for one sample: `run(sample, args)`, both of which may be traced.
+    """A program for one sample, called as `cut(sample, args)`; both arguments may be traced.
 
-    `has_rules`: it holds the bodies of functions with derivative rules of their own in place of the rules, so it is
-    not to be differentiated.
+    `has_rules`: bodies stand in place of functions that have their own derivative rules, so the program must not be
+    differentiated.
     """
 
     def __init__(self, step: _Step, has_rules: bool):
@@ -38,13 +38,13 @@ def cut(jaxpr: Any, in_axes: Sequence[int | None], out_axes: Sequence[int], size
 
     Args:
       jaxpr: an open program of a batch.
-      in_axes: per input the axis along which its samples lie, or None for what every sample sees whole.
+      in_axes: per input the axis along which its samples lie, or None if every sample uses all of it.
       out_axes: per output the axis along which its samples lie.
       size: B, how many samples there are.
 
     Returns:
-      `run(sample, args) -> outs`, in which args with samples, and all outs, have length 1 along their axis; None
-      if the samples cannot be followed all the way.
+      `cut(sample, args) -> outs`, where args with samples, and all outs, have length 1 along their axis; None if the
+      samples cannot be followed all the way.
     """
     if size < 2 or jaxpr.constvars or has_references(jaxpr):
         return None
@@ -84,7 +84,7 @@ def _whole(program: Any) -> _Step:
 
 
 def _empty(eqn: Any) -> _Step:
-    # Results without elements are known; nobody asks for the others.
+    # In place of an equation in which samples are lost: empty results are known, and no other one is used.
     def step(sample: Any, values: list) -> list:
         return [jnp.zeros(v.aval.shape, v.aval.dtype) if is_empty(v) else None for v in eqn.outvars]
 
@@ -92,15 +92,15 @@ def _empty(eqn: Any) -> _Step:
 
 
 def _settled(value: Any, aval: Any) -> Any:
-    # Bodies of loops and branches must agree about types, down to what is a Python number.
+    # Bodies of loops and branches must return the declared dtype, even for a Python number.
     if jnp.issubdtype(aval.dtype, jax.dtypes.extended):
         return value
     return lax.convert_element_type(value, aval.dtype)
 
 
 def _flat(eqn: Any, followed: Followed) -> _Step:
-    # Element by element without the axis of samples, which has length 1: under `vmap` a compiler would go on with it,
-    # and add up along it where it is the last one, number by number.
+    # An elementwise operation without the axis of samples, which has length 1. Under `vmap` a compiler would keep this
+    # axis and, where it is the last one, sum along it, number by number.
     axis = followed.outs[0].axis
 
     def step(sample: Any, values: list) -> list:  # scalars have no axes; an operand for all samples has length 1 there
@@ -126,7 +126,7 @@ class _Maker:
                 followed = follow(eqn, given, self.size)
                 step = self.step(eqn, given, followed)
                 outs = followed.outs
-            except Lost as error:  # which matters only if something is made of it
+            except Lost as error:  # which matters only if a result is used
                 if eqn.effects:
                     raise
                 step, outs = _empty(eqn), [None if is_empty(v) else error for v in eqn.outvars]
@@ -153,7 +153,7 @@ class _Maker:
         return run
 
     def taken(self, aval: Any, state: Any, wanted: Any) -> Callable[[Any, Any], Any] | None:
-        """What one sample sees of a value: what it holds already, or its part of what is the same for all."""
+        """A function that takes the part of one sample out of a value, if it is not cut already; None: it is unused."""
         if isinstance(wanted, Lost):
             return None
         found([state])
@@ -180,7 +180,7 @@ class _Maker:
         return lambda sample, values: inner(sample, [t and t(sample, v) for t, v in zip(takes, values, strict=True)])
 
     def inner(self, eqn: Any, followed: Followed) -> _Step:
-        # One equation on what one sample sees of its operands.
+        # One equation on the parts of its operands that belong to one sample.
         name, body = eqn.primitive.name, body_of(eqn)
         if body is not None:
             self.has_rules |= name.startswith("custom_")
@@ -214,7 +214,7 @@ class _Maker:
         if stepped is None:
             xs = [shifted(x, -1) for x in states[n + m :]]
             step = self.program(body, states[: n + m] + xs, outs[:m] + [shifted(o, -1) for o in outs[m:]])
-        else:  # over the samples: those steps alone that belong to one of them
+        else:  # a scan over the samples: only the steps of one sample
             if m:
                 raise lost(eqn, 0)
             length, step = stepped.one, _whole(body)

@@ -1,7 +1,8 @@
 """Samples followed as an axis through products, and through operations that read or write at indices.
 
 Knows single operations. Knows no derivatives.
-Shapes: B samples; see `along`. An operand without samples is used whole by every sample, or cut where they are.
+Shapes: B samples; see `along`. An operand without samples is used whole by every sample, or cut along the axis that
+the operation pairs with the axis of samples.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def convolution(eqn: Any, states: Sequence, size: int) -> Followed:
     groups = p[name]
     if (
         lhs is None and rhs is not None and rhs.outer % groups == 0
-    ):  # kernels of the samples, which all see the same images
+    ):  # each sample has kernels of its own, and all share the images
         return Followed([rhs.at(out_spec[1])], [None, rhs], p)
     # Each group belongs to one sample, with images and kernels of its own: what vmap makes of a convolution.
     image, kernel = shape_of(eqn.invars[0])[axis] // groups, shape_of(eqn.invars[1])[rhs_spec[0]] // groups
@@ -63,7 +64,7 @@ def gather(eqn: Any, states: Sequence, size: int) -> Followed:
     d, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     (operand, indices), (shape, index_shape) = states, shapes_of(eqn)
     offset = [int(a) for a in d.offset_dims]
-    numbered = [a for a in range(len(shape_of(eqn.outvars[0]))) if a not in offset]  # results per index
+    numbered = [a for a in range(len(shape_of(eqn.outvars[0]))) if a not in offset]  # result axes along the indices
     pairs = dict(zip(map(int, d.operand_batching_dims), map(int, d.start_indices_batching_dims), strict=True))
     if operand is not None and operand.axis not in pairs:
         window = [a for a in range(len(shape)) if a not in (*d.collapsed_slice_dims, *pairs)]
@@ -83,11 +84,11 @@ def scatter(eqn: Any, states: Sequence, size: int) -> Followed:
     d = eqn.params["dimension_numbers"]
     (operand, indices, updates), (shape, _, update_shape) = states, shapes_of(eqn)
     windows = [int(a) for a in d.update_window_dims]
-    numbered = [a for a in range(len(update_shape)) if a not in windows]  # updates per index
+    numbered = [a for a in range(len(update_shape)) if a not in windows]  # update axes along the indices
     batching = [int(a) for a in d.operand_batching_dims]
     per_index = [int(a) for a in d.scatter_indices_batching_dims]
     inside = [a for a in range(len(shape)) if a not in (*d.inserted_window_dims, *batching)]
-    # The axis of the operand that each axis of the others stands for, where it is one.
+    # For each axis of updates and indices, the axis of the operand that it corresponds to, if there is one.
     of_update = dict(zip(windows, inside, strict=True)) | {
         numbered[j]: a for j, a in zip(per_index, batching, strict=True)
     }

@@ -1,7 +1,8 @@
 """Where the samples of a batch are in the results of one operation, given where they are in its operands.
 
 Knows single operations. Knows nothing of derivatives, nor of programs inside operations.
-Shapes: B samples; see `along`. An operand without samples is used whole by every sample, or cut where they are.
+Shapes: B samples; see `along`. An operand without samples is used whole by every sample, or cut along the axis that
+the operation pairs with the axis of samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ def _each(eqn: Any, states: Sequence, size: int) -> Followed:
 
 
 def _other_axes(eqn: Any, states: Sequence, size: int) -> Followed:
-    # Does what it does along one axis, and nothing along the others.
+    # Works along one axis, for every entry of the others.
     along = common(eqn, states)
     if along.axis == eqn.params["axis" if "axis" in eqn.params else "dimension"]:
         raise lost(eqn, along.axis)
@@ -86,7 +87,7 @@ def _leading(eqn: Any, states: Sequence, core: Sequence[int]) -> Followed:
 
 
 def solves_columns(eqn: Any) -> bool:
-    """Whether a solve is one for each column of its last operand; else the matrix stands on the right: for each row."""
+    """Whether each column of a solve's last operand is solved alone; if the matrix is on the right, each row is."""
     return eqn.params.get("left_side", eqn.params.get("left", True))
 
 
@@ -127,7 +128,7 @@ _BY_HOW: dict[str, Callable] = {
 
 
 def rule_of(eqn: Any) -> Callable[[Any, Sequence, int], Followed] | None:
-    """How to follow samples through an operation; None: nobody knows how."""
+    """The rule that follows samples through an operation; None: there is none."""
     move = MOVES.get(eqn.primitive.name)
     if move is not None:
         return move.along

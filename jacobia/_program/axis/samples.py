@@ -1,6 +1,6 @@
 """Where the samples of a batch are, followed through a whole program as an axis: no array is touched.
 
-Knows operations that hold programs: calls, branches, loops, linear solves. Single operations are in `sample_rules`.
+Knows operations that hold programs: calls, branches, loops, linear solves. Single operations are in `rules`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jacobia._program.expansions import written_out
 from jacobia._program.flow import flow
 from jacobia._program.walk import CALLS, run, some
 
-# A call of a program that is done once, as it is, by the parameter that holds it.
+# Operations that run a program once, unchanged → the parameter that holds it.
 BODIES = {
     **dict.fromkeys((*CALLS, "remat2", "checkpoint"), "jaxpr"),
     **dict.fromkeys(("closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "eval_jaxpr"), "call_jaxpr"),
@@ -34,12 +34,12 @@ def follow(eqn: Any, states: Sequence, size: int) -> Followed:
 
     Args:
       eqn: the equation.
-      states: for each operand, along what its samples lie (`Along`); None: it has none; `Lost`: nobody knows,
-        which matters only to results that are made of it.
+      states: for each operand where its samples lie (`Along`); None: it has none; `Lost`: they cannot be followed,
+        which matters only for results made of this operand.
       size: B, how many samples there are; at least 2.
 
     Raises:
-      Lost: they cannot be followed as an axis.
+      Lost: the samples cannot be followed as an axis.
     """
     if all(s is None for s in states):
         return Followed([None] * len(eqn.outvars), list(states), eqn.params)
@@ -54,10 +54,10 @@ def follow(eqn: Any, states: Sequence, size: int) -> Followed:
 
 
 def found(states: Sequence) -> Sequence:
-    """The same states.
+    """The states themselves, if none is `Lost`.
 
     Raises:
-      Lost: one of them is.
+      Lost: the first state that is `Lost`.
     """
     for state in states:
         if isinstance(state, Lost):
@@ -66,7 +66,7 @@ def found(states: Sequence) -> Sequence:
 
 
 def through(program: Any, states: Sequence, size: int) -> list:
-    """Where the samples are in the results of a program, closed or not; `Lost` in place of one that nobody knows."""
+    """Where the samples are in the results of a program, closed or not; `Lost`: they cannot be followed."""
     jaxpr = getattr(program, "jaxpr", program)
 
     def rule(eqn: Any, values: list) -> list:
@@ -79,7 +79,7 @@ def through(program: Any, states: Sequence, size: int) -> list:
 
 
 def has_references(jaxpr: Any) -> bool:
-    """Whether values go other ways than from one equation to the next: through mutable references."""
+    """Whether values pass between equations by mutable references, where they can't be followed."""
     return some(jaxpr, lambda eqn: any("Ref" in type(v.aval).__name__ for v in (*eqn.invars, *eqn.outvars)))
 
 
@@ -89,17 +89,17 @@ def is_empty(var: Any) -> bool:
 
 
 def _state(value: Any) -> Along | Lost | None:
-    # The other things among the values of a program are its literals.
+    # Any other value is a literal of the program, without samples.
     return value if isinstance(value, (Along, Lost)) else None
 
 
 def shifted(state: Any, by: int) -> Any:
-    """The same samples where axes in front have been put in or taken out."""
+    """The same samples after `by` axes were put in front, or taken away if `by` is negative."""
     return state.at(state.axis + by) if isinstance(state, Along) else state
 
 
 def _joined(eqn: Any, states: Sequence) -> Any:
-    # What may have samples or not (a branch, the first and the next step) has them.
+    # A value that has samples in one branch or step but not in another counts as having them.
     try:
         return common(eqn, found(states)) if any(states) else None
     except Lost as error:
@@ -132,7 +132,7 @@ def _scan(eqn: Any, states: Sequence, size: int) -> Followed:
 
 
 def _steps(eqn: Any, consts: list, carry: list, xs: list) -> Followed:
-    # Each step sees one sample: nothing is mixed as long as no step hands any of it to the next.
+    # Each step reads one sample: nothing is mixed as long as no step passes anything of it on in the carry.
     along = common(eqn, xs)
     body = eqn.params["jaxpr"]
     seen = [False] * (len(consts) + len(carry)) + [x is not None for x in xs]
@@ -149,7 +149,7 @@ def _while(eqn: Any, states: Sequence, size: int) -> Followed:
     c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     tested, consts = list(states[:c]), list(states[c : c + b])
     carry, _ = _around(eqn, eqn.params["body_jaxpr"], consts, list(states[c + b :]), [], size)
-    found(through(eqn.params["cond_jaxpr"], tested + carry, size))  # a scalar is made of no sample, or of many
+    found(through(eqn.params["cond_jaxpr"], tested + carry, size))  # a scalar test that depends on samples is `Lost`
     return Followed(carry, tested + consts + carry, eqn.params)
 
 
@@ -166,8 +166,8 @@ def solver_parts(eqn: Any) -> dict[str, tuple[Any, slice]]:
 def _solve(eqn: Any, states: Sequence, size: int) -> Followed:
     parts = solver_parts(eqn)
     rhs = list(states[parts["transpose_solve"][1].stop :])
-    n, outs = len(rhs), [None] * len(eqn.outvars)  # what is solved for, then what else the solver tells
-    while True:  # what is solved for has the samples of the right-hand side, and those of the matrix
+    n, outs = len(rhs), [None] * len(eqn.outvars)  # the solution, then auxiliary results of the solver
+    while True:  # the solution has the samples of the right-hand side, and those of the matrix
         solved = outs[:n]
         for name, (program, where) in parts.items():
             if program is not None:

@@ -1,7 +1,7 @@
 """All nonzeros of a Jacobian at once: the linear program walked with every tangent held as its own Jacobian.
 
-What the shapes decide (which entries can be nonzero) comes out of the walk; what is left to compute is on a tape, which
-runs in about the time that f takes. No seeds, no colors, no recovery.
+The walk finds what the shapes decide (which entries can be nonzero); the arithmetic goes on a tape, which runs in about
+the time that f takes. No seeds, no colors, no recovery.
 Knows programs and tangents. Knows nothing of points, seeds or what is remembered.
 Shapes: N inputs, M outputs, nnz entries.
 """
@@ -39,13 +39,14 @@ from jacobia._program.known import (
     results,
 )
 from jacobia._program.walk import run
+from jacobia._progress import waiting
 
 
 class Value:
-    """What does not depend on the tangents: its name on the tape, and the value itself where it is known.
+    """A value that does not depend on the tangents: its name on the tape, and the value itself if it is known.
 
-    Of one that is not known, `choice` is what an integer may be, and `mask` where there can be nonzeros. Of one that is
-    known to differ between the steps of a loop there is neither.
+    If it is not known, `choice` is the values that an integer may have, and `mask` the elements that can be nonzero. A
+    value that is known at every step of a loop has neither.
     """
 
     __slots__ = ("_choice", "_mask", "known", "name", "shape")
@@ -78,8 +79,8 @@ class Value:
 class Walk:
     """The interpreter of linear programs on structured intermediates."""
 
-    # Loops up to this length are walked step by step, which is what runs fastest: each step has the columns that it
-    # needs. Where tangents are small, and the time to compile is what counts, up to the second length.
+    # Loops of up to `steps` steps are walked step by step, which runs fastest: each step has only the columns it needs.
+    # If tangents have at most `small` elements, compile time counts more, and the limit is `few_steps`.
     steps, few_steps, small = 16, 4, 1 << 12
 
     def __init__(self, tape: Tape, n: int):
@@ -123,7 +124,7 @@ class Walk:
         return None if value.mask is None else value.mask.made()
 
     def chosen(self, value: Any) -> Any:
-        """The value, if it does not depend on the point, a few values of which each element has one, or None."""
+        """The value if it does not depend on the point; else the `Few` values it may have, or None."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
         if isinstance(value.known, Lazy):
@@ -132,7 +133,7 @@ class Walk:
         return made if isinstance(made, Few) else None
 
     def columns(self, value: Any) -> list:
-        """An index array by its last axis: each column known, or a few values of which it has one, or None."""
+        """An index array split along its last axis: each column is known, or `Few` values it may have, or None."""
         if is_tangent(value):
             raise NotLinear("a tangent where there is to be none")
         return known_columns(value.known or value.choice, value.shape[-1])
@@ -146,7 +147,7 @@ class Walk:
         return self.run(getattr(program, "jaxpr", program), consts, args)
 
     def wrapped(self, value: Any) -> Any:
-        # What is none of ours is a literal, or an array that the program carries.
+        # Any other value is a literal, or an array that the program carries.
         if is_tangent(value) or isinstance(value, Value):
             return value
         known = None if isinstance(value, Tracer) else Lazy(value)
@@ -160,7 +161,7 @@ class Walk:
         if not any(map(is_tangent, ins)):
             return self.residual(eqn, ins)
         name, rule = eqn.primitive.name, rule_of(eqn)
-        # A loop or a branch may compute other things beside its tangents.
+        # Zero tangents give zeros, except in loops and branches, which may also compute values without tangents.
         if rule is not None and not any(isinstance(v, Parts) or v.width for v in ins if is_tangent(v)):
             return [nothing(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
         rule = LOOPS.get(name) or rule or unknown
@@ -171,7 +172,7 @@ class Walk:
             raise
 
     def residual(self, eqn: Any, ins: list) -> list:
-        """An equation without tangents: it is run at every point, and now if all of it is known."""
+        """An equation without tangents: it runs at every point, and its results are known if its operands are."""
         names = self.tape.steps_of(lambda *a: bind(eqn, *a), [v.name for v in ins], len(eqn.outvars))
         known: Sequence = [None] * len(names)
         choice, mask = known, known
@@ -190,8 +191,8 @@ class Walk:
 
 
 def _settled(value: Any, n: int) -> Any:
-    # A tangent that is zero by structure, such as what is left of padding, has one form: no slots. A rule that moves
-    # columns may have moved all of them out, and no other rule need know that.
+    # A tangent that is zero by structure always has no slots. A rule that moves columns (padding, say) may have moved
+    # all of them out; no other rule need check for that.
     if isinstance(value, Slots):
         return value if not value.width or _any_used(value.cols, n) else nothing(value.shape, value.dtype)
     if isinstance(value, Parts):
@@ -214,13 +215,14 @@ class Entries(NamedTuple):
     cols: np.ndarray
     arrays: list[np.ndarray]  # made while walking: inputs of a kernel, so that they are no constants in it
     values: Callable[[Sequence, Sequence], Any]  # from the inputs of the program and these arrays to (nnz,)
-    largest: Extent  # of what is computed on the way
+    largest: Extent  # size of the largest values computed on the way
 
 
 class Walked:
     """A linear program that has been walked: every output as tangents in slots.
 
-    `relied` holds the inputs whose values decided something, by their numbers: where these differ, so may the walk.
+    `relied` maps the number of each input whose value the walk has looked at to this value. With other values the walk
+    may differ.
     """
 
     def __init__(self, jaxpr: Any, consts: Sequence, known: Sequence, num_tangents: int):
@@ -240,8 +242,9 @@ class Walked:
             offset += v.aval.size
         walk = Walk(tape, self.n)
         try:
-            outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
-        except NotLinear as error:  # the program is linear, if not step by step
+            with waiting("reading the program"):
+                outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
+        except NotLinear as error:  # the program is linear as a whole
             walk.warn(str(error))
             outs = self._dense(jaxpr, consts)
         self._outs = [
@@ -261,7 +264,7 @@ class Walked:
             )
 
     def _dense(self, jaxpr: Any, consts: Sequence) -> list:
-        # Every output of every input, by all seeds at once.
+        # Every output depends on every input: all seeds are pushed through at once.
         split, sizes = len(self._inputs), np.concatenate([[0], np.cumsum(self.ins)])
 
         def run(*inputs: Any) -> list:
@@ -290,18 +293,18 @@ class Walked:
 
     @property
     def largest(self) -> Extent:
-        """Of what all outputs are computed from, and of themselves."""
+        """The size of the largest values among the outputs and what they are computed from."""
         terms = [slots for o in self._outs for slots in ([s for s, _ in o.terms] if isinstance(o, Parts) else [o])]
         made = self._tape.largest([s.vals for s in terms if s.vals is not None])
         return max([made, *(s.extent for s in terms)])
 
     @property
     def most_entries(self) -> int:
-        """How many entries of all outputs there are at most: how many places their slots have."""
+        """A bound on the number of entries of all outputs: the number of places in their slots."""
         return sum(slots.width * slots.size for o in self._outs for slots, _ in parts_of(o))
 
     def entries(self, outs: Sequence[int], ins: Sequence[int], on_diagonal: bool = False) -> Entries:
-        """Of some outputs with respect to some inputs, in order; or those on the diagonal alone."""
+        """The entries of some outputs with respect to some inputs, in order; or only those on the diagonal."""
         tape, n = self._tape, sum(self.ins[j] for j in ins)
         to = np.full(self.n + 1, n, np.int32)
         starts, offset = np.concatenate([[0], np.cumsum(self.ins)]), 0
@@ -335,7 +338,7 @@ class Walked:
 
 
 def _on_diagonal(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> Slots:
-    # Entries in the column that has the number of their row, and no others: what computes those alone is not run.
+    # Only entries whose column equals their row. Steps of the tape that compute only other entries do not run.
     cols = slots.full_cols().reshape(slots.width, slots.size)
     cols = np.where(cols == rows, cols, np.int32(n)).reshape(slots.width, *slots.shape)
     made = Slots(cols, values(tape, slots, n), slots.shape, slots.dtype)

@@ -1,6 +1,6 @@
 """How one equation is run on all slots of its tangents, and what every rule needs for that.
 
-Every rule is given the operands of an equation that is linear in those that are `Slots` or `Parts`.
+A rule is given the operands of an equation: `Slots` or `Parts`, the tangents in which it is linear, and `Value`s.
 Knows equations and slots. Knows no operation in particular.
 Shapes: N inputs, K slots; columns and values of a tangent of shape S are (K, *S).
 """
@@ -22,7 +22,7 @@ from jacobia._program.columns.tape import Last, Planes, slots_first, slots_last
 
 
 class NotLinear(Exception):
-    """An operation that is not linear in its tangents: a solver may be written with such ones, and is linear still."""
+    """An operation is not linear in its tangents. A solver may use such operations and be linear as a whole."""
 
 
 def is_tangent(value: Any) -> bool:
@@ -35,7 +35,10 @@ def out_of(eqn: Any, k: int = 0) -> tuple[tuple[int, ...], Any]:
 
 
 def over_slots(eqn: Any, linear: Sequence[bool], apart: bool = False, elementwise: bool = False) -> Callable:
-    """The equation as a function of the values of all slots; `apart`: a few of them one by one."""
+    """The equation as a function of the values of all slots.
+
+    `apart`: `Planes` are run one by one. `elementwise`: `Last` is run without `vmap`.
+    """
 
     def run(*args: Any) -> Sequence:
         given = [a for a, k in zip(args, linear, strict=True) if k]
@@ -58,13 +61,13 @@ def over_slots(eqn: Any, linear: Sequence[bool], apart: bool = False, elementwis
 
 
 def with_tangents(args: Sequence, linear: Sequence[bool], given: Iterable) -> list:
-    """Operands with others in the places of the tangents."""
+    """The operands `args`, with those of `given` in place of the tangents."""
     rest = iter(given)
     return [next(rest) if k else a for a, k in zip(args, linear, strict=True)]
 
 
 def _stretched_last(eqn: Any, args: Sequence, linear: Sequence[bool]) -> list:
-    # What vmap would do, but for moving the slots to the front on the way.
+    # As `vmap` over the last axis, which would move the slots to the front on the way.
     given = [slots_last(a) for a, k in zip(args, linear, strict=True) if k]
     shape = given[0].shape
     others = [
@@ -102,7 +105,7 @@ def common_columns(w: Any, ts: Sequence[Slots]) -> list[Slots]:
 def stretched(w: Any, t: Slots, shape: tuple[int, ...]) -> Slots:
     if t.shape == shape:
         return t
-    own = t.shape or (1,) * len(shape)  # scalars are stretched, and axes of length 1
+    own = t.shape or (1,) * len(shape)  # scalars and axes of length 1 are broadcast
     cols = t.cols.reshape(t.width, *own) if not t.shape else t.cols
     name = w.tape.step(
         lambda v: jnp.broadcast_to(v.reshape(v.shape[0], *own), (v.shape[0], *shape)), values(w.tape, t, w.n)
@@ -111,7 +114,7 @@ def stretched(w: Any, t: Slots, shape: tuple[int, ...]) -> Slots:
 
 
 def masked(w: Any, t: Slots, keep: np.ndarray) -> Slots:
-    # Elements that are zero for sure depend on nothing.
+    # Elements outside `keep` are zero and depend on nothing.
     check_columns(t.width, keep.shape)
     cols = np.where(keep.reshape(1, *keep.shape) if keep.ndim else keep, t.cols, np.int32(w.n))
     made = Slots(cols, t.vals, t.shape, t.dtype)
@@ -139,7 +142,8 @@ def by_lead(w: Any, eqn: Any, ins: Sequence, rank: int) -> list:
 
 
 def _joined(w: Any, eqn: Any, ins: Sequence, own: Callable, on: Callable) -> list:
-    # All operands and results under the columns that any operand has: `own` of one, `on` a shape.
+    # All operands and results get the columns that any operand has. `own` gives the columns of one operand, `on` fits
+    # the common columns to a shape.
     linear = tangents(ins)
     outs = [out_of(eqn, k) for k in range(len(eqn.outvars))]
     ts = [as_slots(w.tape, v, w.n) for v in ins if is_tangent(v)]

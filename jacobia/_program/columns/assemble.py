@@ -22,7 +22,7 @@ Term = tuple[Slots, np.ndarray]
 class Assembled(NamedTuple):
     """All entries in order, and the names of their values.
 
-    `ahead` are the values that are written before entries are chosen among them, and how many numbers these are.
+    `ahead` names values that are written to memory before entries are picked from them; `size`: their elements.
     """
 
     rows: np.ndarray
@@ -55,7 +55,7 @@ def assembled(tape: Tape, terms: Sequence[Term], m: int, n: int) -> Assembled:
 
 
 def _are_in_order(terms: Sequence[Term]) -> bool:
-    # Every row has one element, and they come one behind the other.
+    # Whether every row comes from one element only, and rows ascend through all terms.
     last = -1
     for _, rows in terms:
         if not rows.size:
@@ -72,7 +72,7 @@ def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> Assembled | N
     every = slots.full_cols().reshape(slots.width, slots.size)
     stretches = orders(every)
     cols = arranged(every, stretches)
-    alike = slots.constant_along(range(len(slots.shape)))  # one row says it of all
+    alike = slots.constant_along(range(len(slots.shape)))  # all rows have the same columns
     bad = np.flatnonzero(~in_order(cols[:1] if alike else cols))
     bad = np.arange(len(cols)) if alike and bad.size else bad
     order = None
@@ -80,7 +80,7 @@ def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> Assembled | N
         order = np.argsort(cols[bad], axis=1, kind="stable")
         cols[bad] = own = np.take_along_axis(cols[bad], order, axis=1)
         if ((own[:, 1:] == own[:, :-1]) & (own[:, 1:] < n)).any():
-            return None  # a column twice: to be added up
+            return None  # a row has a column twice: add up
         order = (bad[:, None] * slots.width + order).astype(np.uint32)
     keep = cols < n
     whole = keep.all()
@@ -98,14 +98,14 @@ def _by_row(tape: Tape, slots: Slots, rows: np.ndarray, n: int) -> Assembled | N
     return Assembled(row, cols.reshape(-1) if whole else cols[keep], name, [ahead], cols.size)
 
 
-# Rows of other order are written over where there are not many: of all entries less than one in so many.
+# Rows whose slots stand in another order are rewritten in place if they have less than 1 in `_FEW` of all entries.
 _FEW = 4
-# Runs of entries up to this number are copied one by one.
+# Fewer runs of consecutive entries than this are copied run by run.
 _RUNS = 16
 
 
 def _reordered(tape: Tape, ahead: int, rows: np.ndarray, order: np.ndarray | None) -> int:
-    """All entries, where in some rows they stand in another order."""
+    """All entries, with those of some rows put into another order."""
     if order is None:
         return tape.step(lambda v: v.reshape(-1), ahead)
 
@@ -141,7 +141,7 @@ def _sorted(tape: Tape, terms: Sequence[Term], m: int, n: int) -> tuple[np.ndarr
     if not terms:
         return row, col, tape.step(lambda: jnp.zeros(0))
     names = [values(tape, s, n) for s, _ in terms]
-    if int(keep.sum()) == count:  # each is met once: read, and not added up
+    if int(keep.sum()) == count:  # no entry occurs twice: read, not added up
         source = np.zeros(count, np.int32)
         source[places[keep]] = np.flatnonzero(keep)
         pick = tape.array(source)

@@ -22,14 +22,14 @@ from jacobia._program.columns.tape import Fixed, Tape
 
 
 def cond(w: Any, eqn: Any, ins: Sequence) -> list:
-    """A branch that is known, or all of them, of which the one that is chosen is run."""
+    """If the choice is known, only that branch is walked; otherwise all are, and the chosen one is run."""
     branches, which, given = eqn.params["branches"], ins[0], ins[1:]
     if isinstance(which, (Slots, Parts)):
         raise NotLinear("cond")
     known = w.known(which)
     if known is not None:
         return w.body(branches[int(np.clip(int(known), 0, len(branches) - 1))], given)
-    # A branch of its own tape: what is not chosen may not end, or not be a number.
+    # Each branch has its own tape, and only the chosen one runs: another one may never end, or give NaN.
     walks = []
     for branch in branches:
         tape = Tape()
@@ -69,7 +69,7 @@ def _entered(w: Any, tape: Tape, v: Any) -> tuple[int, Any, Any]:
 
 
 def _of_branches(w: Any, walks: Sequence, k: int, aval: Any) -> np.ndarray | None:
-    # Result k of every branch with the same columns; None: it is no tangent in any of them.
+    # Gives result k the same columns in every branch, and returns them; None: it is no tangent in any branch.
     if not any(isinstance(outs[k], (Slots, Parts)) for _, _, outs in walks):
         return None
     ts = [as_tangent(tape, outs[k], aval, w.n) for tape, _, outs in walks]
@@ -80,7 +80,7 @@ def _of_branches(w: Any, walks: Sequence, k: int, aval: Any) -> np.ndarray | Non
 
 
 def typed(tape: Tape, env: dict, wanted: Sequence, dtypes: Sequence) -> list:
-    # Values of which some are literals, in the types they are to have.
+    # The wanted values (names or literals) with these dtypes.
     found = iter(tape.run(env, [n for n in wanted if not isinstance(n, Fixed)]))
     out = [jnp.asarray(n.value if isinstance(n, Fixed) else next(found)) for n in wanted]
     return [o if o.dtype == d else o.astype(d) for o, d in zip(out, dtypes, strict=True)]

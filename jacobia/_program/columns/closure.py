@@ -1,4 +1,4 @@
-"""What many steps of a loop do to its carry: a product of patterns, of which one step is walked.
+"""The columns of a loop's carry after many steps: one step is walked, and its pattern is multiplied with itself.
 
 Knows patterns of one step. Knows no values.
 Shapes: N inputs, K slots; c elements of the carry, with everything else a step reads behind them.
@@ -17,19 +17,19 @@ from jacobia._program.columns.tape import Tape
 
 # From this density on a product of dense matrices is faster than one of sparse ones.
 _FULL = 0.15
-# So few elements are squared without looking for cycles.
+# Patterns of up to this many elements are squared without looking for cycles.
 _SMALL = 32
 
 
 def as_tangent(tape: Tape, v: Any, aval: Any, n: int) -> Slots:
-    """A value as a tangent: what is none is zero."""
+    """A value as a tangent in slots; a value that is no tangent gives zero."""
     return as_slots(tape, v, n) if isinstance(v, (Slots, Parts)) else nothing(aval.shape, aval.dtype)
 
 
 def one_step(w: Any, program: Any, consts: Sequence, carry: Sequence, each: Sequence) -> tuple[list, int]:
-    """The results of a step by what it reads, and how many elements that is.
+    """The results of a step with respect to the elements it reads, and how many of these there are.
 
-    The elements of all tangents are numbered: the carry first, then constants, then what is another one at each step.
+    The elements of all tangents that a step reads are numbered: the carry first, then constants, then xs.
     """
     sizes = [v.size for v in (*carry, *consts, *each) if isinstance(v, (Slots, Parts))]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
@@ -46,10 +46,10 @@ def one_step(w: Any, program: Any, consts: Sequence, carry: Sequence, each: Sequ
 def closure(
     w: Any, outs: Sequence, total: int, start: Sequence, others: Sequence, length: int | None
 ) -> list[np.ndarray]:
-    """The columns that each carried tangent can have at any of the steps; nothing to look at for the others.
+    """The columns that each carried tangent can have at any of the steps; an empty array for a carry without tangent.
 
     Args:
-      outs: of `one_step`, which reads `total` elements.
+      outs: the results of `one_step`, which reads `total` elements.
       start: the carry before the first step.
       others: the other tangents that a step reads.
     """
@@ -81,7 +81,7 @@ def closure(
 
 
 def powers(step: Any, entering: Any, length: int | None) -> Any:
-    """All that 0, 1, 2, … up to `length` steps make of what enters (None: any number of steps), as booleans.
+    """All columns that an element has after any of 0, 1, … `length` steps (None: any number of steps), as booleans.
 
     Args:
       step: square, `scipy.sparse`; entry (i, j): a step reads element j for element i.
@@ -93,12 +93,12 @@ def powers(step: Any, entering: Any, length: int | None) -> Any:
     total = step.shape[0]
     if length is not None and length < total - 1:
         return _squared(step, entering, length)
-    # No way from one element to another is longer: any number of steps.
+    # No path from one element to another is longer, so any number of steps gives the same.
     if total <= _SMALL:
         return _squared(step, entering, _all_bits(total))
     from scipy.sparse.csgraph import connected_components
 
-    # Elements on a common cycle end up the same.
+    # Elements on a common cycle end up with the same columns.
     count, member = connected_components(step, connection="strong")
     ones = np.ones(total, bool), (member, np.arange(total))
     groups = sp.csr_array(ones, shape=(count, total))
@@ -107,14 +107,14 @@ def powers(step: Any, entering: Any, length: int | None) -> Any:
 
 
 def _all_bits(count: int) -> int:
-    # Every power is tried at once, and the first one that adds nothing is the last.
+    # With all bits set, `_squared` multiplies by every power, and stops at the first one that adds nothing.
     return 2 ** (count - 1).bit_length() - 1
 
 
 def _squared(step: Any, reached: Any, length: int) -> Any:
     import scipy.sparse as sp
 
-    # (1 + step)^length, by squaring; what has stopped growing, or has everything, stays as it is.
+    # (1 + step)^length times `reached`, by squaring. Stops when nothing grows any more, or everything is reached.
     grow = step + sp.eye_array(step.shape[0], dtype=bool, format="csr")
     everything = reached.shape[0] * reached.shape[1]
     while length:

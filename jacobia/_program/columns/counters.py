@@ -1,6 +1,6 @@
 """What is known of a loop at every step before it runs: its counters, and how many steps there are.
 
-Knows programs of steps, and known values. Knows nothing of columns but what a step is walked with.
+Knows programs of steps, and known values. Knows nothing of columns, except how a step is walked for them.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from jacobia._program.flow import around, dependent, flow
 from jacobia._program.known import Lazy, Steps, can_be_known, several, steady, steps_of
 from jacobia._program.walk import needed, run, some
 
-# Steps that a counter is counted to, and steps of a loop whose end is looked for.
+# Most steps for which counters are computed, and most steps of a `while` loop that are counted.
 _MOST, _LONGEST = 1 << 20, 1 << 14
 
 
@@ -29,8 +29,8 @@ class Loop:
     """A loop, and what goes into it.
 
     Attributes:
-      start: the carry before the first step; what is a tangent at any step is `Slots`.
-      length: how many steps there are; None: nobody knows.
+      start: the carry before the first step; a carry that is a tangent at any step is `Slots`.
+      length: how many steps there are; None: not known.
       reverse: whether the last of the xs is read first.
     """
 
@@ -44,12 +44,12 @@ class Loop:
 
     @property
     def order(self) -> np.ndarray:
-        """The numbers of the steps as they are made."""
+        """The numbers of the steps in the order in which they run."""
         return np.arange(self.length or 0)[:: -1 if self.reverse else 1]
 
     @property
     def inputs(self) -> list:
-        """What goes in, as the body takes it."""
+        """All inputs, in the order in which the body takes them."""
         return [*self.consts, *self.start, *self.xs]
 
     @property
@@ -64,7 +64,7 @@ class Loop:
         return carried + flow(self.body, list(map(is_tangent, self.inputs)))[len(carried) :]
 
     def numbered(self, w: Any, program: Any, known: Sequence[Lazy | None], lead: tuple[int, ...] = ()) -> tuple:
-        """`one_step`, with what is known of the inputs of a step; `lead` is in front of the shapes of these."""
+        """`one_step`, with the inputs of a step that are known; their shapes have the axes `lead` in front."""
         n, m = len(self.consts), len(self.start)
         ins = list(self.consts)
         for k, v in enumerate(self.inputs[n:], n):
@@ -77,25 +77,25 @@ class Loop:
 
 
 def steadied(w: Any, ins: Sequence) -> list:
-    """What a loop is given, where it is inside the steps of another one: as all of those have it."""
+    """The operands of a loop inside another loop: only values that are the same at all outer steps are known."""
     return [v if is_tangent(v) else w.value(v.name, v.shape, steady(v.known)) for v in ins]
 
 
 def of_scan(w: Any, eqn: Any, ins: Sequence) -> Loop:
-    """The loop that a `scan` is."""
+    """A `scan` as a `Loop`."""
     (n, m), avals, ins = scan_split(eqn.params), [v.aval for v in eqn.outvars], steadied(w, ins)
     body, length, reverse = (eqn.params[k] for k in ("jaxpr", "length", "reverse"))
     return Loop(body, ins[:n], ins[n : n + m], ins[n + m :], avals, length, reverse)
 
 
 class _Part:
-    """The part of a loop that is known at every step: numbers that it carries, and with `ys` what it gives of them."""
+    """The part of a loop that is known at every step: carried numbers and, with `ys`, results computed from them."""
 
     def __init__(self, loop: Loop, ys: bool = False):
         self._loop, n, m = loop, len(loop.consts), len(loop.start)
         jaxpr, self._own = loop.program
         unknown = [is_tangent(v) or not isinstance(v.known, Lazy) for v in loop.inputs]
-        for k, a in enumerate(loop.avals[:m], n):  # a program may iterate large arrays that are known: not twice
+        for k, a in enumerate(loop.avals[:m], n):  # large known arrays are not iterated twice
             unknown[k] |= bool(a.ndim) and not jnp.issubdtype(a.dtype, jnp.integer)
         if any(isinstance(c, Tracer) for c in self._own):
             unknown = [True] * len(unknown)
@@ -117,30 +117,30 @@ class _Part:
 
     @property
     def args(self) -> list[Lazy]:
-        """The inputs of the loop that it reads."""
+        """The inputs of the loop that this part reads."""
         return [v.known for v, u in zip(self._loop.inputs, self._used, strict=True) if u]
 
     def given(self, known: Sequence) -> tuple[list, list, list]:
-        """Constants, first numbers and xs, from the values of `args`."""
+        """Constants, the numbers before the first step, and xs, from the values of `args`."""
         rest, n, m = iter(known), len(self._loop.consts), len(self._loop.start)
         ins = [next(rest) if u else None for u in self._used]
         first = [jnp.asarray(ins[n + k], self._loop.avals[k].dtype) for k in self.places]
         return ins[:n], first, ins[n + m :]
 
     def carry(self, numbers: Sequence) -> list:
-        """All that is carried, None for what is not known."""
+        """The whole carry, None where it is not known."""
         found = dict(zip(self.places, numbers, strict=True))
         return [found.get(k) for k in range(len(self._loop.start))]
 
     def advance(self, consts: list, numbers: Sequence, xs: Sequence) -> tuple[list, list]:
-        """The numbers behind a step, and what it gives."""
+        """The numbers after a step, and the results of the step."""
         given = [*consts, *self.carry(numbers), *xs]
         outs = run(self._part, self._own, given, lambda eqn, values: bind(eqn, *values))
         return outs[: len(self.places)], outs[len(self.places) :]
 
 
 def _computable(jaxpr: Any, out: int, unknown: set) -> bool:
-    # Whether no operation that a result needs reads what is unknown, for another one of its results.
+    # Whether all operations that a result needs can run: one of them may read an unknown value for another result.
     own = jaxpr.outvars[out]
     eqns = needed(jaxpr, (out,)).eqns
     reads = [a for a in (own, *(a for eqn in eqns for a in eqn.invars)) if not isinstance(a, Literal)]
@@ -171,7 +171,7 @@ def counted(loop: Loop) -> list[Steps | None]:
 
 
 def known_results(loop: Loop) -> list[Lazy | None]:
-    """What is known of the results of a loop, computed only when somebody asks."""
+    """What is known of the results of a loop, computed on demand."""
     found: list[Lazy | None] = [None] * len(loop.avals)
     if loop.length is None:
         return found
@@ -188,7 +188,7 @@ def known_results(loop: Loop) -> list[Lazy | None]:
 
 
 def trips(loop: Loop, test: Any, tested: Sequence) -> int | None:
-    """How many steps a loop makes that goes on while `test` says so, of `tested` and the carry; None: nobody knows."""
+    """How many steps a `while` loop makes; its condition is `test`, of `tested` and the carry. None: not known."""
     part, jaxpr, own = _Part(loop), getattr(test, "jaxpr", test), inner_consts(test)
     unknown = [is_tangent(v) or not isinstance(v.known, Lazy) for v in tested]
     found = dependent(jaxpr, [*unknown, *part.unknown[len(loop.consts) :]])

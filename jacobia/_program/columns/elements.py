@@ -1,4 +1,4 @@
-"""Slots through operations that are done element by element: the columns stay, or those of several are joined.
+"""Slots through elementwise operations: the columns stay, or those of several operands are joined.
 
 Knows single operations. Knows nothing of programs inside operations.
 """
@@ -107,7 +107,7 @@ def negative(w: Any, t: Any) -> Any:
 
 
 def select_n(w: Any, eqn: Any, ins: Sequence) -> list:
-    # The sum over the cases of each where it is chosen.
+    # The sum over all cases, each zero where it is not chosen.
     if is_tangent(ins[0]):
         raise NotLinear("select_n")
     shape, dtype = out_of(eqn)

@@ -1,8 +1,8 @@
-"""A part of a program that XLA for CPUs compiles apart, so that its results are written before they are used.
+"""A part of a program that XLA for CPUs compiles separately, so that its results are written before they are used.
 
-What interleaves slots runs at the speed of writing where the loop has an axis for the slots. A reshape, or a choice of
-entries, that is fused into this loop makes one long loop of it, which finds out row and slot of every entry by a
-division: two to three times as slow. A branch of a `cond` is compiled by itself.
+Interleaving slots runs at the speed of writing if its loop has an axis for the slots. If a reshape or a choice of
+entries is fused into this loop, it becomes one long loop that finds row and slot of every entry by a division: two to
+three times as slow. A branch of a `cond` is compiled by itself.
 Knows arrays. Knows no tapes.
 """
 
@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Of fewer numbers the fence costs more than what is saved.
+# For fewer numbers the fence costs more than it saves.
 _LARGE = 1 << 15
 
 
 def apart(fn: Callable[[list], list], given: Sequence[Any], count: int) -> list:
-    """The results of a function of arrays.
+    """The results of a function of arrays, compiled separately on CPUs.
 
     Args:
-      count: how many numbers it gives.
+      count: how many numbers the results have.
     """
     given = list(given)
     anchor = next((v for v in given if math.prod(jnp.shape(v)) and _is_number(v)), None)
@@ -38,16 +38,16 @@ def apart(fn: Callable[[list], list], given: Sequence[Any], count: int) -> list:
 
 
 def _always(anchor: Any) -> Any:
-    # True, by a number that the compiler does not know.
+    # Always True, computed from a value so that the compiler can't know.
     bit = lax.convert_element_type(jnp.real(anchor).reshape(-1)[0], jnp.int32) & 1
     return bit < 2
 
 
 def _is_number(value: Any) -> bool:
-    return jnp.issubdtype(jax.typeof(value).dtype, jnp.number)  # a key of random numbers is none
+    return jnp.issubdtype(jax.typeof(value).dtype, jnp.number)  # a random key is no number
 
 
 def _on_mesh(value: Any) -> bool:
-    # Divided over an Explicit axis: a single element of it can't be read.
+    # Divided over an Explicit axis: a single element of such a value can't be read.
     sharding = jax.typeof(value).sharding
     return sharding is not None and any(axis is not None for axis in sharding.spec)

@@ -1,4 +1,4 @@
-"""The values of a row side by side, by column: in which order the slots stand in it, and the writing.
+"""The values of each row written side by side, by column: finds the order of the slots in each row, and writes them.
 
 Knows columns and values of slots. Knows nothing of rows that lack entries, nor of several terms.
 Shapes: K slots, M rows; columns are (K, M).
@@ -12,14 +12,14 @@ from jax import lax
 
 from jacobia._program.columns.tape import Planes, slots_last
 
-# Rows of a stretch that are looked at.
+# How many rows of a stretch are looked at.
 _LOOKED_AT = 64
-# Two species are two stretches of rows, which have their slots in different orders; more than so many are none.
+# Most stretches. A system of two species has two stretches of rows, whose slots stand in different orders.
 _STRETCHES = 8
 
 
 def orders(cols: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Stretches of rows, and an order of the slots that most rows of each have: the first row, and slots by column.
+    """Stretches of rows: the first row of each, and the order of slots by column that most of its rows have.
 
     >>> [(start, order.tolist()) for start, order in orders(np.array([[0, 1, 5, 6], [2, 3, 0, 1]]))]  # two species
     [(0, [0, 1]), (2, [1, 0])]
@@ -47,7 +47,8 @@ def orders(cols: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def _split(fits: np.ndarray) -> tuple[int, int] | None:
-    # Where two orders suit more rows than one: the place, and the order before it. Boundaries differ too, in few rows.
+    # The place where two orders suit many more rows than one, and the order before it. None: there is no such place;
+    # boundary rows differ too, but are few.
     count = fits.shape[1]
     before = np.concatenate([np.zeros((len(fits), 1), int), fits.cumsum(axis=1)], axis=1)
     behind = before[:, -1:] - before
@@ -59,7 +60,7 @@ def _split(fits: np.ndarray) -> tuple[int, int] | None:
 
 
 def in_order(cols: np.ndarray) -> np.ndarray:
-    """Which rows (M, K) have their columns in order.
+    """Which rows (M, K) have their columns in strictly ascending order.
 
     >>> in_order(np.array([[0, 2], [2, 1], [3, 3]])).tolist()
     [True, False, False]
@@ -80,7 +81,7 @@ def arranged(cols: np.ndarray, stretches: list[tuple[int, np.ndarray]]) -> np.nd
 def by_rows(v: Any, stretches: list[tuple[int, np.ndarray]]) -> Any:
     """Values (M, K), each stretch of rows in its order.
 
-    A choice among the slots is written as fast as a slot is; a stack copies them one by one.
+    `Planes` are written by a select over the slots, in one pass; a stack would copy the slots one by one.
     """
     if isinstance(v, Planes):
         return _chosen([p.reshape(-1) for p in v], stretches)
@@ -95,7 +96,7 @@ def _chosen(planes: list, stretches: list[tuple[int, np.ndarray]]) -> Any:
     shape = (len(planes[0]), len(planes))
     row, at = lax.iota(jnp.int32, shape[0]), lax.broadcasted_iota(jnp.int32, shape, 1)
     places = [np.argsort(order) for _, order in stretches]
-    # Each slot is read once, so that what computes it is part of the loop.
+    # Each slot is read once, so that a compiler can fuse what computes it into this loop.
     out = jnp.broadcast_to(planes[-1][:, None], shape)
     for k, plane in enumerate(planes[:-1]):
         place: Any = int(places[0][k])

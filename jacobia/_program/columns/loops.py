@@ -1,6 +1,6 @@
 """Branches and loops of a linear program, on tangents held in slots.
 
-What its carry can depend on is known before (`closure`), so the values are accumulated inside a real loop.
+The columns that the carry can have are found first (`closure`), so the values are accumulated inside a real loop.
 Knows programs inside loops. Knows no single operation.
 Shapes: N inputs, K slots, S the shape of a tangent.
 """
@@ -31,7 +31,7 @@ from jacobia._program.columns.writes import around_writes
 from jacobia._program.flow import around, flow
 from jacobia._program.known import Differs, Lazy, sliced, stacked
 
-# The carry of a loop is held with all columns in all elements where that makes it at most so many times larger.
+# The carry of a loop is held with all columns in all elements if that makes it at most this many times larger.
 _ROOM = 2
 
 
@@ -103,7 +103,7 @@ def _padded(v: Any, width: int) -> Any:
 
 
 def _any_step(w: Any, x: Any) -> Any:
-    # What a step reads of an input, whichever step it is.
+    # The input of one step, with the columns that it has at any step.
     if not isinstance(x, Slots):
         return w.value(None, x.shape[1:])
     cols = union_along(x.cols, x.shape, [0], w.n)
@@ -118,9 +118,10 @@ def _whole(w: Any, x: Any) -> Any:
 
 
 class _Apart:
-    """The columns of steps that carry no tangent to each other: those that differ between steps get a number.
+    """The columns of steps that carry no tangent to each other: columns that differ between steps get a number.
 
-    The numbers 0 to n - 1 are inputs of the program as ever, n is not used, and what differs comes behind it.
+    The numbers 0 to n - 1 are inputs of the program, n is not used, and a number from n + 1 on stands for one column
+    at each step.
     """
 
     def __init__(self, w: Any, xs: Sequence[Slots]):
@@ -140,7 +141,7 @@ class _Apart:
         self.cols = [self.of_all(c) for c in own]
 
     def of_all(self, cols: np.ndarray) -> np.ndarray:
-        """Columns of the program by their numbers here."""
+        """Columns of the program as numbers here."""
         return np.where(cols == self.n, self.total, cols).astype(np.int32)
 
     def of_steps(self, cols: np.ndarray) -> np.ndarray:
@@ -154,7 +155,7 @@ class _Apart:
 
 
 class _Loop:
-    # What is read at every step, under which name of the outer and of the inner tape.
+    # What a step reads, with its names on the outer and on the inner tape.
     def __init__(self) -> None:
         self.read: list = []
         self.names: list = []
@@ -170,7 +171,7 @@ class _Loop:
 
 
 def _filled(cols: Sequence[np.ndarray], loop: Loop, n: int) -> list[np.ndarray | None] | None:
-    # The patterns of the results, where there are many columns and most elements have most of them.
+    # The patterns of the results if there are many columns and most elements have most of them, else None.
     carried = [(c, v.shape) for c, v in zip(cols, loop.start, strict=True) if isinstance(v, Slots)]
     found = np.zeros(n + 1, bool)
     for c, _ in carried:
@@ -187,15 +188,15 @@ def _around(w: Any, ins: Loop, drive: Callable, test: Any = None, tested: Sequen
     """All steps of a loop.
 
     Args:
-      ins: what goes in; of its carry, what is no tangent yet may become one.
-      drive: runs the loop, from a step `(carry, xs) -> (carry, ys)`, the first carry, and the xs or what is tested.
+      ins: the loop with its inputs; a carry that is no tangent at first may become one.
+      drive: runs the loop, given a step `(carry, xs) -> (carry, ys)`, the first carry, and the xs (or `tested`).
       test: the program that says whether a `while` goes on.
       tested: what only this test reads.
     """
     m, n = len(ins.start), len(ins.consts)
     moving = around(ins.body, list(map(is_tangent, ins.inputs)), n, m)[n:][:m]
     if test is not None and any(flow(test, [*map(is_tangent, tested), *moving])):
-        raise NotLinear("while")  # it goes on until something is solved
+        raise NotLinear("while")  # an iterative solver: its condition depends on tangents
     loop = replace(
         ins,
         consts=[_whole(w, v) for v in ins.consts],
@@ -229,7 +230,7 @@ def _around(w: Any, ins: Loop, drive: Callable, test: Any = None, tested: Sequen
 
 
 def _on_all_columns(w: Any, loop: Loop, drive: Callable, tested: Sequence, patterns: Sequence) -> list:
-    # The loop as it is, for all columns at once, or for those that are left where some share one.
+    # The loop as it is, vectorized over all columns, or over fewer if some share one.
     shared, (n, m), tangent = Shared(patterns, w.n), (len(loop.consts), len(loop.start)), loop.tangents
     linear, names = [isinstance(v, Slots) for v in loop.inputs], []
     for k, v in enumerate(loop.inputs):
@@ -269,16 +270,16 @@ def _on_all_columns(w: Any, loop: Loop, drive: Callable, tested: Sequence, patte
 
 
 def _gives_what_differs(loop: Loop) -> bool:
-    # Whether the steps read tangents of their own, and each gives some: what is carried grows from step to step.
+    # Whether each step reads tangents of its own and returns some: the carry then has more columns after every step.
     return any(isinstance(v, Slots) and v.cols.shape[1] > 1 for v in loop.xs) and any(loop.tangents[len(loop.start) :])
 
 
 def _looped(w: Any, loop: Loop, drive: Callable, tested: Sequence, cols: Sequence, each: list) -> list:
-    """The values in a real loop, whose step is walked once more.
+    """The values computed in a real loop, whose step is walked once more.
 
     Args:
       cols: the columns that the carry can have at any step.
-      each: what a step reads of the xs, whichever step it is. Of both, nothing where nothing is carried.
+      each: the xs of one step, with the columns of any step. Both are empty if no tangent is carried.
     """
     body, consts, start, given, shapes = loop.body, loop.consts, loop.start, loop.xs, loop.avals
     m, moving = len(start), [isinstance(v, Slots) for v in start]
@@ -359,7 +360,7 @@ def _looped(w: Any, loop: Loop, drive: Callable, tested: Sequence, cols: Sequenc
 
 
 def loop(w: Any, eqn: Any, ins: Sequence) -> list:
-    """A `while`: as many steps as the point says."""
+    """A `while`: a real loop, unless it is known to take few steps."""
     c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     ins = steadied(w, ins)
     tested, consts, carry = ins[:c], ins[c : c + b], ins[c + b :]
@@ -375,7 +376,7 @@ def loop(w: Any, eqn: Any, ins: Sequence) -> list:
 
     def drive(step: Callable, start: list, tested: list) -> list:
         def on(carried: list) -> Any:
-            # A test of a linear program looks at no tangent: any array of the right shape will do in its place.
+            # The condition of a linear program depends on no tangent: any array of the right shape can stand for one.
             pairs = zip(carried, avals, strict=True)
             like = [v if v.shape == a.shape else jnp.zeros(a.shape, a.dtype) for v, a in pairs]
             return eval_jaxpr(jaxpr, own, *tested, *like)[0]
@@ -386,8 +387,8 @@ def loop(w: Any, eqn: Any, ins: Sequence) -> list:
 
 
 def _together(test: Any, body: Any, inputs: Sequence, c: int) -> tuple[Any, Any]:
-    # Samples with a test each: the loop goes on while any of them does, and changes those that do. The body reads what
-    # the test reads, in front of its own constants.
+    # A condition for each sample: the loop goes on while any is true, and changes only the samples that go on. The body
+    # takes the constants of the condition in front of its own.
     (run_test, run_body), avals = map(_function, (test, body)), [v.aval for v in inputs]
     m = len(getattr(body, "outvars", ()) or body.jaxpr.outvars)
 

@@ -1,4 +1,4 @@
-"""Columns of slots as arrays: merged, joined, told apart, found again in others.
+"""Columns of slots as arrays: merged, joined, compared, looked up in other slots.
 
 Knows NumPy arrays. Knows nothing of values, tangents or operations.
 Shapes: N inputs, K slots, S the shape of a tangent; columns are (K, *S), N in an element that has none.
@@ -11,13 +11,13 @@ import numpy as np
 
 from jacobia._program.columns.room import check_columns
 
-# An array of this size may be a constant of a program.
+# A mask of up to this many elements may be a constant of a program.
 _SMALL = 256
 
-# So many slots are told apart one by one; more are brought to common columns.
+# Up to this many slots are compared one by one; more are brought to common columns.
 FEW = 64
 
-# Entries of a table by which slots are looked up.
+# Most entries of a table in which slots are looked up.
 _TABLE = 1 << 22
 
 
@@ -31,7 +31,7 @@ def unused(cols: np.ndarray, n: int) -> np.ndarray:
 
 
 def tight(cols: np.ndarray) -> np.ndarray:
-    """The same columns with axes of length 1 where nothing changes along them; looks at a few elements first.
+    """The same columns, with length 1 along axes where they do not change; compares the ends of an axis first.
 
     >>> tight(np.array([[[1, 1, 1], [2, 2, 2]]])).tolist()  # one slot of a tangent of shape (2, 3)
     [[[1], [2]]]
@@ -55,7 +55,7 @@ def _agree(a: np.ndarray, b: np.ndarray, n: int) -> bool:
 
 
 def sample(cols: np.ndarray) -> np.ndarray:
-    """A few elements, among them the ends of every axis: most slots that differ are told apart by these.
+    """A few elements, among them the ends of every axis: most slots that differ do so in one of these.
 
     >>> sample(np.arange(9)[None]).tolist()  # one slot of nine elements
     [[0, 1, 3, 4, 7, 8]]
@@ -68,7 +68,7 @@ def sample(cols: np.ndarray) -> np.ndarray:
 
 
 def merge(cols: Sequence[np.ndarray], n: int) -> tuple[list[np.ndarray], list[int]]:
-    """Put slots that can share a place together.
+    """Merge slots that never have different columns in one element.
 
     Args:
       cols: one array per slot, which broadcast against each other.
@@ -135,7 +135,7 @@ def union(many: Sequence[np.ndarray], n: int) -> np.ndarray:
 
 
 def _slot_by_slot(slots: Sequence[np.ndarray], n: int) -> np.ndarray | None:
-    """In the order of the slots, where that takes no more of them: the same slot everywhere needs no search later.
+    """The union in the order of the slots, if that takes no more slots: each old slot then stays in one new slot.
 
     >>> _slot_by_slot([np.array([3, 4]), np.array([0, 1]), np.array([3, 5])], 5).tolist()
     [[3, 4], [0, 1]]
@@ -205,7 +205,7 @@ def repeats(cols: np.ndarray, n: int) -> bool:
 
 
 def sources(old: np.ndarray, new: np.ndarray, shape: tuple[int, ...], n: int) -> np.ndarray:
-    """For each new slot of each element the old one with its column; -1: none.
+    """For each new slot of each element the old slot with the same column; -1: none.
 
     >>> sources(np.array([[0, 1]]), np.array([[1, 1], [0, 5]]), (2,), 5).tolist()
     [[-1, 0], [0, -1]]
@@ -218,7 +218,7 @@ def sources(old: np.ndarray, new: np.ndarray, shape: tuple[int, ...], n: int) ->
         return source
     flat, size = source.reshape(len(new), -1), math.prod(shape)
     old, new = (np.broadcast_to(c, (len(c), *shape)).reshape(len(c), -1) for c in (old, new))
-    # By a table of all columns, of some elements at a time.
+    # Looked up in a table of all columns, for some elements at a time.
     many = max(1, _TABLE // (n + 1))
     slots = np.arange(len(old), dtype=np.int32)[:, None]
     for start in range(0, size, many):
@@ -232,7 +232,7 @@ def sources(old: np.ndarray, new: np.ndarray, shape: tuple[int, ...], n: int) ->
 
 
 def masks(old: np.ndarray, new: np.ndarray, n: int) -> list[list[tuple[int, np.ndarray | None]]] | None:
-    """For each new slot the old ones that are in it somewhere, and where (None: everywhere), if that is easily said.
+    """For each new slot the old slots that go into it, and where (None: everywhere); None if masks would be large.
 
     >>> ((k, where),), none = masks(np.array([[0, 1]]), np.array([[0, 2], [3, 3]]), 5)
     >>> k, where.tolist(), none

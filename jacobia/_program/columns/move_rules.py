@@ -1,6 +1,6 @@
-"""Slots through data movements: run on the columns, and over the slots of the values; none has a rule of its own.
+"""Slots through data movements: each is run on the columns, and on every slot of the values. None needs its own rule.
 
-Knows slots. What an operation moves where, `moves` knows.
+Knows slots. Knows nothing of where an operation moves what: `moves` does.
 """
 
 import math
@@ -48,7 +48,7 @@ def move(w: Any, eqn: Any, ins: Sequence) -> list:
     return [Slots(c.astype(np.int32), name, s, d) for c, name, (s, d) in zip(moved, names, outs, strict=True)]
 
 
-# Movements that put zeros between what they move.
+# Movements that also insert zeros.
 _FILLING = {"pad"}
 
 
@@ -87,7 +87,7 @@ def _uneven(ins: Sequence, shape: tuple[int, ...]) -> bool:
 
 
 def _move_parts(w: Any, eqn: Any, ins: Sequence) -> list:
-    # Where every element comes from, by moving numbers instead of columns.
+    # Moves element numbers instead of columns, to find where every element comes from.
     offset, planes, terms = 0, [], []
     for v, atom in zip(ins, eqn.invars, strict=True):
         shape = atom.aval.shape

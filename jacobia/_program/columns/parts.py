@@ -1,4 +1,4 @@
-"""Tangents that are sums of parts, each with some of the elements; and such a sum as one tangent with slots.
+"""Tangents held as sums of parts, each with some of the elements; and how to turn such a sum into slots.
 
 Knows columns and names of values. Knows no operation.
 Shapes: N inputs, K slots; columns are (K, *shape).
@@ -16,7 +16,7 @@ from jacobia._program.columns.tape import Tape
 
 
 def as_slots(tape: Tape, t: Slots | Parts, n: int) -> Slots:
-    """A sum of parts as one: as many slots as the widest element needs."""
+    """A tangent as `Slots`: as many slots as the widest element needs."""
     if isinstance(t, Slots):
         return t
     rows, cols = entries(t.terms)
@@ -71,7 +71,7 @@ def parts_of(t: Slots | Parts) -> list[tuple[Slots, np.ndarray]]:
 
 
 def relabelled(t: Slots | Parts, to: np.ndarray, shape: tuple[int, ...], dtype: Any) -> Parts:
-    """Every element goes to one element of another shape, where those that meet are added up; -1: it is left out."""
+    """Element e becomes element `to[e]` of another shape (-1: it is left out); elements that meet are added up."""
     terms = []
     for slots, rows in parts_of(t):
         new = np.where(rows >= 0, to[np.maximum(rows, 0)], -1) if (rows < 0).any() else to[rows]

@@ -24,16 +24,17 @@ from jacobia._program.positions import Places, dynamic_places, gather_places, sc
 
 
 class _Way(NamedTuple):
-    """One way to read or write, of which the point says which it is."""
+    """One of the ways to read or write; the point decides which one each element goes."""
 
     places: Places
-    here: int | None  # the name of the mask of elements that go this way, against the narrow array; None: all
+    here: int | None  # name of a mask, broadcast to the narrow array, of elements that go this way; None: all
 
 
 def _ways(
     w: Any, columns: Sequence, names: Sequence, lengths: Sequence[int], places_of: Callable[[Sequence], Places]
 ) -> list[_Way]:
-    # By indices along axes of these lengths, known or not, and their names; `places_of` them.
+    # The ways for indices along axes of these lengths: `columns` are known or not, `names` are their names on the tape,
+    # and `places_of` gives the places of known ones.
     made = []
     for own, valid in ways(columns, lengths):
         places, here = places_of(own), None
@@ -49,7 +50,7 @@ def _ways(
 
 
 def _equal(places: Places) -> Callable:
-    # Where each of some values is the other one of its pair.
+    # A mask of where the two values of every pair are equal.
     def run(valid: Any, *pairs: Any) -> Any:
         return places.along(reduce(jnp.logical_and, map(jnp.equal, pairs[::2], pairs[1::2]), valid))
 
@@ -64,7 +65,7 @@ def _indexed(w: Any, eqn: Any, ins: Sequence, axes: Sequence[int], places_of: Ca
 
 
 def _started(w: Any, starts: Sequence, wide: Sequence[int], narrow: Sequence[int]) -> list[_Way]:
-    # A window that would stick out is moved, so that of a start of any value there may be few.
+    # A window that would stick out is moved inside, so even an unknown start may have few values.
     columns, names = [], []
     for v, length, width in zip(starts, wide, narrow, strict=True):
         last, start = length - width, w.chosen(v)
@@ -120,7 +121,7 @@ def dynamic_slice(w: Any, eqn: Any, ins: Sequence) -> list:
 
 
 def _written(w: Any, eqn: Any, ins: Sequence, at: int, found: Sequence[_Way], replace: bool, sign: int = 1) -> list:
-    # What is written, `ins[at]`, and what it is written to, `ins[0]`.
+    # The update `ins[at]` is written to the base `ins[0]`.
     shape, dtype = out_of(eqn)
     base, update = ins[0], ins[at]
     if found[0].places.unknown or not found[0].places.sure:
@@ -129,8 +130,8 @@ def _written(w: Any, eqn: Any, ins: Sequence, at: int, found: Sequence[_Way], re
     for p, _ in found:
         flat = np.where(np.broadcast_to(p.inside, p.narrow), np.broadcast_to(p.flat, p.narrow), -1)
         rows.append(flat.reshape(-1))
-    one = math.prod(p.narrow[a] for p, _ in found[:1] for a in p.at) == 1  # position: a way is that of all elements
-    if replace and (any(_meet([r]) for r in rows) if one else _meet(rows)):  # which stays is not for us to say
+    one = math.prod(p.narrow[a] for p, _ in found[:1] for a in p.at) == 1  # position: all elements go the same way
+    if replace and (any(_meet([r]) for r in rows) if one else _meet(rows)):  # which one stays is undefined
         return _unknown_write(w, eqn, ins, at, found)
     terms = []
     if is_tangent(base):
@@ -153,14 +154,14 @@ def _written(w: Any, eqn: Any, ins: Sequence, at: int, found: Sequence[_Way], re
 
 
 def _meet(rows: Sequence[np.ndarray]) -> bool:
-    # Whether two elements may be written to one place; each of them by one of several rows.
+    # Whether two elements may be written to one place; `rows` has their places for each of the ways.
     places = np.sort(np.stack(rows), axis=0)
     again = np.concatenate([np.zeros_like(places[:1], bool), places[1:] == places[:-1]])
     return not _once(places[~again & (places >= 0)])
 
 
 def _left(w: Any, eqn: Any, ins: Sequence, at: int) -> Slots:
-    # What is left of what is written to: zeros are written.
+    # What is left of the base behind the write: zeros are written.
     t, like = as_slots(w.tape, ins[0], w.n), eqn.invars[at].aval
     zeros = w.value(w.tape.step(lambda: jnp.zeros(like.shape, like.dtype)), like.shape)
     given = [t, *(zeros if k == at else v for k, v in enumerate(ins) if k)]
@@ -175,7 +176,7 @@ def _part(w: Any, update: Any, way: _Way) -> Any:
 
 
 def _once(rows: np.ndarray) -> bool:
-    # Whether no number is there twice; -1 is one of them.
+    # Whether no number occurs twice; -1 counts as a number.
     return bool(np.bincount(rows + 1, minlength=1).max() <= 1)
 
 
@@ -193,7 +194,7 @@ def _even(w: Any, t: Parts) -> Slots | Parts:
 
 
 def _unknown_write(w: Any, eqn: Any, ins: Sequence, at: int, found: Sequence[_Way]) -> list:
-    # It may be written to any place along the axes that are not known.
+    # The update may be written to any place along axes where the position is not known.
     shape = eqn.outvars[0].aval.shape
     own = []
     if is_tangent(ins[0]):
@@ -212,7 +213,7 @@ def _unknown_write(w: Any, eqn: Any, ins: Sequence, at: int, found: Sequence[_Wa
 
 
 def _narrowed(w: Any, dense: Slots, cols: np.ndarray) -> Slots:
-    # Of the same columns everywhere only these; the others are zero.
+    # A tangent with the same columns everywhere, reduced to `cols`; the other columns are zero.
     order = np.argsort(dense.cols.reshape(-1), kind="stable")
     check_columns(len(cols), dense.shape)
     places = order[np.minimum(np.searchsorted(dense.cols.reshape(-1)[order], cols), dense.width - 1)]
@@ -226,7 +227,7 @@ def _narrowed(w: Any, dense: Slots, cols: np.ndarray) -> Slots:
 
 
 def _collected(rows: np.ndarray, cols: np.ndarray, shape: tuple, axes: Sequence[int], n: int) -> np.ndarray:
-    # Columns by the row they are written to, and those of all rows along some axes together.
+    # The columns that are written to each row, joined over all rows along `axes`.
     keep = cols < n
     places = list(np.unravel_index(rows[keep], shape))
     for axis in axes:

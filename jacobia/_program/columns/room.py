@@ -1,4 +1,4 @@
-"""How large what a walk makes may get.
+"""How large the arrays that a walk makes may get.
 
 Knows bytes. Knows no columns and no operations.
 Shapes: K slots, S the shape of a tangent.
@@ -15,15 +15,15 @@ import numpy as np
 
 from jacobia._space import MOST
 
-# Bytes of one column, with what is made of it: copies that are sorted, masks, numbers of entries. Up to 86 were seen,
-# of a dense x - mean(x) to its pattern, and a quarter of what is free is given out where nobody sets a limit.
+# Bytes counted for one column of one element: the column, sorted copies, masks, entry numbers. The most seen is 86
+# (a dense x - mean(x), up to its pattern); the default limit, a quarter of the free memory, leaves room for that.
 _COLUMN = 24
 
 _limit: ContextVar[int] = ContextVar("limit", default=sys.maxsize)
 
 
 class Extent(NamedTuple):
-    """The size of an array (K, *S); of two the larger is the one of more bytes."""
+    """The size of an array (K, *S). The larger of two is the one with more bytes."""
 
     nbytes: int
     width: int
@@ -34,7 +34,7 @@ NOTHING = Extent(0, 0, 0)
 
 
 class TooWide(Exception):
-    """An array that a walk may not make; the other direction may need none such."""
+    """A walk needs an array that is too large; the other direction may not need one."""
 
     def __init__(self, extent: Extent):
         super().__init__(extent)
@@ -44,7 +44,7 @@ class TooWide(Exception):
 
 @contextmanager
 def within(limit: int) -> Iterator[None]:
-    """Columns made inside take at most so many bytes an array."""
+    """Inside, each array of columns may take at most `limit` bytes."""
     token = _limit.set(limit)
     try:
         yield
@@ -53,10 +53,10 @@ def within(limit: int) -> Iterator[None]:
 
 
 def check_columns(width: int, shape: Sequence[int]) -> None:
-    """Called before columns (K, *S) are really made; where all elements share them there is no need to.
+    """Called before an array of columns (K, *S) is made; columns that all elements share need no check.
 
     Raises:
-      TooWide: there is no room for them, or there are more of them than numbers.
+      TooWide: it takes more bytes than the limit, or has more elements than 32-bit numbers can count.
     """
     size = math.prod(shape)
     nbytes = width * size * _COLUMN
@@ -65,10 +65,10 @@ def check_columns(width: int, shape: Sequence[int]) -> None:
 
 
 def numbered(shape: Sequence[int], start: int = 0) -> np.ndarray:
-    """The numbers of elements in flat order, int32, those before `start` being others'.
+    """Numbers for elements in flat order, from `start` on; int32.
 
     Raises:
-      TooWide: as of columns.
+      TooWide: as `check_columns` does.
     """
     size = math.prod(shape)
     check_columns(1, (start + size,))

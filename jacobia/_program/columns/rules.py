@@ -1,4 +1,4 @@
-"""What single operations do to a tangent held in slots: the columns now, the values on the tape.
+"""What single operations do to a tangent held in slots: columns are computed now, values go on the tape.
 
 The table of rules, and linear algebra. An operation without a rule is dense between its inputs and its outputs.
 Knows single operations. Knows nothing of programs inside operations.
@@ -39,7 +39,7 @@ def _leading(w: Any, eqn: Any, ins: Sequence, core: Sequence[int]) -> list:
 
 
 def _solve(w: Any, eqn: Any, ins: Sequence) -> list:
-    # Where the matrix is no tangent, each column of the right-hand sides (row, from the right) is solved for by itself.
+    # If the matrix is no tangent, each column of the right-hand side is solved alone (each row, if it is on the right).
     if any(map(is_tangent, ins[:-1])):
         return _matrix(w, eqn, ins)
     rank = len(eqn.outvars[0].aval.shape)
@@ -58,7 +58,7 @@ def unknown(w: Any, eqn: Any, ins: Sequence) -> list:
     outs = blocked(w, eqn, ins, None)
     if all(moves):
         return outs
-    # What comes out beside tangents, whatever these are.
+    # Results that do not depend on the tangents: run with zeros in place of these.
     zeros = [w.tape.step(_zeros(a.aval)) if k else w.name(v) for v, k, a in zip(ins, linear, eqn.invars, strict=True)]
     names = w.tape.steps_of(lambda *given: bind(eqn, *given), zeros, len(outs))
     return [
@@ -72,7 +72,7 @@ def _zeros(aval: Any) -> Callable:
 
 
 def dense(w: Any, eqn: Any, ins: Sequence) -> list:
-    """An operation that makes every result of all of its operands."""
+    """An operation whose every result depends on all elements of its operands."""
     return blocked(w, eqn, ins, None)
 
 
@@ -85,7 +85,7 @@ def _each(w: Any, eqn: Any, ins: Sequence) -> list:
 
 
 def _of_some(rule: Callable) -> Callable:
-    # Where there are no elements there is nothing to find out, and shapes of nothing are a trap.
+    # Empty tangents give nothing, and a rule need not handle shapes without elements.
     def own(w: Any, eqn: Any, ins: Sequence) -> list:
         if any(v.size for v in ins if is_tangent(v)) and any(v.aval.size for v in eqn.outvars):
             return rule(w, eqn, ins)
@@ -129,5 +129,5 @@ _BY_HOW = {how: _of_some(rule) for how, rule in _BY_HOW.items()}
 
 
 def rule_of(eqn: Any) -> Callable[[Any, Any, Sequence], list] | None:
-    """What an operation does to tangents in slots; None: nobody knows."""
+    """The rule for what an operation does to tangents in slots; None: there is none."""
     return _BY_HOW.get(wiring(eqn).how)

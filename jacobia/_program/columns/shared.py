@@ -1,7 +1,7 @@
-"""Few columns in place of many: columns that no result of a loop has together share one.
+"""Few columns in place of many: columns that no element of a loop's results has together share one, as a color.
 
-A tangent then holds the sums over the columns that share, as a compressed Jacobian does, and the pattern of a result
-tells which of them an element has.
+A tangent then holds the sums over the columns that share one, as a compressed Jacobian does, and the pattern of a
+result tells which of these an element has.
 Knows columns, and names of values. Knows no programs.
 Shapes: N inputs, C columns that are left, K slots, S the shape of a tangent.
 """
@@ -19,7 +19,7 @@ from jacobia._program.columns.slots import Slots, aligned, select, values
 from jacobia._program.columns.tape import Tape
 from jacobia._sparse import greedy
 
-# Columns share only where at most this part of them may be left.
+# Columns share only if at most this fraction of them may be left.
 _FEWER = 0.5
 
 
@@ -41,11 +41,11 @@ class Shared:
         widest = max((len(p) for p in told), default=0)
         if 0 < widest <= _FEWER * len(used):
             self._to[used] = _shared([self._to[p] for p in told], len(used))
-        self.count = max(1, int(self._to.max()) + 1)  # nothing runs on no column
+        self.count = max(1, int(self._to.max()) + 1)  # a loop can't run on no column
         self._to[self._to < 0] = self.count
 
     def entering(self, tape: Tape, t: Slots) -> int:
-        """The name of the values (C, *S) of a tangent; what no result depends on is left out."""
+        """The name of the values (C, *S) of a tangent that enters; columns that no result has are left out."""
         cols = self._to[t.cols]
         name = values(tape, t, self._n)
         if ((cols == self.count) & (t.cols < self._n)).any():
@@ -54,7 +54,7 @@ class Shared:
         return values(tape, aligned(tape, Slots(cols, name, t.shape, t.dtype), every, self.count), self.count)
 
     def leaving(self, tape: Tape, name: int, pattern: np.ndarray, aval: Any) -> Slots:
-        """A result whose values (C, *S) have a name."""
+        """A result as a tangent, from the name of its values (C, *S) and its pattern."""
         size = self.count + 1, *pattern.shape[1:]
         check_columns(size[0], size[1:])
         cols = np.full(size, self._n, np.int32)
@@ -71,7 +71,7 @@ def _where(tape: Tape, name: int, keep: np.ndarray) -> int:
 
 
 def _shared(patterns: Sequence[np.ndarray], n: int) -> np.ndarray:
-    # For each of n columns a number, of which no element has one twice; -1 in a pattern is no column.
+    # A number for each of n columns, so that no element has two columns of one number; -1 in a pattern is no column.
     rows, cols, start = [], [], 0
     for p in patterns:
         size = math.prod(p.shape[1:])

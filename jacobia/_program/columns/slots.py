@@ -1,8 +1,8 @@
 """An intermediate of the structured walk: a tangent held as its own Jacobian.
 
-`Slots`: the few inputs that each element depends on. `Parts`: a sum of such, each written to some elements of the
-whole, for elements that depend on very different numbers of inputs. Dense is no third form: it is N slots with the
-same columns everywhere.
+`Slots`: for each element the few inputs it depends on (columns), and the derivatives by them (values). `Parts`: a sum
+of `Slots`, each written to some elements of the whole, for a tangent whose elements depend on very different numbers of
+inputs. A dense tangent needs no third form: it is N slots with the same columns everywhere.
 Knows columns (NumPy arrays, known while walking) and names of values. Knows no operations.
 Shapes: N inputs, K slots, S the shape of the tangent.
 """
@@ -20,7 +20,7 @@ from jacobia._program.columns.merging import FEW, distinct, masks, merge, repeat
 from jacobia._program.columns.room import Extent, check_columns
 from jacobia._program.columns.tape import APART, Last, Planes, Tape, slots_first, slots_last
 
-# Elements of very different width are held as parts where one array would be this many times larger.
+# A tangent is held as parts if one array of slots would be more than this many times larger.
 UNEVEN = 2
 
 
@@ -28,7 +28,7 @@ UNEVEN = 2
 class Slots:
     """Each element depends on at most K inputs."""
 
-    cols: np.ndarray  # int32 (K, *S), an axis of length 1 where all elements have the same; N: none
+    cols: np.ndarray  # int32 (K, *S), of length 1 along axes where columns do not change; N: no column
     vals: int | None  # the name of the values (K, *S), zero where there is no column; None: ones
     shape: tuple[int, ...]
     dtype: Any
@@ -43,7 +43,7 @@ class Slots:
 
     @property
     def extent(self) -> Extent:
-        """Of the values."""
+        """The size of the values."""
         count = self.width * self.size
         return Extent(count * np.dtype(self.dtype).itemsize, self.width, self.size)
 
@@ -52,13 +52,13 @@ class Slots:
         return np.broadcast_to(self.cols, (self.width, *self.shape))
 
     def constant_along(self, axes: Sequence[int]) -> bool:
-        """Whether elements that differ in these axes only have the same columns."""
+        """Whether the columns do not change along these axes."""
         return all(self.cols.shape[a + 1] == 1 for a in axes)
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A sum: element `rows[e]` of the whole gets element `e` of a term, all in flat order; -1: no element gets it."""
+    """A sum of terms (slots, rows): element `e` of a term is added to element `rows[e]`, in flat order; -1: to none."""
 
     terms: list[tuple[Slots, np.ndarray]]
     shape: tuple[int, ...]
@@ -128,7 +128,7 @@ def sum_of(tape: Tape, terms: Sequence[Slots], n: int) -> Slots:
 
 
 def added(tape: Tape, terms: Sequence[Slots], planes: list, made: list, places: Sequence[int], n: int) -> Slots:
-    """The sum of tangents slot by slot: `places` says to which of the new slots `made` each (term, slot) goes."""
+    """The sum of tangents slot by slot: `planes[p]`, a (term, slot), is added to the new slot `made[places[p]]`."""
     sources: list[list[tuple[int, int]]] = [[] for _ in made]
     for plane, place in zip(planes, places, strict=True):
         sources[place].append(plane)
@@ -149,7 +149,7 @@ def added(tape: Tape, terms: Sequence[Slots], planes: list, made: list, places: 
 
 
 def _share_columns(terms: Sequence[Slots], n: int) -> bool:
-    # Whether one element has a column in two of them that are at different places; seen in a few elements.
+    # Whether an element has the same column in different slots of two terms; only a few elements are looked at.
     wide = max(t.width for t in terms)
     if wide <= 1:
         return False
@@ -163,7 +163,7 @@ def _share_columns(terms: Sequence[Slots], n: int) -> bool:
 
 
 def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
-    """The same tangent with other columns, among which are all of its own."""
+    """The same tangent in slots of these columns, which must include its own."""
     if t.cols is cols or np.array_equal(t.cols, cols):
         return t
     if not t.width:
@@ -178,7 +178,7 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
         used = np.flatnonzero(old < n)
         order = np.argsort(new, kind="stable")
         found = np.minimum(np.searchsorted(new[order], old[used]), wide - 1)
-        there = new[order[found]] == old[used]  # of a loop's results more may be asked than it has
+        there = new[order[found]] == old[used]  # a step of a loop may have columns that its carry never gets: skip them
         used, places = used[there], order[found[there]].astype(np.int32)
         name = _placed(tape, vals, places, used.astype(np.int32), wide)
     elif (where := masks(t.cols, cols, n)) is not None:
@@ -194,7 +194,7 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
 
         name = tape.step(chosen, vals, apart=True)
     elif t.width <= 8 or wide <= 8 or repeats(t.cols, n):
-        # As a comparison it stays inside the loops around it, where a gather would not.
+        # A comparison is fused with its neighbors; a gather would not be.
         def compared(v: Any, old: Any, new: Any) -> Any:
             parts = [jnp.where(new == old[k], v[k], 0) for k in range(v.shape[0])]
             return sum(parts[1:], parts[0])
@@ -210,7 +210,7 @@ def aligned(tape: Tape, t: Slots, cols: np.ndarray, n: int) -> Slots:
 
 
 def _placed(tape: Tape, vals: int, places: np.ndarray, used: np.ndarray, wide: int) -> int:
-    # Slots `used` at `places` among as many as are wanted; those that meet are added up.
+    # Slot `used[i]` becomes slot `places[i]` of `wide` slots; slots that meet are added up.
     if len(used) and (np.diff(places) == 1).all() and (np.diff(used) == 1).all():
         start, first, count = int(places[0]), int(used[0]), len(used)
 

@@ -1,7 +1,7 @@
-"""Loops whose steps differ: the columns of the carry behind every single step, and of what every step gives.
+"""Loops whose steps differ: the columns of the carry after each step, and of the results of each step.
 
-What is known of each step (`counters`) tells which elements the step reads. Many steps are walked at once, as the
-samples of one program, and their patterns are multiplied in the order of the loop.
+The counters known at each step (`counters`) tell which elements it reads. Many steps are walked at once, as if they
+were samples, and their patterns are multiplied in the order of the loop.
 Knows programs of steps, and columns. Knows no values and no single operation.
 Shapes: N inputs, K slots.
 """
@@ -23,16 +23,16 @@ from jacobia._program.columns.room import TooWide, check_columns
 from jacobia._program.known import Steps
 from jacobia._program.walk import needed
 
-# Elements of the largest array while steps are walked: at once, and of all steps together.
+# Most elements of the largest array: of the steps that are walked at once, and of all steps together.
 _AT_ONCE, _IN_ALL = 1 << 20, 1 << 25
-# Of steps that carry something: how many there may be, and words of 64 columns that are held, and read.
+# For steps that carry tangents: most steps, and most words of 64 columns that are held, and that are read.
 _STEPS, _HELD, _READ = 1 << 16, 1 << 24, 1 << 29
 
 
 class Local:
-    """What steps read: entries by step, row and column, without elements of the carry that a step leaves alone.
+    """What each step reads: entries by step, row and column, without carried elements that a step leaves unchanged.
 
-    Rows are the results of a step that are tangents, the carry first; columns are the elements that it reads.
+    Rows are the elements of the tangents that a step returns, the carry first; columns are the elements that it reads.
     """
 
     def __init__(self, outs: Sequence, sizes: Sequence[int], carried: int, total: int, steps: int):
@@ -47,10 +47,10 @@ class Local:
         self._starts, self._bounds = np.append(first, len(row)), np.searchsorted(step, np.arange(steps + 1))
         self._emptied = per_row[:, :carried] == 0
         self._steps = steps
-        self.reads = len(self._cols) / steps  # of a step
+        self.reads = len(self._cols) / steps  # per step
 
     def of(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, where the columns of each begin, the columns of all, and elements of the carry that become zero."""
+        """For one step: rows, where the columns of each row begin, all columns, and carry elements that become zero."""
         k = step % self._steps  # one step may stand for all
         a, b = self._bounds[k : k + 2]
         begin, end = self._starts[a], self._starts[b]
@@ -58,7 +58,7 @@ class Local:
 
 
 def _entries(outs: Sequence, sizes: Sequence[int], total: int) -> tuple[np.ndarray, np.ndarray]:
-    # Of all results of each step, one step behind the other: row and column, in any order.
+    # Row and column of every entry of the results, with the rows of one step behind those of another; in any order.
     rows, cols, offset = [], [], 0
     for o, size in zip(outs, sizes, strict=True):
         if is_tangent(o):
@@ -75,7 +75,8 @@ def _entries(outs: Sequence, sizes: Sequence[int], total: int) -> tuple[np.ndarr
 def _walked_at_once(
     w: Any, loop: Loop, known: Sequence[Steps | None], at_once: int
 ) -> Iterator[tuple[np.ndarray, list]] | None:
-    # Some steps after the others: their numbers, and all that they make of tangents; None: they are too many.
+    # Walks some steps at a time: yields their numbers, and the tangents that they return. None: steps can't be
+    # vectorized, or are too large.
     jaxpr, own = loop.program
     part = needed(jaxpr, tuple(k for k, t in enumerate(loop.tangents) if t))
     axes = tuple(None if k is None else 0 for k in known)
@@ -113,15 +114,15 @@ def _walked_at_once(
 def of_all_steps(
     w: Any, loop: Loop, known: Sequence[Steps | None], step: tuple[list, int] | None
 ) -> list[np.ndarray | None] | None:
-    """The columns of each result of a loop, None for what is no tangent; None in place of all: the loop is too large.
+    """The columns of each result of a loop, None for one that is no tangent; None in place of all: it is too large.
 
     Args:
-      known: what is known of every step.
-      step: `one_step`, where all steps read the same elements.
+      known: for each input its values at all steps, if these are known.
+      step: the result of `one_step`, if all steps read the same elements.
     """
     if loop.program[0].effects:
         return None
-    for at_once in (_AT_ONCE, _AT_ONCE // 32):  # elements may have many columns
+    for at_once in (_AT_ONCE, _AT_ONCE // 32):  # fewer steps, if elements have many columns
         try:
             found = _found(w, loop, known, step, at_once)
         except TooWide:
@@ -141,7 +142,7 @@ def _columns(told: tuple[np.ndarray, np.ndarray], n: int, shape: tuple[int, ...]
 
 
 def _found(w: Any, loop: Loop, known: Sequence, step: tuple | None, at_once: int) -> list | None:
-    # Element and column of all entries of the results that are tangents, in order.
+    # For each result that is a tangent, the element and column of all its entries, in order.
     if step is None:
         walked = _walked_at_once(w, loop, known, at_once)
     else:
@@ -153,7 +154,8 @@ def _found(w: Any, loop: Loop, known: Sequence, step: tuple | None, at_once: int
 
 
 class _Sizes:
-    # How many elements there are of each kind: of all results of a step, carried, that all steps read, of each step.
+    # Numbers of elements: of each tangent a step returns (`sizes`), carried, the same for all steps (`held`: carry and
+    # constants), read by a step (`total`), and returned by a step besides the carry (`given`).
     def __init__(self, loop: Loop):
         m, tangents = len(loop.start), loop.tangents
         self.sizes = [math.prod(a.shape[0 if k < m else 1 :]) for k, a in enumerate(loop.avals) if tangents[k]]
@@ -166,7 +168,7 @@ class _Sizes:
 
 
 def _one_behind_the_other(n: int, loop: Loop, it: _Sizes, walked: Iterator, step: Any) -> list[tuple] | None:
-    # Columns of an element are the bits of some words.
+    # Steps in the order of the loop. The columns of an element are the bits of some words.
     words, length = n // 64 + 1, len(loop.order)
     if length > _STEPS or words * (it.total + length * it.given) > _HELD:
         return None
@@ -196,7 +198,7 @@ def _one_behind_the_other(n: int, loop: Loop, it: _Sizes, walked: Iterator, step
 
 
 def _side_by_side(n: int, loop: Loop, it: _Sizes, walked: Iterator) -> list[tuple]:
-    # Steps that carry nothing to each other: one product, of what they read and the columns of that.
+    # Steps that carry nothing to each other: one product of what they read with the columns of what they read.
     import scipy.sparse as sp
 
     rows, cols, length = [], [], len(loop.order)
@@ -228,7 +230,7 @@ def _side_by_side(n: int, loop: Loop, it: _Sizes, walked: Iterator) -> list[tupl
 
 
 def _mark(bits: np.ndarray, cols: Sequence[np.ndarray]) -> None:
-    # The columns (K, *S) of some tangents, in the rows of their elements.
+    # Sets the columns (K, *S) of some tangents in `bits`, which has a row for each element.
     bits[:] = 0
     start = 0
     for own in cols:
@@ -239,7 +241,7 @@ def _mark(bits: np.ndarray, cols: Sequence[np.ndarray]) -> None:
 
 
 def _unpacked(bits: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    # Some elements at a time: a byte for each bit. Numbers of rows and columns, and what is made of them, are wider.
+    # Some elements at a time: unpacked, a bit takes a byte. Row and column numbers of all set bits take more.
     check_columns(4, (int(np.bitwise_count(bits).sum()),))
     many = max(1, _AT_ONCE * 64 // (n + 1))
     rows, cols = [], []

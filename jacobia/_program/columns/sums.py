@@ -1,6 +1,8 @@
 """Slots through operations that add elements up: sums, products with a factor, running sums.
 
 Knows single operations. Knows nothing of programs inside operations.
+Shapes: K slots. In a product, each kind of axes flattened into one: B batch, C contracted, F free axes of the tangent,
+G free axes of the factor.
 """
 
 import math
@@ -17,9 +19,9 @@ from jacobia._program.columns.room import check_columns, numbered
 from jacobia._program.columns.slots import Parts, Slots, added, aligned, nothing, select, values
 from jacobia._program.columns.tape import APART, Last
 
-# A known factor with at most this share of nonzeros is taken as its nonzeros.
+# A factor with at most this share of nonzeros is multiplied nonzero by nonzero.
 _SPARSE = 0.5
-# So many steps may be taken to tell which results meet which columns.
+# Most steps taken to find out which results depend on which columns.
 _STEPS = 10**8
 
 
@@ -32,7 +34,7 @@ def reduce_sum(w: Any, eqn: Any, ins: Sequence) -> list:
 
 
 def psum(w: Any, eqn: Any, ins: Sequence) -> list:
-    """The sum over axes that were names before `vmap`; over those of a mesh, all of what is there."""
+    """A sum over axes that had names before `vmap`, exactly; over axes of a mesh, results depend on everything."""
     axes, outs = eqn.params["axes"], [out_of(eqn, k) for k in range(len(eqn.outvars))]
     if not all(isinstance(a, int) for a in axes) or eqn.params["axis_index_groups"] is not None:
         return blocked(w, eqn, ins, None)
@@ -58,7 +60,7 @@ def summed(w: Any, t: Slots, axes: Sequence[int], dtype: Any) -> Slots | Parts:
     if t.constant_along(axes):
         cols = t.cols.reshape(t.width, *(t.cols.shape[a] for a in rest))
         return Slots(cols, w.tape.step(lambda v: v.sum(at), values(w.tape, t, w.n)), shape, dtype)
-    # Side by side, as slots of their own.
+    # The elements that are summed side by side, each in slots of its own.
     lengths = [t.shape[a] if a in axes else k for a, k in enumerate(t.cols.shape[1:])]
     check_columns(t.width, lengths)
     cols = np.broadcast_to(t.cols, (t.width, *lengths)).transpose([0, *at, *rest])
@@ -125,14 +127,14 @@ class _Axes:
         return math.prod(self.shape[a] for a in axes)
 
     def three(self, x: Any, lead: int) -> Any:
-        """(…, batch, free, contracted), each one axis."""
+        """As (…, batch, free, contracted), each kind of axes flattened into one."""
         order = [*range(lead), *(a + lead for a in (*self.batch, *self.free, *self.contracted))]
         sizes = [self.count(axes) for axes in (self.batch, self.free, self.contracted)]
         return x.transpose(order).reshape(*x.shape[:lead], *sizes)
 
 
 def _arranged(x: Any, mine: _Axes, other: _Axes, side: int) -> Any:
-    """(K, B, G, F) to the axes of the result; an axis of length 1 stays that."""
+    """From (K, B, G, F) to the axes of the result; length 1 stays 1."""
     own = (mine, mine.batch), (other, other.free), (mine, mine.free)
     b, g, f = ([of.shape[a] if k > 1 else 1 for a in axes] for k, (of, axes) in zip(x.shape[1:], own, strict=True))
     x = x if side == 1 else x.swapaxes(2, 3)
@@ -140,7 +142,8 @@ def _arranged(x: Any, mine: _Axes, other: _Axes, side: int) -> Any:
 
 
 def _met(t: Slots, common: np.ndarray, mask: np.ndarray, mine: _Axes, n: int) -> np.ndarray:
-    # Which results meet which of some columns in what is added up, (K, B, G, F); all, where that takes long to tell.
+    # Which results depend on which of the columns `common`, given the zeros of the factor, (K, B, G, F); all of them,
+    # if that would take long to find out.
     b, f, c = (mine.count(axes) for axes in (mine.batch, mine.free, mine.contracted))
     if mask.all() or len(common) * b * f * c * (t.width + mask.shape[1]) > _STEPS:
         return np.ones((1, 1, 1, 1), bool)
@@ -155,7 +158,8 @@ def _met(t: Slots, common: np.ndarray, mask: np.ndarray, mine: _Axes, n: int) ->
 def _spread(
     w: Any, eqn: Any, t: Slots, factor: Any, mask: np.ndarray, mine: _Axes, other: _Axes, side: int
 ) -> Slots | Parts | None:
-    # Elements that are contracted have columns of their own: no product, but what would be multiplied side by side.
+    # If contracted elements have columns of their own, nothing is added up: their products stand side by side, in slots
+    # of their own. None: some share a column.
     shape, dtype = out_of(eqn)
     count = mine.count(mine.contracted)
     if np.count_nonzero(mask) <= _SPARSE * mask.size:
@@ -222,7 +226,7 @@ def cumsum(w: Any, eqn: Any, ins: Sequence) -> list:
     common = union_along(t.cols, t.shape, [axis], w.n)
     check_columns(len(common), shape)
     names = apply(w, eqn, [aligned(w.tape, t, common, w.n)], [True])
-    # Where each column is first met on the way decides from where on it is there.
+    # A result has a column from the place on where that column is first met.
     length = shape[axis]
     full = np.broadcast_to(t.cols, (t.width, *(length if a == axis else k for a, k in enumerate(t.cols.shape[1:]))))
     steps = range(length - 1, -1, -1) if eqn.params["reverse"] else range(length)

@@ -1,7 +1,7 @@
-"""What a structured walk has found to be computed: steps on named values, run later on real ones.
+"""The arithmetic that a structured walk leaves to be done: steps on named values, run later on real values.
 
-The walk decides everything that shapes can tell. What is left, the arithmetic, is written here once, and run as often
-as there are points. Knows nothing of columns.
+The walk decides everything that shapes can tell. The rest is recorded here once, and runs for every point.
+Knows steps and names. Knows nothing of columns.
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -25,7 +25,7 @@ class Fixed(NamedTuple):
 class Planes(tuple):
     """A few slots, one array each.
 
-    What is done to one slot stays apart from the others: no compiler has to see through a stack and its slices.
+    Operations run on each slot by itself, so no compiler has to see through a stack and its slices.
     """
 
     __slots__ = ()
@@ -37,12 +37,12 @@ class Last(NamedTuple):
     array: Any
 
 
-# So many slots are kept apart.
+# Up to this many slots are kept apart, as `Planes`.
 APART = 32
 
 
 def each(fn: Callable, values: Any) -> Any:
-    """An element-wise function of one array, of values in any form."""
+    """An elementwise function of one array, applied to values in any form."""
     if isinstance(values, Planes):
         return Planes(map(fn, values))
     return Last(fn(values.array)) if isinstance(values, Last) else fn(values)
@@ -69,7 +69,7 @@ class Tape:
         self.steps: list[tuple[Callable, tuple, tuple[int, ...], bool]] = []
         self.count = 0
         self.arrays: dict[int, np.ndarray] = {}  # by name
-        self.extents: dict[int, Extent] = {}  # of the values that steps were given, by name
+        self.extents: dict[int, Extent] = {}  # sizes of the values that steps were given, by name
         self._names: dict[int, int] = {}  # id of an array → its name
 
     def new(self) -> int:
@@ -85,18 +85,18 @@ class Tape:
         return name
 
     def step(self, fn: Callable, *names: Any, apart: bool = False) -> int:
-        """One result of a function of named values; with `apart` it takes `Planes` and `Last` as they are."""
+        """Record a function of named values, and name its result; with `apart` it takes `Planes` and `Last` as such."""
         (out,) = self.steps_of(lambda *args: (fn(*args),), names, 1, apart)
         return out
 
     def steps_of(self, fn: Callable, names: Sequence, outs: int, apart: bool = False) -> tuple[int, ...]:
-        """Several results of a function that returns a sequence."""
+        """Record a function that returns a sequence, and name its results."""
         made = tuple(self.new() for _ in range(outs))
         self.steps.append((fn, tuple(names), made, apart))
         return made
 
     def run(self, given: dict[int, Any], wanted: Sequence[int]) -> list:
-        """The values of some names, where the inputs and the arrays are given by name."""
+        """The values of the names `wanted`; `given` has inputs and arrays by name."""
         env, together = dict(given), {}
 
         def value(name: Any, apart: bool) -> Any:
@@ -114,7 +114,7 @@ class Tape:
         return [value(n, False) for n in wanted]
 
     def _needed(self, wanted: Sequence[int], given: Container[int] = ()) -> list:
-        # What nothing is made of is not run: residuals of parts that turned out to be zero.
+        # Steps that no wanted value needs do not run, such as residuals of parts that turned out to be zero.
         needed, kept = set(wanted), []
         for step in reversed(self.steps):
             if any(n in needed and n not in given for n in step[2]):
@@ -123,7 +123,7 @@ class Tape:
         return kept[::-1]
 
     def largest(self, wanted: Sequence[int]) -> Extent:
-        """The largest values that `run` makes; those inside a loop are not told."""
+        """The size of the largest values that `run` makes, without those inside loops."""
         names = {n for step in self._needed(wanted) for n in step[2]} | set(wanted)
         return max((self.extents.get(n, NOTHING) for n in names), default=NOTHING)
 

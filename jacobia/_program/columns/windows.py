@@ -1,4 +1,4 @@
-"""Slots through windows: a sum over the places in a window, each of which is a movement.
+"""Slots through windows: a sum over the places in a window, whose terms are data movements.
 
 Knows single operations. Knows nothing of programs inside operations.
 """
@@ -22,7 +22,7 @@ def _geometry(
     shape: Sequence[int], place: Sequence[int], count: Sequence[int], strides: Sequence, padding: Sequence,
     dilation: Sequence, window_dilation: Sequence,
 ) -> tuple[list, list]:  # fmt: skip
-    # What one place of a window reads, for every window there is: how to pad, and how far to go then.
+    # How to read one place of all windows: the padding, and the limits of the strided slice after it.
     low = [p[0] - k * d for p, k, d in zip(padding, place, window_dilation, strict=True)]
     limits = [(c - 1) * step + 1 for c, step in zip(count, strides, strict=True)]
     config = [
@@ -66,12 +66,12 @@ def reduce_window_sum(w: Any, eqn: Any, ins: Sequence) -> list:
 
 
 def _stays(stride: int, padding: Sequence[int], dilation: int) -> bool:
-    # Whether windows of one element are the elements, in order.
+    # Whether windows of one element leave an axis as it is.
     return stride == dilation == 1 and tuple(padding) == (0, 0)
 
 
 def _window_dense(w: Any, eqn: Any, ins: Sequence, window: Sequence[int]) -> list:
-    # Along the axes in which a window is more than the element at its place every result depends on all of them.
+    # Along every axis where a window is more than one element at its place, each result depends on all elements.
     p = eqn.params
     windows = zip(window, p["window_strides"], p["padding"], p["base_dilation"], strict=True)
     wide = [a for a, (k, *how) in enumerate(windows) if k > 1 or not _stays(*how)]
@@ -83,7 +83,7 @@ def _window_dense(w: Any, eqn: Any, ins: Sequence, window: Sequence[int]) -> lis
 
 
 def select_and_gather(w: Any, eqn: Any, ins: Sequence) -> list:
-    # Of every window the tangent where the other operand is largest (or smallest).
+    # For every window the tangent at the place where the other operand is largest (or smallest).
     shape, dtype = out_of(eqn)
     p, t = eqn.params, as_slots(w.tape, ins[0], w.n) if is_tangent(ins[0]) else None
     window = p["window_dimensions"]
@@ -114,7 +114,7 @@ def select_and_gather(w: Any, eqn: Any, ins: Sequence) -> list:
 
 
 def convolution(w: Any, eqn: Any, ins: Sequence) -> list:
-    """One term for each place of the kernel and channel of a group: a movement, times that entry of the kernel."""
+    """One term for each place in the kernel and channel in a group: a data movement, times this entry of the kernel."""
     shape, dtype = out_of(eqn)
     p = eqn.params
     if not is_tangent(ins[0]) or is_tangent(ins[1]) or p["batch_group_count"] > 1:

@@ -1,4 +1,4 @@
-"""Carries that no step needs from another: a loop that gives what it writes, and one write of all of that behind it.
+"""Carries that steps only write to: the loop returns what each step writes, and one write behind it does all of them.
 
 `o.at[i].set(x[i] * x[i - 1])` carries o from step to step, though no step reads what another one has written. Without o
 the steps carry nothing to each other, and are walked side by side, however many there are.
@@ -23,11 +23,11 @@ from jacobia._program.known import Lazy
 from jacobia._program.positions import scatter_places
 from jacobia._program.wiring import wiring
 
-# What all steps write may have so many elements, and so many times those of the carry.
+# Most elements that all steps write, and most for each element of the carry; the larger limit holds.
 _ELEMENTS, _TIMES = 1 << 16, 4
-# Loops of fewer steps are read as they are, step by step, which takes less than to find out where they write.
+# Shorter loops are walked with the carry, which takes less time than to find out where they write.
 _LONG = 512
-# How a carry is read and written to.
+# Operations that read a carry, and that write to it.
 _READ, _REPLACED = {"read", "read block"}, {"write", "write block"}
 _ADDED = {"write sum": lax.scatter_add, "write difference": lax.scatter_sub}
 _WRITTEN = _REPLACED | set(_ADDED)
@@ -52,19 +52,19 @@ class _Write:
 
 @dataclass(frozen=True, eq=False)
 class _Carry:
-    """A carry that stays as it is, or is read, and then written to, at places given by numbers."""
+    """A carry that steps only read and write at given places, or leave unchanged."""
 
     place: int  # among what is carried
     writes: list[_Write] = field(default_factory=list)
-    reads: list[tuple[int, Any]] = field(default_factory=list)  # behind how many writes of its step, and the equation
-    gone: list = field(default_factory=list)  # equations that no step makes any more
+    reads: list[tuple[int, Any]] = field(default_factory=list)  # number of writes in its step before it, equation
+    gone: list = field(default_factory=list)  # equations that are taken out of the step
 
 
 def around_writes(w: Any, loop: Loop, walk: Callable[[Loop], list]) -> list:
     """The results of a loop.
 
     Args:
-      walk: gives the results of a loop, with every carry.
+      walk: gives the results of a loop whose carries all stay in it.
     """
     found = _written(loop) if len(loop.order) >= _LONG else []
     while found:
@@ -102,7 +102,7 @@ def _chain(
     place: int, state: Any, end: Any, users: dict, results: Sequence, made: dict, zero: Callable
 ) -> _Carry | None:
     carry = _Carry(place)
-    if state is end:  # as it was
+    if state is end:  # unchanged
         return carry
     while state is not end:
         write, gone = None, []
@@ -124,7 +124,7 @@ def _chain(
 def _as_write(
     eqn: Any, state: Any, users: dict, results: Sequence, made: dict, zero: Callable
 ) -> tuple[_Write, list] | None:
-    # An equation that writes into a state, or adds zeros that have been written into.
+    # An equation that writes into a state, or adds to it zeros that were written into; and the equations to take out.
     how = wiring(eqn).how
     if how in _WRITTEN:
         own = eqn.invars[0] is state and state not in eqn.invars[1:]
@@ -139,7 +139,7 @@ def _as_write(
 
 
 def _is_zero(loop: Loop, v: Any, made: dict) -> bool:
-    # A constant is looked at only here: a walk that has looked at it serves no other one.
+    # Constants are looked at only here: a walk that has used a value can't be used for another value.
     if v in made:
         eqn = made[v]
         return eqn.primitive.name == "broadcast_in_dim" and isinstance(a := eqn.invars[0], Literal) and not a.val
@@ -152,7 +152,7 @@ def _is_zero(loop: Loop, v: Any, made: dict) -> bool:
 
 
 class _Rest:
-    """A loop without some of its carries: they are constants, and what is written to them is given."""
+    """A loop without some of its carries: they become constants, and each step returns what it would write to them."""
 
     def __init__(self, loop: Loop, carries: Sequence[_Carry]):
         self._whole, self._carries, self._length = loop, carries, len(loop.order)
@@ -163,7 +163,7 @@ class _Rest:
         first = {id(eqn): jaxpr.invars[n + c.place] for c in carries for _, eqn in c.reads}
         eqns = []
         for eqn in jaxpr.eqns:
-            if id(eqn) in first:  # of the carry as it was before all steps
+            if id(eqn) in first:  # reads the carry as it was before all steps
                 eqns.append(eqn.replace(invars=[first[id(eqn)], *eqn.invars[1:]]))
             elif id(eqn) not in gone:
                 eqns.append(eqn)
@@ -180,7 +180,7 @@ class _Rest:
         )
 
     def _own(self, carry: _Carry, results: Sequence) -> list[tuple[list, Any]]:
-        # Of each write of a carry: indices and update; then of each read: indices, None.
+        # From the results: for each write of a carry (indices, update), then for each read (indices, None).
         rest = iter(results[len(results) - sum(len(_told(c)) for c in self._carries) :])
         for c in self._carries:
             own = [([next(rest) for _ in v.indices], next(rest)) for v in c.writes]
@@ -190,13 +190,13 @@ class _Rest:
         raise KeyError(carry)
 
     def may_be_behind(self, carry: _Carry, known: Sequence) -> bool:
-        """Whether no step reads what another one has written, and nothing is replaced that has been written."""
+        """Whether no read finds what an earlier step or write has written, and no write replaces what another wrote."""
         own = self._own(carry, known)
         if not all(isinstance(i, Lazy) for indices, _ in own for i in indices):
             return False
         loop, length, aval = self._whole, self._length, self._whole.avals[carry.place]
         size, count = aval.size, len(carry.writes) + 1
-        time = np.argsort(loop.order) * count  # of each step
+        time = np.argsort(loop.order) * count  # of each step, in writes
         first = np.full(size, length * count + 1)
         again = False
         for j, (v, (indices, _)) in enumerate(zip(carry.writes, own, strict=False)):
@@ -221,7 +221,7 @@ class _Rest:
         return True
 
     def behind(self, w: Any, results: list) -> list:
-        """The results of the whole loop from those of this one: what was given is written."""
+        """The results of the whole loop, from the results of this one and the writes that it left out."""
         loop, m = self._whole, len(self._whole.start)
         ends: list = [None] * m
         for k, v in zip(self._kept, results, strict=False):
@@ -236,13 +236,13 @@ class _Rest:
 
 
 def _told(carry: _Carry) -> list:
-    # What the steps give for a carry.
+    # What the steps return for a carry: indices and updates of its writes, indices of its reads.
     writes = [a for v in carry.writes for a in (*v.indices, v.update)]
     return [*writes, *(a for _, eqn in carry.reads for a in eqn.invars[1:])]
 
 
 def _index(write: _Write, indices: Sequence, xp: Any) -> Any:
-    # Indices of all steps by their last axis.
+    # The indices of all steps as one array, whose last axis runs over indexed axes.
     return xp.stack(indices, -1) if wiring(write.eqn).how == "write block" else indices[0]
 
 

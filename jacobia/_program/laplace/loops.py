@@ -1,4 +1,4 @@
-"""Branches and loops: the same operation around programs that carry more.
+"""Branches and loops: the same operation, around programs that carry legs and Laplacians too.
 
 Knows branches and loops. Knows nothing of single operations.
 """
@@ -28,7 +28,7 @@ def through(eqn: Any, ins: list[Carried], count: int, run: Inside) -> list[Carri
 
 
 class _Frame:
-    # What a value that moves is as a tuple of arrays, so that it can be a part of a loop.
+    # Packs a value into a tuple of arrays that a loop can carry, with legs and Laplacian if the value moves.
     def __init__(self, rows: int, legs: int, run: Inside):
         self.rows, self.legs, self._run = rows, legs, run
 
@@ -48,7 +48,7 @@ class _Frame:
 
 
 def _inexact(marks: Sequence[bool], avals: Sequence) -> list[bool]:
-    # Only these have derivatives.
+    # Only inexact values have derivatives.
     return [m and jnp.issubdtype(v.aval.dtype, jnp.inexact) for m, v in zip(marks, avals, strict=True)]
 
 
@@ -92,7 +92,7 @@ def _scan(eqn: Any, ins: list[Carried], frame: _Frame) -> list[Carried]:
         packed = [frame.packed(z, mv) for z, mv in zip(outs, [*carried, *told], strict=True)]
         return packed[:m], packed[m:]
 
-    # Steps are in front in a scan, directions in a leg.
+    # In a scan the axis of steps is in front; in a leg, the axis of directions.
     steps = [_swapped(frame.packed(z, mv), mv) for z, mv in zip(xs, read, strict=True)]
     start = [frame.packed(z, mv) for z, mv in zip(first, carried, strict=True)]
     last, ys = lax.scan(step, start, steps, params["length"], params["reverse"], params["unroll"])
@@ -107,7 +107,7 @@ def _swapped(arrays: tuple, moves: bool) -> tuple:
 
 
 def _where(going: Any, new: Any, old: Any, ndim: int) -> Any:
-    # The condition is on the first axes of a value; directions are in front of these.
+    # The condition has the first axes of the value; the axis of directions is in front of these.
     ahead = new.ndim - ndim
     return jnp.where(going.reshape((1,) * ahead + going.shape + (1,) * (ndim - going.ndim)), new, old)
 
@@ -127,7 +127,7 @@ def _while(eqn: Any, ins: list[Carried], frame: _Frame) -> list[Carried]:
         going = asked(carry)
         if not jnp.ndim(going):
             return made
-        # Of several that go on for as long as one does, those that are done stay as they are.
+        # A condition for each sample: the loop runs while one is true, and samples that are done keep their values.
         pairs = zip(made, carry, strict=True)
         return [tuple(_where(going, a, b, own[0].ndim) for a, b in zip(own, was, strict=True)) for own, was in pairs]
 

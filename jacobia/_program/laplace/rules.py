@@ -1,7 +1,7 @@
 """How one operation carries derivatives along directions and a Laplacian, by how it is wired.
 
-For z = g(a): the legs go through the derivative of g, and the Laplacian is g'(a) applied to that of a, plus the sum
-over the directions of g''(a)[P_r, Q_r]. An operation that no rule here knows is differentiated by JAX, twice.
+For z = g(a): the legs go through the derivative of g, and the Laplacian is g'(a) applied to the Laplacian of a, plus
+the sum over the directions of g''(a)[P_r, Q_r]. An operation without a rule here is differentiated twice by JAX.
 Knows single operations. Knows no programs inside operations.
 
 References:
@@ -24,12 +24,12 @@ from jacobia._program.wiring import ALL, BEHIND, EACH, wiring
 
 
 def through(eqn: Any, ins: list[Carried], count: int) -> list[Carried]:
-    """The results of one equation of D inputs."""
+    """The results of one equation; `count` is D."""
     moving = [k for k, z in enumerate(ins) if z.moves]
     if not moving:
         return [Carried(v) for v in bind(eqn, *(z.value for z in ins))]
     how, name = wiring(eqn), eqn.primitive.name
-    # Numbers of places and comparisons have no derivatives, and this one is to have none.
+    # Integers and booleans have no derivatives, and `stop_gradient` says that there is none.
     if name == "stop_gradient" or not any(map(_is_inexact, eqn.outvars)):
         return [Carried(v) for v in bind(eqn, *(z.value for z in ins))]
     alone = any(ins[k].owner is not None for k in moving)
@@ -79,7 +79,7 @@ def _all_out(ins: list[Carried], count: int) -> list[Carried]:
 
 
 def _linear(eqn: Any, moving: Sequence[int]) -> Sequence[int]:
-    # The operands that a tangent of some of them is pushed with; (): the operation is not linear in these.
+    # The operands in which the operation is jointly linear, if these include all that move; (): they do not.
     given, number = wiring(eqn).linear, len(eqn.invars)
     if given is EACH:
         return moving if len(moving) == 1 and moving[0] < 2 else ()
@@ -88,7 +88,7 @@ def _linear(eqn: Any, moving: Sequence[int]) -> Sequence[int]:
 
 
 def _along(eqn: Any, ins: list[Carried], moving: Sequence[int], linear: Sequence[int]) -> Carried:
-    # Linear in what moves: one more tangent for the Laplacian.
+    # Linear in the operands that move: the Laplacian is pushed as one more tangent.
     def push(*tangents: Any) -> Any:
         given = dict(zip(moving, tangents, strict=True))
         return bind(eqn, *(given.get(k, _still(z.value, k in linear)) for k, z in enumerate(ins)))[0]
@@ -106,7 +106,7 @@ def _still(value: Any, linear: bool) -> Any:
 
 
 def _contracted(eqn: Any, ins: list[Carried], moving: Sequence[int]) -> tuple:
-    # A product with what does not move, of all directions as one matrix product, with the directions in front.
+    # A product with a factor that does not move: one matrix product for all directions, whose axis stays in front.
     if eqn.primitive.name != "dot_general" or len(moving) != 1:
         return ()
     contracted, batched = eqn.params["dimension_numbers"]
@@ -122,7 +122,7 @@ def _contracted(eqn: Any, ins: list[Carried], moving: Sequence[int]) -> tuple:
 
 
 def _of_owners(eqn: Any, ins: list[Carried], moving: Sequence[int], count: int) -> Carried | None:
-    # A product over one axis along which each element is another input: a column of the other factor for each.
+    # A product over one axis along which element d belongs to input d: leg d is a column of the other factor, scaled.
     contracted, batched = eqn.params["dimension_numbers"]
     if len(moving) != 1 or batched[0] or len(contracted[0]) != 1:
         return None
@@ -147,7 +147,7 @@ def _of_owners(eqn: Any, ins: list[Carried], moving: Sequence[int], count: int) 
 
 
 def _summed(eqn: Any, z: Carried, count: int) -> Carried:
-    # Each element of a sum depends on as many inputs as it has terms: nothing else is written out.
+    # Each element of a sum depends on as many inputs as it has terms: only these terms are put into the legs.
     def push(t: Any) -> Any:
         return bind(eqn, t)[0]
 
@@ -168,7 +168,7 @@ def _summed(eqn: Any, z: Carried, count: int) -> Carried:
 
 
 def _moved(eqn: Any, ins: list[Carried], moving: Sequence[int]) -> list[Carried] | None:
-    # Elements put elsewhere take their owners along.
+    # Elements that are moved take their owners along.
     move = MOVES[eqn.primitive.name]
     if not move.linear or len(eqn.outvars) != 1 or any(ins[k].owner is None for k in moving):
         return None
@@ -181,7 +181,7 @@ def _moved(eqn: Any, ins: list[Carried], moving: Sequence[int]) -> list[Carried]
 
 
 def _element(eqn: Any, ins: list[Carried], moving: Sequence[int]) -> Carried:
-    # Each element of the result from the same element of the operands: derivatives are arrays of their shape.
+    # An elementwise operation: its first and second derivatives are arrays of the shape of the operands.
     zs = _of(ins, moving)
 
     def g(*changed: Any) -> Any:
@@ -209,13 +209,13 @@ def _element(eqn: Any, ins: list[Carried], moving: Sequence[int]) -> Carried:
 
 
 def _inner(a: tuple, b: tuple) -> Any:
-    # Of each element the sum over directions, of both orders of two legs where they differ.
+    # For each element the sum of products over the directions; with two legs P, Q the mean of both orders.
     total = jnp.sum(a[0] * b[-1], axis=0)
     return total if len(a) == 1 or a is b else (total + jnp.sum(a[-1] * b[0], axis=0)) / 2
 
 
 def _product(eqn: Any, ins: list[Carried]) -> Carried:
-    # Bilinear, and both factors move.
+    # A bilinear operation, both of whose factors move.
     a, b = ins[:2]
     rest = [z.value for z in ins[2:]]
 
@@ -242,7 +242,7 @@ def _product(eqn: Any, ins: list[Carried]) -> Carried:
 
 
 def is_determinant(eqn: Any) -> bool:
-    """Whether an equation is a call of `jnp.linalg.slogdet`, which is a function with a derivative rule of JAX."""
+    """Whether an equation is a call of `jnp.linalg.slogdet`, with the derivative rule that JAX has for it."""
     if eqn.params.get("name") != "slogdet" or "jaxpr" not in eqn.params or len(eqn.invars) != 1:
         return False
     inner = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"]).eqns
@@ -250,7 +250,7 @@ def is_determinant(eqn: Any) -> bool:
 
 
 def _determinant(eqn: Any, z: Carried) -> list[Carried]:
-    # d log|A| = tr A⁻¹ dA, and once more - tr A⁻¹ dA A⁻¹ dA: one factorization for all directions.
+    # d log|A| = tr A⁻¹ dA and d² log|A| = tr A⁻¹ d²A - tr A⁻¹ dA A⁻¹ dA: one factorization for all directions.
     sign, value = bind(eqn, z.value)
     inverse = jnp.linalg.inv(z.value)
     solved = tuple(inverse @ leg for leg in z.legs)
@@ -262,7 +262,7 @@ def _determinant(eqn: Any, z: Carried) -> list[Carried]:
 
 
 def anything(g: Callable, ins: list[Carried], moving: Sequence[int]) -> list[Carried]:
-    """By differentiating g twice along every direction."""
+    """The results of any function g, by differentiating it twice along every direction."""
     zs = _of(ins, moving)
 
     def inexact(*changed: Any) -> list:

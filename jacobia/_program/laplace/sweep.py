@@ -1,8 +1,8 @@
 """Value and Laplacian of a program in one sweep from the inputs to the outputs.
 
-All that enters a Laplacian of the derivatives of an intermediate z is their inner products, Dz Dzᵀ. So where a program
-is narrow, K < D elements that everything goes through, K directions with the same inner products take the place of D,
-exactly: the factor of a Gram matrix G = Dz Dzᵀ, or, where G is to be differentiated, the pair I, G.
+A Laplacian depends on the derivatives of an intermediate z only through their inner products G = Dz Dzᵀ. So where a
+program is narrow (everything goes through K < D elements), D directions are replaced exactly by K directions with the
+same inner products: a factor of the Gram matrix G or, if the result is to be differentiated, the pair I, G.
 Knows programs, and the rules of operations. Knows nothing of samples or points.
 Shapes: D inputs, R directions, K elements in a cut.
 """
@@ -23,22 +23,22 @@ from jacobia._program.narrow import Flat, Step, Value, moves, moving, narrowest
 from jacobia._program.readings.cost import flops
 from jacobia._program.walk import CALLS, is_plain_call, run, subprograms
 
-# Calls that are entered. Those with derivative rules of their own are not: their rules count.
+# Calls that are entered. Calls with derivative rules of their own are not: their rules count.
 _ENTERED = (*CALLS, "closed_call", "core_call", "remat2", "checkpoint")
 
-# Programs with more values than this are not searched for a narrow place.
+# Programs with more equations than this are not searched for narrow places.
 _MOST = 5_000
 
-# A multiplication that makes a Gram matrix, in those of what a direction costs in what follows.
+# Cost of a multiplication in a Gram matrix, in units of one operation on a direction in the steps that follow.
 _WORTH = 4
 
-# Of values along directions so many are there at a time.
+# How many values with directions are alive at a time.
 _BESIDE = 3
 
-# A chunk of fewer directions spends its time on values, which every chunk computes.
+# Fewest directions in a chunk: every chunk computes the values again, and a smaller one would do little else.
 _FEWEST = 8
 
-# Bytes of the directions that are multiplied at once.
+# Bytes of the directions that are multiplied at once in a Gram matrix.
 _BLOCK = 1 << 21
 
 
@@ -50,7 +50,7 @@ def _body(eqn: Any) -> Any:
 
 
 class Cut(NamedTuple):
-    """A narrow place: what is computed before it, and which values it is made of."""
+    """A narrow place: the steps from the narrow place before it to this one, and the values it is made of."""
 
     steps: list[Step]
     values: list[Value]
@@ -61,9 +61,9 @@ class Sweep:
 
     Args:
       jaxpr: an open program.
-      places: the inputs to differentiate by, all of them together.
-      owners: for each of these, which direction each of its elements is along, where several are along one (those of
-        the samples of a batch); None: each is a direction of its own.
+      places: positions of the inputs to differentiate by, all of them together.
+      owners: for each of these inputs, the number of the direction of each element, if several elements share one (as
+        the samples of a batch do); None: each element is a direction of its own.
       narrow: whether fewer directions may take the place of all.
     """
 
@@ -89,19 +89,19 @@ class Sweep:
 
     @cached_property
     def expansion(self) -> float:
-        """How many numbers the directions take, for each operation that f takes."""
+        """How many elements the directions have, for each operation of f."""
         (along, alone), every = self._looked[0], [*(s for cut in self._cuts for s in cut.steps), *self._rest]
         return along / max(1, alone, sum(flops(s.eqn) for s in every if not any(subprograms(s.eqn))))
 
     @property
     def nbytes(self) -> int:
-        """Bytes that directions take at a time, behind the last place where there are fewer of them."""
+        """Bytes that directions take at a time, behind the last narrow place."""
         return _BESIDE * self._looked[1]
 
     @cached_property
     def _looked(self) -> tuple[tuple[int, int], int]:
-        # From shapes alone: elements of directions that are written out, and of values; bytes of the largest of the
-        # former behind the last place where directions were replaced.
+        # From shapes alone: the number of elements of written-out directions, and of values; the bytes of the largest
+        # directions behind the last place where directions were replaced.
         found: list[tuple[tuple[int, int], int]] = []
 
         def look(args: list) -> None:
@@ -118,9 +118,9 @@ class Sweep:
         """The outputs.
 
         Args:
-          factored: whether Gram matrices may be factored, so that what comes out can't be differentiated.
-          room: bytes that directions may take; where they take more, some are taken at a time, and what comes out has
-            no legs.
+          factored: whether Gram matrices may be factored; the outputs can't be differentiated then.
+          room: bytes that directions may take; if they take more, they go through in chunks, and the outputs have no
+            legs.
         """
         env, since, steps = self._through_cuts(args, factored)
         if room is not None and self.nbytes > room:
@@ -130,8 +130,8 @@ class Sweep:
         return self._outs(env)
 
     def _through_cuts(self, args: Sequence, factored: bool) -> tuple[dict, dict, list[Step]]:
-        # What there is at the last narrow place; what there was where directions were last replaced, and what is left
-        # to do from there.
+        # The values at the last narrow place; the values where directions were last replaced, and the steps that
+        # follow from there.
         env = self._start(args)
         since, steps = dict(env), []
         for k, cut in enumerate(self._cuts):
@@ -153,7 +153,7 @@ class Sweep:
         return [self._read(env, v) for v in self._flat.outs]
 
     def _in_chunks(self, steps: Sequence[Step], env: dict[Value, Carried], rows: int, most: int) -> list[Carried]:
-        # A Laplacian is a sum over directions; one that is there before goes with the first of them.
+        # A Laplacian is a sum over directions: chunks are added up. Laplacians from before count in the first chunk.
         def some(start: Any, first: Any) -> list:
             own = dict(env)
             for v, z in env.items():
@@ -217,7 +217,7 @@ def _flattened(jaxpr: Any, places: set[int]) -> Flat:
 
     inputs = [Value(v.aval, [] if k in places else None) for k, v in enumerate(jaxpr.invars)]
     outs = run(jaxpr, [], inputs, rule)
-    # What no output is made of, as behind a `stop_gradient`, need not move.
+    # A value that no output is made of, as in front of a `stop_gradient`, need not move.
     live = set(moving(outs))
     for step in reversed(steps):
         if live.isdisjoint(step.outs):
@@ -229,7 +229,7 @@ def _flattened(jaxpr: Any, places: set[int]) -> Flat:
 
 
 def _ordered(flat: Flat, count: int) -> tuple[list[Cut], list[Step]]:
-    # From the narrowest place back towards the inputs, as long as what comes before has another one.
+    # From the narrowest place back towards the inputs, as long as the part before it has another narrow place.
     parts: list[list[Value]] = []
     ends = moving(flat.outs)
     never: list[Value] = []
@@ -261,8 +261,8 @@ def _leading_to(flat: Flat, ends: Sequence[Value], done: set[int]) -> list[Step]
 
 
 def _narrowed(env: dict, cut: Cut, left: Sequence[Step], count: int, factored: bool) -> bool:
-    # K directions for the values of a cut, where these and making them cost less than those that there are.
-    values = [v for v in cut.values if env[v].moves]  # a sign of a determinant does not, when all is told
+    # Replaces the directions of the values in a cut by K, if making and using these costs less than keeping the old.
+    values = [v for v in cut.values if env[v].moves]  # the sign of a determinant was taken to move, but does not
     if not values:
         return False
     zs, k = [written_out(env[v], count) for v in values], sum(v.aval.size for v in values)
@@ -286,7 +286,7 @@ def _narrowed(env: dict, cut: Cut, left: Sequence[Step], count: int, factored: b
 
 
 def _inner_products(p: Any, q: Any) -> Any:
-    # Of all elements, over the directions, of which a block stays in a cache: 3 times as fast for 64 by 10⁶.
+    # P Qᵀ, over the directions in blocks that stay in a cache: 3 times as fast for 64 by 10⁶.
     k, rows = p.shape
     block = max(1, _BLOCK // (k * p.dtype.itemsize))
     count = rows // block
@@ -305,6 +305,6 @@ def _inner_products(p: Any, q: Any) -> Any:
 
 
 def _factor(gram: Any) -> Any:
-    # F with Fᵀ F = G, also of a G that is singular.
+    # F with Fᵀ F = G, also for a singular G.
     values, vectors = jnp.linalg.eigh(gram)
     return jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T

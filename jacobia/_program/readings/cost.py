@@ -1,6 +1,6 @@
-"""Readings of a program: how many bytes are alive at once while it runs, what one seed costs, what work it is.
+"""Readings of a program: how many bytes are alive at once while it runs, what one seed costs, how much work it does.
 
-Both are estimates from shapes. What a compiler fuses into its neighbours is known only roughly.
+All are estimates from shapes. Which operations a compiler fuses is known only roughly.
 Knows shapes, and how operations are wired. Knows no values, and no machine.
 """
 
@@ -42,7 +42,7 @@ def peak_bytes(jaxpr: Any) -> int:
 
 
 def written_bytes(jaxpr: Any) -> int:
-    """Bytes of the answers of operations that are not fused into their neighbours."""
+    """Bytes of the results of operations that are not fused with their neighbors."""
     total = 0
     for eqn in jaxpr.eqns:
         inner = sum(written_bytes(getattr(p, "jaxpr", p)) for p in subprograms(eqn))
@@ -55,10 +55,10 @@ def seed_cost(jaxpr: Any, num_seeded: int, transposed: bool, taken: Set[int] = f
     """What one more seed costs, in elements read or written; for comparing plans for one program.
 
     Args:
-      jaxpr: a program whose last `num_seeded` inputs are the seeds; what does not depend on them runs once.
-      transposed: whether the answers are laid out across, as columns are: what was written in one order is then
+      jaxpr: a program whose last `num_seeded` inputs are the seeds; only equations that depend on them are counted.
+      transposed: whether the results are stored transposed, as columns are: what was written in one order is then
         read and written again in the other.
-      taken: products (`seed.products_met`) in place of which a row is read.
+      taken: products (`seed.products_met`) that are replaced by reading a row of the matrix.
     """
     return _seed_cost(jaxpr, _last(jaxpr, num_seeded), taken, transposed)
 
@@ -66,13 +66,13 @@ def seed_cost(jaxpr: Any, num_seeded: int, transposed: bool, taken: Set[int] = f
 def _seed_cost(jaxpr: Any, seeded: list[bool], taken: Set[int], transposed: bool = False) -> float:
     eqns, linear = _dependent(jaxpr, seeded)
     outs = [a for a in _variables(jaxpr.outvars) if a in linear]
-    cost, written, behind = 0.0, set(), set()  # values in memory; values made from such
+    cost, written, behind = 0.0, set(), set()  # values in memory; values made from values in memory
     for eqn in _alive(eqns, set(outs)):
         made, ins = [v for v in eqn.outvars if v in linear], [a for a in _variables(eqn.invars) if a in linear]
         size = sum(v.aval.size for v in made)
         if inner := _inside(eqn):
             cost += _length(eqn) * sum(_seed_cost(body, flags, taken) for body, flags in _bodies(eqn, inner, linear))
-        elif wiring(eqn).fused is None and id(eqn) not in taken:  # a row that is read is fused
+        elif wiring(eqn).fused is None and id(eqn) not in taken:  # reading a row is fused
             cost += size + sum(a.aval.size for a in ins) + _beyond_memory(eqn)
         else:
             cost += (wiring(eqn).fused or FUSED) * size
@@ -89,19 +89,19 @@ def _last(jaxpr: Any, count: int) -> list[bool]:
 
 
 def _dependent(jaxpr: Any, seeded: list[bool]) -> tuple[list, set]:
-    # The equations and values that depend on the inputs that are marked.
+    # The equations and values that depend on the seeds.
     linear = dependent(jaxpr, seeded)
     return [eqn for eqn in jaxpr.eqns if any(marks(eqn, linear))], linear
 
 
 def _inside(eqn: Any) -> list:
-    # The operation of a scatter is a program too.
+    # The programs inside, without the update function of a scatter.
     return [] if wiring(eqn).fused is None else list(subprograms(eqn))
 
 
 def _bodies(eqn: Any, inner: list, linear: set) -> list[tuple[Any, list[bool]]]:
-    # The programs inside, and which of their inputs depend on the seeds. Inputs of a body are those of the
-    # equation, from the back: constants in front may have been taken out.
+    # The programs inside, and which of their inputs depend on the seeds. The inputs of a body match those of the
+    # equation from the last one backwards: the two may differ in the constants in front.
     ins = marks(eqn, linear)
     made = []
     for program in inner:
@@ -134,9 +134,9 @@ class Work(NamedTuple):
 
 
 def work(jaxpr: Any, num_seeded: int, taken: Set[int] = frozenset()) -> Work:
-    """What depends on the last `num_seeded` inputs: what one more seed takes, where these are the seeds.
+    """The work that depends on the last `num_seeded` inputs; if these are the seeds, the work of one more seed.
 
-    Moving data is no operation. Bytes are those of operations that no compiler fuses, and of the outputs.
+    Moving data counts no operations. Bytes are those of operations that a compiler does not fuse, and of the outputs.
     """
     return _work(jaxpr, _last(jaxpr, num_seeded), taken)
 
@@ -184,17 +184,17 @@ def _alive(eqns: list, needed: set) -> list:
     return alive[::-1]
 
 
-# What these take beside reading and writing, in units of one element of an array that is copied (0.13 ns). Measured on
-# a CPU with two cores, each vectorized over 256 seeds.
+# What these operations cost besides reading and writing, in units of copying one element of an array (0.13 ns).
+# Measured on a CPU with two cores, each vectorized over 256 seeds.
 
-# A multiplication inside a matrix product: 0.01 ns where it is large, 0.06 ns for 64 products with a 16 × 16 matrix.
+# A multiplication inside a matrix product: 0.01 ns if it is large, 0.06 ns for 64 products with a 16 × 16 matrix.
 _FLOP = 1 / 16
-# One inside a convolution: 0.03 ns with 16 channels, 0.2 ns between 3 and 8, 4 ns with one.
+# A multiplication inside a convolution: 0.03 ns with 16 channels, 0.2 ns between 3 and 8, 4 ns with one.
 _CONVOLVED = 1
-# An update of a scatter, which goes to its place one by one: 1 ns.
+# An element of the updates of a scatter, which are written one by one: 1 ns.
 _SCATTERED = 8
-# A row of the operand of a sum, along its last axis, which is what is vectorized: 0.9 ns an element where that has 4
-# and is summed, 1.5 ns where it has 2 and another one is summed, 0.3 ns with 16, 0.2 ns with 64.
+# A row of the operand of a sum along the last axis, which is the vectorized one: 0.9 ns an element if that axis has
+# length 4 and is summed, 1.5 ns if it has length 2 and another axis is summed, 0.3 ns for length 16, 0.2 ns for 64.
 _SUMMED = 16
 # An element of a Fourier transform (1 ns), and of a cumulative sum (3 ns).
 _TRANSFORMED = 8

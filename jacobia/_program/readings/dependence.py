@@ -1,7 +1,7 @@
 """A reading of the linear program: which outputs depend on which inputs, and through what.
 
-The intermediates are sets of input leaves. What depends on no input is known and evaluated here, so that
-a product with a known zero is seen for what it is. `strict` and `holomorphic` are decided by this reading.
+Each intermediate is the set of input leaves it depends on. Values that depend on no input are evaluated here, so a
+product with a known zero depends on nothing. `strict` and `holomorphic` are decided by this reading.
 Knows equations, and values that depend on no input. Knows no columns.
 """
 
@@ -22,7 +22,7 @@ class _Known(NamedTuple):
 
 
 class _Tangent(NamedTuple):
-    sources: frozenset[int]  # the input leaves it depends on; none: it is zero, or only a residual
+    sources: frozenset[int]  # the input leaves it depends on; empty: it is zero, or only a residual
 
 
 class Dependence(NamedTuple):
@@ -66,7 +66,7 @@ def _rule(eqn: Any, values: list, seen: list[str]) -> list:
             return [_Known(v) for v in bind(eqn, *(v.value for v in values))]
     sources = [_sources(v) for v in values]
     union = frozenset().union(*sources)
-    # On complex numbers rows and columns would disagree.
+    # With complex numbers, an operation that is linear over the reals only makes rows and columns disagree.
     if wiring(eqn).over_reals and union and name not in seen:
         seen.append(name)
     if wiring(eqn).linear is EACH and any(_is_zero(v) for v in values):
@@ -82,7 +82,7 @@ def _rule(eqn: Any, values: list, seen: list[str]) -> list:
         branches = params["branches"]
         k = int(np.clip(int(np.asarray(values[0].value)), 0, len(branches) - 1))
         return _body(branches[k], values[1:], seen)
-    if name in ("scan", "while"):  # what is known at the first step need not be at the next
+    if name in ("scan", "while"):  # a value known at the first step may not be known at the next
         values = [_Tangent(own) for own in sources]
     outs = control.through(eqn, values, lambda body, ins: _body(body, ins, seen), _either, lambda tested, outs: outs)
     if outs is not None:

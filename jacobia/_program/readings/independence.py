@@ -1,9 +1,9 @@
 """Whether a linear program keeps the samples of a batch apart, and what mixes them if it does not.
 
-Samples are followed as an axis (`samples`) for as long as that goes: no array is touched. Where it does not go, the
+Samples are followed as an axis (`samples`) as far as possible, without touching an array. Where that fails, the
 program is walked as for its nonzeros (`accumulate`), with every sample as one column. Both err on one side only: a
 program that mixes samples is never taken for independent.
-Knows programs and samples. Knows nothing of points or of what is asked for.
+Knows programs and samples. Knows nothing of points or of keys.
 Shapes: B samples, K slots.
 """
 
@@ -27,8 +27,8 @@ from jacobia._program.known import Lazy
 from jacobia._program.moves import MOVES
 from jacobia._program.wiring import wiring
 
-# Bytes that columns may take: so many for each element of the largest value of the program, at least and at most. A
-# value whose elements depend on many samples each is hardly ever part of a program that keeps samples apart.
+# Bytes that columns may take: `_EACH` for each element of the program's largest value, at least `_LEAST`, at most
+# `_MOST`. A program that keeps samples apart hardly ever has values whose elements depend on many samples.
 _EACH, _LEAST, _MOST = 100, 1 << 26, 1 << 30
 
 
@@ -44,9 +44,9 @@ class Mixing(NamedTuple):
     operation: str  # such as "reduce_sum over axis 0"
     axis: int | None  # of that operation, where it is known
     output: int  # the first output that is not independent
-    kind: str  # "mixed": samples met; "moved": each is alone, but elsewhere; "placed": along another axis
+    kind: str  # "mixed": samples met; "moved": apart, but in other places; "placed": along another axis
     sample: int  # this sample of the output ...
-    source: int  # ... depends on this one of the input
+    source: int  # ... depends on this sample of the input
 
     def __str__(self) -> str:
         if self.kind == "placed":
@@ -70,7 +70,7 @@ def mixing(jaxpr: Any, consts: Sequence, inputs: Sequence, out_axes: Sequence[in
     """
     if size < 2:
         return None
-    if has_references(jaxpr):  # what is written to them is read elsewhere
+    if has_references(jaxpr):  # what is written to one may be read anywhere
         return Mixing("a mutable reference", None, 0, "mixed", 1, 0)
     states = [Along(i % v.aval.ndim) if isinstance(i, int) else None for i, v in zip(inputs, jaxpr.invars, strict=True)]
     wanted = [Along(a % v.aval.ndim) for a, v in zip(out_axes, jaxpr.outvars, strict=True)]
@@ -105,7 +105,7 @@ def _given(walk: Walk, given: Any, state: Along | None, var: Any) -> Any:
 
 
 def _numbered(size: int, axis: int, rank: int) -> np.ndarray:
-    # Every sample its number, along an axis.
+    # The number of each sample, along an axis.
     return np.arange(size, dtype=np.int32).reshape([-1 if a == axis else 1 for a in range(rank)])
 
 
@@ -121,7 +121,7 @@ def _placed(state: Along, want: Along, output: int) -> Mixing:
 
 
 def _unseen(followed: Sequence, wanted: Sequence, error: Exception) -> Mixing:
-    # The walk came to no end: what is known is where the axis was lost.
+    # The walk failed: report where the samples were lost as an axis.
     for k, (state, want) in enumerate(zip(followed, wanted, strict=True)):
         if isinstance(state, Lost):
             return Mixing(state.operation, state.axis, k, "mixed", 1, 0)
@@ -131,15 +131,15 @@ def _unseen(followed: Sequence, wanted: Sequence, error: Exception) -> Mixing:
 
 
 def _wrong(out: Any, axis: int, size: int) -> tuple[int, int] | None:
-    # A sample of the output that depends on another one of the input, and that one.
+    # A sample of the output that depends on another sample of the input, and that other sample; None: there is none.
     if not is_tangent(out) or not out.size:
         return None
     shape = out.shape
     own = np.broadcast_to(_numbered(shape[axis], axis, len(shape)), shape).reshape(-1)
-    own = own if shape[axis] == size else np.full(own.shape, -1)  # no element is where it should be
+    own = own if shape[axis] == size else np.full(own.shape, -1)  # of another length: no element is in its place
     for slots, rows in parts_of(out):
         rows = np.broadcast_to(rows, (slots.size,))
-        for plane in slots.cols:  # one by one: where all depend on all, the first tells
+        for plane in slots.cols:  # one by one: if all depend on all, the first shows it
             cols = np.broadcast_to(plane, slots.shape).reshape(-1)
             bad = (rows >= 0) & (cols < size) & (own[rows] != cols)
             if bad.any():
@@ -149,13 +149,13 @@ def _wrong(out: Any, axis: int, size: int) -> tuple[int, int] | None:
 
 
 class _Seen:
-    # The first operation in whose result samples meet in one element, and the last that moved samples elsewhere.
+    # The first operation that made samples meet in one element, and the last one that moved samples elsewhere.
     met: tuple[str, int | None] | None = None
     moved: tuple[str, int | None] | None = None
 
 
 class _Walk(Walk):
-    # The walk that finds nonzeros; every sample is one column, and it is noted where samples meet.
+    # The walk that finds nonzeros, with every sample as one column. It notes which operation makes samples meet.
     steps = 64
 
     def __init__(self, tape: Tape, n: int):
@@ -180,7 +180,7 @@ class _Walk(Walk):
         return outs
 
     def note(self, eqn: Any, ins: list, outs: list, unmet: bool) -> None:
-        """What an operation has done to samples, in the words of those who follow them as an axis."""
+        """Note an operation that makes samples meet or moves them, in the words of the rules that follow an axis."""
         seen, how, move = self.seen, wiring(eqn), MOVES.get(eqn.primitive.name)
         still = how.element or how.how in _STILL or (move is not None and move.still)
         states = [_state(v, self.n) for v in ins]
@@ -190,18 +190,18 @@ class _Walk(Walk):
         event = _event(eqn, states, self.n)
         if event is None:
             return
-        # Steps over the samples meet in the loop, whatever operation inside it joins them.
+        # In a scan over the samples, the scan makes them meet, whatever operation inside it joins them.
         if unmet and any(_meet(o, self.n) for o in outs) and (seen.met is None or event[0].startswith("scan")):
             seen.met = event
         seen.moved = event
 
 
-# Operations that leave the order of samples alone, beside those that are done element by element.
+# Operations that keep the order of samples, besides elementwise ones.
 _STILL = {"contraction", "sum over"}
 
 
 def _state(v: Any, size: int) -> Along | Lost | None:
-    # Where samples lie along an axis still, or again.
+    # The axis along which samples lie in order, if there is one.
     if not is_tangent(v) or isinstance(v, Slots) and not v.width:
         return None
     if isinstance(v, Slots):

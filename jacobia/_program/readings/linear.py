@@ -1,7 +1,7 @@
 """A reading of a program: is it linear in its seeds, operation by operation?
 
-The pullback of a `custom_vjp` is whatever its rule says: clipped, normalized, shifted. Only one in which every
-operation on the seeds is seen to be linear has products, columns and nonzeros beside its rows.
+The pullback of a `custom_vjp` is whatever its rule computes: it may clip, normalize or shift. Only a pullback whose
+every operation on the seeds is seen to be linear gives products, columns and nonzeros besides rows.
 Knows equations. Knows no derivatives.
 """
 
@@ -32,7 +32,7 @@ FREE, ZERO, LINEAR, OTHER = Kind
 
 
 def outputs_of(jaxpr: Any, consts: Sequence, num_seeds: int) -> list[Kind]:
-    """What each output of a program is to its last `num_seeds` inputs, which it is read for.
+    """How each output of a program depends on its last `num_seeds` inputs, the seeds.
 
     Args:
       consts: the values of its constant variables.
@@ -82,7 +82,7 @@ def _moves(kinds: Sequence[Kind]) -> bool:
 
 
 def _sum(kinds: Sequence[Kind]) -> Kind:
-    # Linear in all of these together. Beside something that is not zero it would be affine.
+    # For an operation linear in all of these together. A nonzero value beside a LINEAR one would make it affine.
     found = set(kinds)
     if OTHER in found or {LINEAR, FREE} <= found:
         return OTHER

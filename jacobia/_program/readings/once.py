@@ -1,6 +1,7 @@
-"""What of a program does not depend on some of its inputs: computed once, and remembered for all their values.
+"""The part of a program that does not depend on some of its inputs: computed once, and kept for all their values.
 
-`split` finds the operations; `varying` finds the elements of the results. Knows equations and nothing of derivatives.
+`split` finds these operations; `varying` finds the elements of the results that do depend on those inputs.
+Knows equations and nothing of derivatives.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +27,9 @@ class Split(NamedTuple):
 
 
 def split(jaxpr: Any, changes: Sequence[bool]) -> Split | None:
-    """Take apart what does not depend on the inputs that change; None where nothing is computed of the others alone.
+    """Split off what does not depend on the inputs that change; None: nothing is computed from the others alone.
 
-    What only moves data, or makes it of nothing, is done each time: remembering it would cost more than it saves.
+    Operations that only move data, or have no operands, run each time: keeping their results costs more than it saves.
     """
     moving = {v for v, c in zip(jaxpr.invars, changes, strict=True) if c}
     made: dict[Any, Any] = {}  # a result that is computed once → its equation
@@ -55,7 +56,7 @@ def split(jaxpr: Any, changes: Sequence[bool]) -> Split | None:
 
 
 def _kept(jaxpr: Any, made: dict, moving: set) -> list:
-    # What the rest reads of it, before it has been moved about.
+    # The values computed once that the rest reads. One that was only moved is traced back to its source.
     needed = [a for e in jaxpr.eqns if any(v in moving for v in e.outvars) for a in e.invars]
     kept, seen = {}, set()
     waiting = [a for a in (*needed, *jaxpr.outvars) if not isinstance(a, Literal)]
@@ -72,7 +73,7 @@ def _kept(jaxpr: Any, made: dict, moving: set) -> list:
 
 
 def _evaluated(jaxpr: Any, eqns: Sequence, inputs: Sequence, env: dict, wanted: Sequence) -> list:
-    # The results asked for, and no equation whose results are there already or that nobody needs.
+    # The values `wanted`. Equations that are not needed, or whose results are in `env` already, do not run.
     needed, todo = {a for a in wanted if not isinstance(a, Literal)} - set(env), []
     for eqn in reversed(eqns):
         if any(v in needed for v in eqn.outvars):
@@ -89,9 +90,9 @@ def _evaluated(jaxpr: Any, eqns: Sequence, inputs: Sequence, env: dict, wanted: 
 
 
 def varying(jaxpr: Any, changes: Sequence[bool]) -> list[np.ndarray]:
-    """Which elements of the results can change with the inputs that do: a boolean array for each result.
+    """Which elements of the results can change if the marked inputs do: a boolean array for each result.
 
-    What is neither done element by element nor moves elements makes all of a result depend on all it is made of.
+    An operation that is neither elementwise nor a move counts as changing every element of its results.
     """
     given = [np.ones((1, *v.aval.shape), np.int32) if c else None for v, c in zip(jaxpr.invars, changes, strict=True)]
     outs = run(jaxpr, [], given, _varied)
@@ -102,7 +103,7 @@ def varying(jaxpr: Any, changes: Sequence[bool]) -> list[np.ndarray]:
 
 
 def _varied(eqn: Any, ins: list) -> list:
-    # As moves take them: 1 where an element can change, None where none does.
+    # Marks in the form that `moves` takes: 1 where an element can change; None: no element can.
     marks = [None if isinstance(a, Literal) else v for a, v in zip(eqn.invars, ins, strict=True)]
     if all(m is None for m in marks):
         return [None] * len(eqn.outvars)

@@ -1,9 +1,9 @@
-"""One element of a basis through a linear program, as its number and value for as long as that goes.
+"""A seed, one element of a basis, through a linear program: held as an index and a value for as long as possible.
 
-Where it meets a matrix, a row of the matrix is taken in place of a product with a vector that is zero but once. So the
-first layer that a seed meets costs nothing: of a network's rows, its last layer; of its columns, its first.
-Everything else is computed as usual.
-Knows equations of a linear program. Knows nothing of blocks, nor of what is asked for.
+Where it meets a matrix, a row of the matrix is read in place of a product with a one-hot vector. So the first layer
+that a seed meets costs nothing: for rows of a network's Jacobian the last layer, for columns the first. Everything
+else is computed as usual.
+Knows equations of a linear program. Knows nothing of blocks or keys.
 """
 
 import itertools
@@ -33,7 +33,7 @@ class Element(NamedTuple):
 
 
 def products_met(jaxpr: Any, seed: Any) -> frozenset[int]:
-    """The equations (by `id`) that are products in which the seed, an input of the program, is still one element."""
+    """The `id`s of the products that the seed, an input of the program, meets while it is still one element."""
     found: set[int] = set()
     _follow(jaxpr, [_SEED if v is seed else None for v in jaxpr.invars], found)
     return frozenset(found)
@@ -43,7 +43,7 @@ _SEED = object()
 
 
 def _follow(jaxpr: Any, places: Sequence[Any], found: set[int]) -> list[Any]:
-    # Adds such products; gives, for the outputs that are one element, what stands for its place.
+    # Adds those products to `found`. Returns, for each output that is still one element, a token of its place.
     place = {v: p for v, p in zip(jaxpr.invars, places, strict=True) if p is not None}
 
     def place_of(atom: Any) -> Any:
@@ -64,7 +64,7 @@ def _follow(jaxpr: Any, places: Sequence[Any], found: set[int]) -> list[Any]:
 
 
 def through(jaxpr: Any, consts: list, args: list) -> list:
-    """Run a program of which some arguments are elements; its outputs are arrays."""
+    """Run a program some of whose arguments are `Element`s; its outputs are arrays."""
     return [_dense(a) for a in run(jaxpr, consts, args, _rule)]
 
 
@@ -78,21 +78,21 @@ def _dense(value: Any) -> Any:
 
 
 def _step(eqn: Any, places: Sequence[Any]) -> Callable[[Any, list], list] | None:
-    """How an equation takes its operands where some are one element; None: as arrays.
+    """The rule for an equation some of whose operands are one element; None: it takes them as arrays.
 
-    Both readings, of what is left out and of values, go by this one.
+    `products_met` and `through` both go by these rules.
 
     Args:
-      places: for each operand that is one element what stands for its place in flat order, the same object for the same
+      places: for each operand that is one element a token of its place in flat order, the same object for the same
         place; None for an array.
     """
     single = [k for k, p in enumerate(places) if p is not None]
     if len(single) not in (1, 2) or not eqn.outvars or any(0 in eqn.invars[k].aval.shape for k in single):
-        return None  # of no elements there is none to take
+        return None  # an empty array has no element
     name, wired, k = eqn.primitive.name, wiring(eqn), single[0]
     shape, out = eqn.invars[k].aval.shape, eqn.outvars[0].aval.shape
     if len(single) == 2:
-        # The same place in flat order is another one where an operand is stretched along an axis of length 1.
+        # If one operand is broadcast, the same place in flat order is another place in the result.
         alike = places[0] is places[1] and eqn.invars[1].aval.shape == shape
         return _together if wired.element and wired.linear is ALL and alike else None
     if is_plain_call(eqn):
@@ -101,14 +101,14 @@ def _step(eqn: Any, places: Sequence[Any]) -> Callable[[Any, list], list] | None
         return _alone
     if wired.how in ("product", "quotient"):
         return _beside if shape == out and (wired.how == "product" or k == 0) else None
-    if wired.how == "contraction":  # a vector that is zero but once, and a matrix
+    if wired.how == "contraction":  # a one-hot vector and a matrix
         contracted, batch = eqn.params["dimension_numbers"]
         return _taken if batch == ((), ()) and len(shape) == len(contracted[k]) == 1 else None
     if name in ("slice", "split"):
         return _cut if len(shape) == 1 and eqn.params.get("strides") in (None, (1,)) else None
     if name == "reshape":
         return _reshaped if eqn.params["dimensions"] is None else None
-    # Where as many elements are left, axes of length 1 are put in or taken out.
+    # If the number of elements stays, these only add or drop axes of length 1.
     still = name in ("squeeze", "broadcast_in_dim") or wired.how == "sum over"
     return _reshaped if still and math.prod(shape) == math.prod(out) else None
 
@@ -142,7 +142,7 @@ def _beside(eqn: Any, values: list) -> list:
 
 
 def _met(factor: Any, seed: Element) -> Any:
-    # The entry of a factor that lies beside the element: a scalar, or one of an axis of length 1, lies beside all.
+    # The entry of a factor that multiplies the element; a scalar, or an axis of length 1, is broadcast.
     shape, index = jnp.shape(factor), seed.index
     if not shape:
         return factor
@@ -164,7 +164,7 @@ def _cut(eqn: Any, values: list) -> list:
 
 
 def _part(seed: Element, start: int, stop: int) -> Element:
-    # Zero, at any place, where the element is in another part.
+    # If the element is in another part: zero, at any place.
     inside = (seed.index >= start) & (seed.index < stop)
     value = jnp.where(inside, seed.value, jnp.zeros_like(seed.value))
     return Element((stop - start,), jnp.clip(seed.index - start, 0, max(0, stop - start - 1)), value)

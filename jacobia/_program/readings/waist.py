@@ -1,7 +1,7 @@
-"""The narrow waist of a linear program: the fewest elements that everything it tells its outputs goes through.
+"""The narrow waist of a linear program: the fewest elements through which its outputs depend on its inputs.
 
-A program that is cut there is two linear programs, and its Jacobian is the product of theirs, J = A B. Knows which
-values of a program are tangents. Knows nothing of seeds, rows or columns.
+Cut there, the program becomes two linear programs, and its Jacobian is the product of their Jacobians, J = A B. Knows
+which values of a program are tangents. Knows nothing of seeds, rows or columns.
 Shapes: M outputs, N inputs, k elements in the cut; A is (M, k), B is (k, N).
 
 References:
@@ -29,16 +29,16 @@ Linear = Callable[[Sequence], list]
 # long as compiling a small program.
 MAX_TANGENTS = 10_000
 
-# Equations that hold programs and of which it is known which of their results are tangents.
+# Operations that hold programs, and of which `dependence` tells which results are tangents.
 _LOOKED_INTO = ("scan", "while", "cond", "custom_linear_solve")
 
 
 class Waist(NamedTuple):
     """Where a linear program is narrow.
 
-    `split(inputs)` evaluates what the program is linear at, once, and gives two functions of tangents alone: the
-    head, tangents of the inputs → the cut, and the tail, the cut → tangents of the outputs. Both can be transposed,
-    but for a tail with a `while` loop.
+    `split(inputs)` evaluates the residuals once, and gives two functions of tangents alone: the head, tangents of the
+    inputs → the cut, and the tail, the cut → tangents of the outputs. Both can be transposed, except a tail with a
+    `while` loop.
     """
 
     size: int  # k
@@ -51,14 +51,13 @@ def waist(jaxpr: Any, num_tangents: int) -> Waist | None:
     """Find the narrowest cut between the tangents that go into a linear program and those that come out.
 
     Args:
-      jaxpr: a program whose last inputs are the tangents. The other inputs, those that `split` takes, are its
-        constant variables and then what comes before the tangents.
+      jaxpr: a program whose last inputs are the tangents. `split` takes the others: the constant variables, then the
+        inputs in front of the tangents.
       num_tangents: how many tangents there are.
 
     Returns:
-      None where no cut is narrower than both all inputs and all outputs, or nothing goes through, or the program
-      cannot be cut: it can't be pushed through (`custom_vjp`), has effects, is between real and complex numbers, or
-      is too long.
+      None if no cut has fewer elements than both M and N, if no output depends on a tangent, or if the program can't
+      be cut: it has no pushforward (`custom_vjp`), has effects, maps between real and complex numbers, or is too long.
     """
     start = len(jaxpr.invars) - num_tangents
     ends = [v.aval for v in (*jaxpr.invars[start:], *jaxpr.outvars)]
@@ -90,7 +89,7 @@ def _is_complex(aval: Any) -> bool:
 
 
 def _flattened(jaxpr: Any, start: int) -> Flat:
-    # Nothing is traced: the interpreter runs on names of values, and enters what calls a program on tangents.
+    # Nothing is traced: the interpreter runs on `Value`s, and enters calls that take tangents.
     steps: list[Step] = []
     count = 0
 
@@ -124,7 +123,7 @@ def _sources(jaxpr: Any, eqn: Any, values: list) -> list:
         return [tangents] * len(eqn.outvars)
     if name not in _LOOKED_INTO:
         raise _Opaque
-    # A loop gives what it is linear at beside its tangents: read which is which off this equation alone.
+    # A loop returns residuals beside tangents: read off this one equation which result is made of which tangents.
     seen = {a: v for a, v in zip(eqn.invars, values, strict=True) if not isinstance(a, Literal)}
     others = [a for a, v in seen.items() if not moves(v)]
     changing = [a for a, v in seen.items() if moves(v)]
@@ -141,8 +140,8 @@ def _forward_only(eqn: Any) -> bool:
 
 
 def _narrowest(program: Flat, n: int, is_complex: bool) -> list[Value]:
-    # All N inputs are a cut, so what is wider is never in the narrowest. A complex number in a real program is two real
-    # ones, and not linear over the complex ones.
+    # All N inputs are a cut, so a wider one is not looked for. Values are cut only if they are real or complex as the
+    # ends are: a complex number in a real program is two real ones, and a real one is not linear over complex numbers.
     stops = [v for step in program.steps if _forward_only(step.eqn) for v in moving(step.ins)]
     made = [v for step in program.steps for v in moving(step.outs)]
     never = {v for v in (*program.moving, *made) if _is_complex(v.aval) != is_complex}
@@ -153,8 +152,8 @@ _HEAD, _TAIL = 0, 1
 
 
 def _needed(program: Flat, cut: list[Value]) -> list[tuple[Step, list[int]]]:
-    # The steps of the head, of the tail, of both (what leads to one part of the cut may follow from another) or,
-    # with what the rest is linear at, of neither; such a step runs once, with the head.
+    # The steps that are needed, each with its sides: head, tail, or both (one part of the cut may be made of another
+    # part). A step that computes only residuals belongs to neither side, and runs once, with the head.
     wanted = set(cut), set(moving(program.outs))
     known, needed = set(), []
     for step in reversed(program.steps):
@@ -183,7 +182,7 @@ def _split(program: Flat, cut: list[Value]) -> Callable[[Sequence], tuple[Linear
                 if not isinstance(v, Value):
                     return v
                 where = env[side] if moves(v) else known
-                return where[v] if v in where else zeros([v])[0]  # only beside what the step is run for
+                return where[v] if v in where else zeros([v])[0]  # the step runs for results that do not need it
 
             for step, sides in needed:
                 for side in sides:
@@ -191,7 +190,7 @@ def _split(program: Flat, cut: list[Value]) -> Callable[[Sequence], tuple[Linear
                         (env[side] if moves(v) else known).setdefault(v, o)
             return [env[_HEAD][v] for v in cut], [read(_TAIL, o) for o in program.outs]
 
-        # Linear already; this takes loops apart into what they are linear at and what they do to tangents.
+        # `both` is linear already. This separates the residuals that loops compute from what they do to tangents.
         before, at = zeros(program.moving), zeros(cut)
         _, linear = jax.linearize(both, before, at)
         return (lambda tangents: linear(list(tangents), at)[0]), (lambda narrow: linear(before, list(narrow))[1])

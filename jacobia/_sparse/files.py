@@ -1,4 +1,4 @@
-"""Arrays in one file, with a kind and a version: a file of another kind is told from a damaged or a newer one.
+"""Arrays in one file, with a kind and a version, by which files of another kind and newer files are recognized.
 
 Knows files and arrays. Knows nothing of what the arrays mean.
 """
@@ -22,7 +22,7 @@ def read(path: str | os.PathLike, kind: str, version: int, names: tuple[str, ...
 
     Raises:
       OSError: there is no such file, or it can't be read.
-      ValueError: it is of another kind, newer, or damaged.
+      ValueError: the file is of another kind, newer, or damaged.
     """
     call = f"{kind.capitalize()}.load(path={os.fspath(path)!r})"
     again = f"Write it again with {kind.capitalize()}.save."

@@ -1,0 +1,184 @@
+"""How a view shows itself: one line, HTML for a notebook, treescope. Nothing is computed, nothing is waited for.
+
+Knows what is remembered, and the plans. Knows no way in particular.
+Shapes: M rows, N columns of the view as a matrix.
+"""
+
+import html
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jacobia._plans.mirror import own_image, store_of
+from jacobia._read.block import LiveBlock
+from jacobia._read.considered import explain
+from jacobia._store.lines import Store, alive
+from jacobia._words import array_word, readable
+
+# The picture of what is known: at most so many cells each way, in an area of so many pixels.
+_CELLS = 120
+_WIDTH, _HEIGHT, _LEAST = 200, 140, 14
+_BAND = 2  # a band of fewer pixels is not seen
+
+
+class _Known(NamedTuple):
+    text: str
+    nbytes: int
+
+
+def line(J: LiveBlock) -> str:
+    """The view on one line: what it is, what is known of it, the bytes of that, the device."""
+    return f"{type(J).__name__}({', '.join(_told(J))})"
+
+
+def _told(J: LiveBlock) -> Iterator[str]:
+    yield array_word(J._layout.block.dtype, J._layout.shape)
+    if J._origin.traced:
+        yield "traced"
+        return
+    known = _known(J)
+    yield known.text
+    if known.nbytes:
+        yield readable(known.nbytes)
+    if where := _where(J):
+        yield where
+
+
+def _known(J: LiveBlock) -> _Known:
+    origin = J._origin
+    if not origin.lock.acquire(blocking=False):  # a display waits for no kernel
+        return _Known("being read by another thread", 0)
+    try:
+        store = store_of(origin, J._index)
+        return _Known(_words(J, store), store.nbytes)
+    finally:
+        origin.lock.release()
+
+
+def _words(J: LiveBlock, store: Store) -> str:
+    if store.whole() is not None:
+        return "all known"
+    if alive(store.nonzeros):
+        return "all nonzeros known"
+    parts = [f"{what} {lines.known()}/{lines.count}" for what, lines in _lines(J, store) if lines.pieces]
+    if samples := max((len(p) for p in store.patches.values()), default=0):
+        parts.append(f"lines of {samples}/{math.prod(J._layout.lead)} samples")
+    if alive(store.diagonal):
+        parts.append("diagonal")
+    return (", ".join(parts) or "nothing") + " known"
+
+
+def _lines(J: LiveBlock, store: Store) -> list[tuple[str, Any]]:
+    # By the names that they have in the view: the rows of a transpose are columns of the block.
+    if own_image(J._origin.blue, J._index):
+        return [("rows and columns", store.rows)]
+    names = ("columns", "rows") if J._layout.turn else ("rows", "columns")
+    return list(zip(names, (store.rows, store.columns), strict=True))
+
+
+def _where(J: LiveBlock) -> str:
+    if (spread := J._origin.blue.spread) is not None:
+        return f"{spread.size} devices over {spread.axis!r}"
+    leaf = J._origin.leaves[J._origin.blue.positions[J._layout.block.ins[0]]]
+    devices = leaf.devices() if hasattr(leaf, "devices") else ()
+    if len(devices) > 1:
+        return f"{len(devices)} devices"
+    return "".join(f"{d.platform}:{d.id}" for d in devices)
+
+
+# Notebooks
+
+
+def page(J: LiveBlock) -> str:
+    """The view as HTML that needs nothing but itself: no script, no file; the colors are those of the notebook."""
+    if J._origin.traced or not J._origin.lock.acquire(blocking=False):
+        return _page(J, [], "", "")
+    try:
+        told = explain(J, ...)
+        memory = f"{readable(_known(J).nbytes)} now, {readable(told.nbytes)} for all of it"
+        facts = [("memory", memory), ("J[...]", told.to_do()), ("device", _where(J))]
+        return _page(J, facts, _picture(J), f"<details><summary>explain</summary>{told.details()}</details>")
+    finally:
+        J._origin.lock.release()
+
+
+def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str) -> str:
+    source, (word, known, *_) = J._origin.source, _told(J)
+    name = "" if source is None else f' <span class="jacobia-of">{html.escape(source[0].__name__)}</span>'
+    rows = "".join(
+        f"<tr><th>{html.escape(what)}</th><td>{html.escape(text)}</td></tr>"
+        for what, text in [("known", known.removesuffix(" known")), *facts]
+        if text
+    )
+    return (
+        f"<div>{_STYLE}<pre class='jacobia-text'>{html.escape(line(J))}</pre>"
+        f"<div class='jacobia-view' style='display:none'>"
+        f"<div class='jacobia-head'><b>{type(J).__name__}</b> <code>{html.escape(word)}</code>{name}</div>"
+        f"<div class='jacobia-body'>{picture}<table>{rows}</table></div>{details}</div></div>"
+    )
+
+
+def _picture(J: LiveBlock) -> str:
+    """The rows and columns that are known, as bands across the matrix."""
+    store, block = store_of(J._origin, J._index), J._layout.block
+    m, n = math.prod(block.row_shape), math.prod(block.column_shape)
+    if store.whole() is not None or alive(store.nonzeros):
+        rows, columns = np.ones(1), np.zeros(1)
+    else:
+        rows, columns = (lines.shares(_CELLS) for lines in (store.rows, store.columns))
+    if J._layout.turn:
+        (m, rows), (n, columns) = (n, columns), (m, rows)
+    if not m or not n:
+        return ""
+    scale = min(_WIDTH / n, _HEIGHT / m)
+    wide, high = max(_LEAST, round(n * scale)), max(_LEAST, round(m * scale))
+    bands = "".join(
+        f'<rect x="{x:.5g}" y="{y:.5g}" width="{w:.5g}" height="{h:.5g}" fill-opacity="{share:.2g}"/>'
+        for x, y, w, h, share in (
+            *((0, min(high * a, high - _BAND), wide, max(high * (b - a), _BAND), s) for a, b, s in _runs(rows)),
+            *((min(wide * a, wide - _BAND), 0, max(wide * (b - a), _BAND), high, s) for a, b, s in _runs(columns)),
+        )
+    )
+    return (
+        f'<svg width="{wide + 2}" height="{high + 2}" viewBox="-1 -1 {wide + 2} {high + 2}" role="img" '
+        f'aria-label="what is known of {m} rows and {n} columns">'
+        f'<rect class="jacobia-frame" width="{wide}" height="{high}"/>{bands}</svg>'
+    )
+
+
+def _runs(shares: np.ndarray) -> Iterator[tuple[float, float, float]]:
+    # Neighbors that are known to about the same share, as one band from a to b of the whole. A little is seen, too.
+    levels = np.where(shares > 0, 0.4 + 0.6 * np.round(shares * 4) / 4, 0)
+    starts = np.flatnonzero(np.diff(levels, prepend=-1))
+    for a, b in zip(starts, [*starts[1:], levels.size], strict=True):
+        if levels[a]:
+            yield a / levels.size, b / levels.size, float(levels[a])
+
+
+# A notebook that is not trusted drops the style, and shows the text.
+_STYLE = """<style>
+.jacobia-text{display:none}
+.jacobia-view{display:block!important;font-size:13px;line-height:1.5;
+color:var(--jp-content-font-color1,var(--vscode-editor-foreground,inherit))}
+.jacobia-view code,.jacobia-view pre{background:none;color:inherit}
+.jacobia-of{opacity:.65;margin-left:.5em}
+.jacobia-body{display:flex;gap:14px;align-items:flex-start;margin:4px 0}
+.jacobia-view table{border-collapse:collapse;margin:0;background:none;color:inherit;font-size:inherit}
+.jacobia-view th,.jacobia-view td{padding:0 10px 0 0;text-align:left;vertical-align:top;border:0;background:none;
+font-weight:normal;white-space:normal}
+.jacobia-view th{opacity:.65}
+.jacobia-view tr{background:none!important;border:0}
+.jacobia-view svg{flex:none;fill:var(--jp-brand-color1,#3572b0)}
+.jacobia-frame{fill:none;stroke:var(--jp-border-color1,currentColor);stroke-opacity:.6}
+.jacobia-view summary{cursor:pointer;opacity:.65}
+.jacobia-view details>div{white-space:pre-wrap}
+</style>"""
+
+
+def in_treescope(J: LiveBlock, path: str | None) -> Any:
+    """The line, as a node of treescope, which puts the HTML of an object with such a node beneath."""
+    from treescope import rendering_parts as parts
+
+    return parts.build_one_line_tree_node(line(J), path)
