@@ -27,7 +27,7 @@ from jacobia._view.operator import Operator, operator
 from jacobia._view.tree import materialize
 from jacobia._view.triplets import Triplets, triplets
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"  # the only place of the version; pyproject.toml reads it
 
 __all__ = [
     "BatchMixingError",

@@ -40,8 +40,8 @@ def packages(notebook):
 
 
 def executed(path):
-    mark = () if path.stem == "quickstart" else pytest.mark.notebook
-    return pytest.param(path, marks=mark, id=path.stem)
+    marks = () if path.stem == "quickstart" else (pytest.mark.notebook, pytest.mark.slow)
+    return pytest.param(path, marks=marks, id=path.stem)
 
 
 @pytest.mark.parametrize("path", [executed(path) for path in NOTEBOOKS])

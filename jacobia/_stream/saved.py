@@ -150,7 +150,8 @@ class Saved:
         if self._array is None:
             zarr = zarr_of()
             try:
-                self._array = zarr.open_array(str(self.path), mode="r")
+                # Only the format that J.save writes: codecs of the older one run what is in a file (pickle).
+                self._array = zarr.open_array(str(self.path), mode="r", zarr_format=3)
             except Exception as error:  # a damaged zarr.json makes Zarr raise errors of many types
                 raise ValueError(
                     f"{self.path}: expected zarr.json to describe an array, got a damaged or missing one "
@@ -167,7 +168,7 @@ class Saved:
         block = part.start // self._size
         zarr = zarr_of()
         with zarr.config.set({"array.write_empty_chunks": True}):  # also blocks equal to the fill value
-            zarr.open_array(str(self.path), mode="r+")[part] = values
+            zarr.open_array(str(self.path), mode="r+", zarr_format=3)[part] = values
         chunk = self.path.joinpath("c", str(block), *["0"] * (len(self.shape) - 1))
         if values.size:  # an empty block has no file
             sync_file(chunk)

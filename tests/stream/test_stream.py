@@ -1,6 +1,8 @@
 """Blocks of a view, and arrays on disk: values, resuming, damage, and messages."""
 
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -313,6 +315,29 @@ def test_a_damaged_description_is_written_again(tmp_path, text):
     J = jacobian(f)(X)
     assert_close(J.save(tmp_path / "J"), REFERENCE)
     assert J.stats.pullbacks == 0
+
+
+class Touching:
+    """What is no data: unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_nothing_that_lies_in_a_folder_is_unpickled(tmp_path):
+    folder, made = tmp_path / "J", tmp_path / "made"
+    jacobian(f)(X).save(folder, block=4)
+    (folder / "zarr.json").unlink()
+    (folder / "0.0").write_bytes(pickle.dumps(Touching(str(made))))
+    old = {"zarr_format": 2, "shape": REFERENCE.shape, "chunks": REFERENCE.shape, "dtype": "|O", "fill_value": 0}
+    codecs = {"order": "C", "filters": [{"id": "vlen-utf8"}], "compressor": {"id": "pickle"}}
+    (folder / ".zarray").write_text(json.dumps(old | codecs))
+    with pytest.raises(ValueError, match="expected zarr.json to describe an array"):
+        jacobia.open(folder)[0]
+    assert not made.exists()
 
 
 def test_paths(tmp_path, monkeypatch):
