@@ -75,7 +75,7 @@ def looks(quick: bool) -> list[Result]:
 
 
 def importing(quick: bool) -> list[Result]:
-    """`import jacobia` beyond `import jax` and `jax.numpy`, in new processes, in turn; compiled, as after an install."""
+    """`import jacobia` beyond `import jax` and `jax.numpy`, in new processes, with byte code, in turn."""
     cache = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
