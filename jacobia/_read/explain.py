@@ -65,7 +65,8 @@ class Explanation:
             fewer = counted(plan.instead, "passes")
             return f"all of it in one kernel call, without seeds ({plan.why}); instead of {fewer}"
         these, others = self.by if plan.way == "rows" else self.by[::-1]
-        instead = f"; instead of {counted(plan.instead, others)}" if plan.instead and others != these else ""
+        other = counted(plan.instead, others)
+        instead = f"; instead of {other}" if plan.instead and others != these and other not in plan.why else ""
         return f"{counted(plan.passes, these)} in one kernel call ({plan.why}){instead}"
 
     def _table(self) -> list[tuple[str, ...]]:

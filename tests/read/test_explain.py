@@ -64,6 +64,8 @@ def test_fields():
     assert "to do: 1 pushforward in one kernel call (because); instead of 5 pullbacks" in str(told)
     nothing = made(Outline("none", 0, 0, "it is known"))
     assert "to do: nothing; it is known" in str(nothing)
+    compared = made(Outline("columns", 1, 5, "1 pushforward costs less than 5 pullbacks"))
+    assert "in one kernel call (1 pushforward costs less than 5 pullbacks)\n" in str(compared)  # said once
     assert "without seeds (all at once); instead of 1 pass" in str(made(Outline("nonzeros", 0, 1, "all at once")))
     assert told == made(Outline("columns", 1, 5, "because"), _memory=lambda: 8)
 
