@@ -713,7 +713,7 @@ DENSE = {
 @pytest.mark.parametrize("read", DENSE.values(), ids=DENSE)
 def test_a_million_variables_are_not_made_dense(read):
     J = jacobian(jnp.sin, memory_limit=10**9)(np.ones(10**6, np.float32))
-    with pytest.raises(jacobia.MaterializationError, match=r"under memory_limit=1.0 GB, got .* GB.* J.mv and J.vm"):
+    with pytest.raises(jacobia.MaterializationError, match=r"under memory_limit=1.0 GB, got .* [GT]B.* J.mv and J.vm"):
         read(J)
     assert J.stats.kernel_calls == 0
 
