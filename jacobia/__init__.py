@@ -29,7 +29,7 @@ from jacobia._view.triplets import Triplets, triplets
 
 __version__ = "0.1.0"  # the only place of the version; pyproject.toml reads it
 
-__all__ = [
+__all__ = [  # without `open`: `from jacobia import *` would hide that of Python
     "BatchMixingError",
     "Coloring",
     "Hessian",
@@ -54,7 +54,6 @@ __all__ = [
     "jacobian",
     "laplacian",
     "materialize",
-    "open",
     "operator",
     "scipy",
     "sparsity_pattern",
