@@ -244,9 +244,9 @@ def _readable(coloring: Coloring) -> np.ndarray | None:
             sides[1] = ("column", *sides[1][1:])
         told = [_hidden(entry, *side) for side in sides if side[3] is not None]
         raise ValueError(
-            f"Coloring(colors=...): expected every entry alone in its color, got entry "
-            f"({pattern.rows[entry]}, {pattern.cols[entry]}) with {' and '.join(dict.fromkeys(told))}. "
-            "Give clashing lines different colors, or let jacobia.coloring(pattern) find some."
+            "Coloring(colors=...): expected every entry to be readable from one color, got entry "
+            f"({pattern.rows[entry]}, {pattern.cols[entry]}): {', and '.join(dict.fromkeys(told))}. "
+            "Give lines that clash different colors, or write jacobia.coloring(pattern)."
         )
     if by_row is None or by_column is None:
         return None
@@ -259,11 +259,11 @@ def _hidden(entry: int, name: str, ids: np.ndarray, across: np.ndarray, colors: 
     # Why an entry can't be read from the color of its row or column.
     color = colors[ids[entry]]
     if color < 0:
-        return f"{name} {ids[entry]} in no color"
+        return f"{name} {ids[entry]} has no color"
     others = ids[(across == across[entry]) & (colors[ids] == color)]
     first, second = sorted((int(ids[entry]), int(others[others != ids[entry]][0])))
     crossing = "row" if name == "column" else "column"
-    return f"{name}s {first} and {second} of color {color} both in {crossing} {across[entry]}"
+    return f"{name}s {first} and {second} of color {color} both have an entry in {crossing} {across[entry]}"
 
 
 def _checked(pattern: Pattern, partition: str, colors: Any) -> np.ndarray:
@@ -274,7 +274,7 @@ def _checked(pattern: Pattern, partition: str, colors: Any) -> np.ndarray:
         what = {"rows": "row", "both": "row, then every column,"}.get(partition, "column")
         raise ValueError(
             f"Coloring(colors=...): expected shape {(expected,)}, got {colors.shape}. "
-            f"It is one number for every {what} of a pattern of shape {pattern.shape}."
+            f"Give one number for every {what} of a pattern of shape {pattern.shape}."
         )
     if colors.dtype.kind not in "iu" and colors.size:
         raise TypeError(f"Coloring(colors=...): expected integers, got {colors.dtype}. Number the colors from 0.")
@@ -287,8 +287,9 @@ def _checked(pattern: Pattern, partition: str, colors: Any) -> np.ndarray:
         last, first = colors[:m].max(initial=-1), colors[m:][colors[m:] >= 0].min(initial=m + n)
         if first <= last:
             raise ValueError(
-                f"Coloring(colors=...): expected colors of columns to go on behind those of rows, got {first} for a "
-                f"column and {last} for a row. A row and a column share no seed: add {last + 1} to those of columns."
+                "Coloring(colors=...): expected the colors of columns to start after the last color of rows, got "
+                f"{first} for a column and {last} for a row. A row and a column share no seed: add {last + 1} to the "
+                "colors of columns."
             )
     colors = np.array(colors, np.int32)
     colors.setflags(write=False)

@@ -66,7 +66,7 @@ def to_scipy(data: jax.Array, pattern: Pattern, format: str) -> Any:
         )
     if data.ndim != 1:
         raise ValueError(
-            f"J.to_scipy(): expected one matrix, got {data.shape[:-1]} of them. "
+            f"J.to_scipy(): expected one matrix, got a batch of shape {data.shape[:-1]}. "
             "SciPy has no batches: take J.nonzeros() and build one for each sample."
         )
     narrow = data.dtype.itemsize < 4 and jnp.issubdtype(data.dtype, jnp.floating)

@@ -34,14 +34,15 @@ def read(path: str | os.PathLike, kind: str, version: int, names: tuple[str, ...
             with np.load(file, allow_pickle=False) as loaded:
                 arrays = {name: loaded[name] for name in loaded.files}
         except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{call}: expected a whole file, got a damaged one ({error}). {again}") from error
+            raise ValueError(f"{call}: expected a complete file, got a damaged one ({error}). {again}") from error
     found = str(arrays.get("format", "no format"))
     if found != f"jacobia.{kind}":
         raise ValueError(f"{call}: expected the format jacobia.{kind}, got {found}. {again}")
     number = arrays.get("version", np.array(""))
     if number.ndim or number.dtype.kind not in "iu" or not all(name in arrays for name in names):
         missing = sorted({"version", *names} - set(arrays))
-        raise ValueError(f"{call}: expected a whole file, got a damaged one (without {missing}). {again}")
+        what = f"lacks {', '.join(missing)}" if missing else "has no number as its version"
+        raise ValueError(f"{call}: expected a complete file, got a damaged one that {what}. {again}")
     if number > version:
         raise ValueError(
             f"{call}: expected version {version} or older, got version {number}. Read it with a newer jacobia."

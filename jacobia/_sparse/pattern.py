@@ -293,7 +293,7 @@ def _fill(pattern: Pattern, rows: Any, cols: Any, shape: tuple[int, int]) -> Pat
 def _check_count(nnz: int) -> None:
     if nnz > MOST:
         raise MaterializationError(
-            f"Pattern: expected at most {MOST} entries, which is how far they are numbered, got {nnz}. "
+            f"Pattern: expected at most {MOST} entries, the limit of 32-bit numbers, got {nnz}. "
             "Take the patterns of some rows at a time."
         )
 
@@ -307,7 +307,7 @@ def _fixed(ids: np.ndarray, dtype: Any = np.int32) -> np.ndarray:
 def _sorted(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     if rows.shape != cols.shape:
         raise ValueError(
-            f"Pattern.from_coo(rows=..., cols=...): expected as many rows as columns, got {rows.size} and {cols.size}. "
+            f"Pattern.from_coo(rows=..., cols=...): expected arrays of one length, got {rows.size} and {cols.size}. "
             "Each pair is one entry."
         )
     key = rows.astype(np.int64) * shape[1] + cols
@@ -322,7 +322,7 @@ def _sorted(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> tuple
 def _checked(call: str, name: str, ids: Any, size: int) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.ndim != 1:
-        raise ValueError(f"{call}({name}=...): expected one axis, got shape {ids.shape}. Ravel it.")
+        raise ValueError(f"{call}({name}=...): expected a 1-D array, got shape {ids.shape}. Flatten it with .ravel().")
     if ids.dtype.kind not in "iu" and ids.size:
         raise TypeError(
             f"{call}({name}=...): expected integers, got {ids.dtype}. Pattern.from_dense takes a matrix of booleans."

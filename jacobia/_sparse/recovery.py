@@ -80,8 +80,8 @@ def recover(compressed: Any, coloring: Coloring) -> jax.Array:
         return read_back([_checked("compressed", compressed, expected)], recovery(coloring))
     if not isinstance(compressed, (tuple, list)) or len(compressed) != 2:
         raise ValueError(
-            f"recover(compressed=...): expected a pair, compressed by rows and by columns, got "
-            f"{type(compressed).__name__}. The partition 'both' has seeds in both directions."
+            "recover(compressed=...): expected a pair of arrays, the first compressed by rows and the second by "
+            f"columns, got {type(compressed).__name__}. The partition 'both' has seeds in both directions."
         )
     by_rows = _checked("compressed[0]", compressed[0], (num_rows, n))
     by_columns = _checked("compressed[1]", compressed[1], (num_columns, m))

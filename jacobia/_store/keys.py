@@ -93,17 +93,17 @@ def shape_of(items: tuple, axes: Axes) -> tuple[int, ...]:
     try:
         return axes.probe[items].shape
     except IndexError as error:
-        hint = "A view is indexed as an array of its shape"
+        hint = "A view is indexed like a NumPy array of its shape"
         if any(isinstance(k, np.ndarray) and k.dtype.kind == "f" for k in items):
             hint = "Write key.astype(int) for numbers, or a mask, such as key > 0"
         raise IndexError(
-            f"J[{show(items)}]: expected a key for shape {axes.shape}, got one for which NumPy says: {error}. {hint}."
+            f"J[{show(items)}]: expected a key for shape {axes.shape}, got one that NumPy rejects: {error}. {hint}."
         ) from None
     except TypeError:
         ends = [e for k in items if isinstance(k, slice) for e in (k.start, k.stop, k.step)]
         if any(isinstance(e, Tracer) for e in ends):
             raise IndexError(
-                "J[a:b]: expected numbers in a slice, got traced ones, so that the result has no shape. Write "
+                "J[a:b]: expected numbers in a slice, got traced ones, with which the shape of the result is not known. Write "
                 "J[a + jax.numpy.arange(n)] for n rows from a on."
             ) from None
         raise
@@ -274,9 +274,10 @@ def _traced(items: list, axes: Axes) -> Pick:
     # Traced integers: numbers are looked up with jnp, which wraps negatives and clamps.
     for k in items:
         if isinstance(k, Tracer) and not np.issubdtype(k.dtype, np.integer):
-            mask = k.dtype == bool
-            hint = "Masks must be concrete: write jax.numpy.where for a traced one" if mask else "Write key.astype(int)"
-            raise IndexError(f"J[...]: expected a traced integer index, got {k.dtype}. {hint}.")
+            hint = "Write key.astype(int)"
+            if k.dtype == bool:
+                hint = "A mask can't be traced: build it outside of jit, or write jax.numpy.where"
+            raise IndexError(f"J[...]: expected integers in a traced index, got {k.dtype}. {hint}.")
     # With zeros in place of traced indices the key has the same form; scalars stay scalars.
     forms = [(np.zeros(k.shape, int) if k.ndim else 0) if isinstance(k, Tracer) else k for k in items]
     form = pick(tuple(forms), axes)
