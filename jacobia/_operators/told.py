@@ -25,12 +25,13 @@ def told(J: LiveBlock, name: str, way: str, shape: tuple[int, ...]) -> Explanati
     if name == "trace":
         base, note = explain(J, "diagonal"), "the sum of the diagonal"
     elif name in ("gram", "outer") and has_few_pairs(J, way):
-        base, note = explain(J, "nonzeros"), f"pairs of nonzeros of each of the {way}, added up"
+        base, note = explain(J, "nonzeros"), f"sums of products of two nonzeros in one {way[:-1]}"
     elif "norms" in name and is_sparse(J):
-        base, note = explain(J, "nonzeros"), "squares of nonzeros, added up"
+        base, note = explain(J, "nonzeros"), "sums of squares of nonzeros"
     elif fits(J):
-        base, note = explain(J, ...), "made of all of J at once"
+        base, note = explain(J, ...), "computed from all of J at once"
     else:
-        base, note = explain(J, ...), f"J does not fit: {at_once(J, way)} {way} at a time, added up and forgotten"
+        lines = f"{at_once(J, way)} {way} at a time"
+        base, note = explain(J, ...), f"J does not fit in memory: {lines} are computed, used and dropped"
     nbytes = math.prod(shape) * J._layout.block.dtype.itemsize
     return replace(base, shape=shape, nbytes=nbytes, notes=(f"{name}: {note}", *base.notes))

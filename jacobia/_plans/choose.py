@@ -89,7 +89,8 @@ def _nonzeros(origin: Linearized, request: Request) -> Iterator[Plan]:
             yield nonzeros_of_all(origin, request, pattern, "")
         elif not origin.lead and 0 < size <= min(_SMALL, _HARDLY_SPARSE * pattern.nnz):
             small = picked if origin.compiles else nonzeros_of_all
-            yield small(origin, request, pattern, "it is small and hardly sparse, so that lines compile sooner")
+            why = "the block is small and hardly sparse: a kernel for its lines compiles faster"
+            yield small(origin, request, pattern, why)
         yield from accumulated(origin, request)
 
 

@@ -96,8 +96,8 @@ def coloring_of(origin: Linearized, index: int) -> Colored:
     pattern, ways = pattern_of(origin, index), _ways(origin, index)
     if is_traced(pattern):
         raise TypeError(
-            f"{blue.name}(sparsity=...): expected a Coloring where it is traced, got a Pattern. Colors can't be found "
-            "for entries that are not known yet: pass jacobia.coloring(pattern) into jit instead."
+            f"{blue.name}(sparsity=...): expected a Coloring inside of jit, got a Pattern. A traced pattern can't be "
+            "colored: compute jacobia.coloring(pattern) outside, and pass the Coloring in."
         )
     if not any(ways):
         raise _refused(origin, index, "columns")
@@ -162,7 +162,7 @@ def by_colors(origin: Linearized, request: Request) -> Iterator[Plan]:
         return
     told = " and ".join(f"{counted(count, 'colors')} of {side}" for side, count in counts.items())
     holds = "holds" if given.num_colors == 1 else "hold"
-    why = f"{told} {holds} all {counted(given.pattern.nnz, 'entries')}" if counts else "there is nothing in it"
+    why = f"{told} {holds} all {counted(given.pattern.nnz, 'entries')}" if counts else "the result is empty"
     outline = Outline(" and ".join(counts) or "none", given.num_colors, 0, why)
     yield Colors(origin, request, outline, own, counts)
 
@@ -181,7 +181,7 @@ def _read_off(origin: Linearized, index: int, given: Coloring, full: Any) -> Ans
         rest = np.array(full)
         rest[..., pattern.rows, pattern.cols] = 0
         for *_, i, j in np.argwhere(rest != 0)[:1]:
-            raise ValueError(lacks_entry(origin, i, j, f"row {i} has it"))
+            raise ValueError(lacks_entry(origin, i, j, f"row {i} of J has this entry"))
     return entries(index, pattern, full)
 
 
@@ -299,11 +299,11 @@ def _refused(origin: Linearized, index: int, side: str) -> ValueError:
     blue, block, given = origin.blue, origin.blue.blocks[index], origin.blue.sparsity
     missing = origin.learn(block).missing
     other = "columns" if side == "rows" else "rows"
-    why = "one without" if blue.program.heads is None else "several outputs, whose Hessian takes one for each"
+    why = "one without" if blue.program.heads is None else "several outputs, whose Hessian needs one pass for each"
     if missing:
         why = f"one for which JAX says: {missing[0].says}"
     elif not getattr(block.ways, _way(blue, side)):
-        why = f"mode={blue.mode!r}" if blue.mode in ("fwd", "rev") else "dtypes for which they would round"
+        why = f"mode={blue.mode!r}" if blue.mode in ("fwd", "rev") else f"dtypes of f for which {_BY[side]} would round"
     way_out = "Give f a derivative rule: one by jax.custom_jvp has both directions."
     if getattr(_ways(origin, index), _way(blue, other)):
         way_out = f"jacobia.coloring(pattern, {other!r}) takes {_BY[other]} alone."

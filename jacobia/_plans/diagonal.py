@@ -53,17 +53,17 @@ def diagonal_shape(origin: Linearized, index: int, flat: bool) -> tuple[int, ...
     if blue.spaces.hessian:
         raise ValueError(
             f"H.diagonal(): expected a square block, got {_what(origin, block)}. "
-            "Take it of the blocks H[i][i], or set ravel=True."
+            "Write H[i][i].diagonal(), or set ravel=True."
         )
     raise ValueError(
         f"J.diagonal(): expected an output of the shape of the input, or a 2-D view, got {rows} and {columns}. "
-        "Write J.matrix.diagonal() for that of the flat matrix."
+        "Write J.matrix.diagonal() for the diagonal of the flat matrix."
     )
 
 
 def _what(origin: Linearized, block: Block) -> str:
     spaces = origin.blue.spaces
-    return f"{spaces.outputs.paths[block.outs[0]]} and then {spaces.inputs.paths[block.ins[0]]}"
+    return f"that of {spaces.outputs.paths[block.outs[0]]} and {spaces.inputs.paths[block.ins[0]]}"
 
 
 def _count(origin: Linearized, index: int) -> int:
@@ -76,10 +76,10 @@ def diagonals(origin: Linearized, request: Request) -> Iterator[Plan]:
     index, blue, block = request.block, origin.blue, origin.blue.blocks[request.block]
     store = store_of(origin, index) if origin.remembers else None
     if store is not None and alive(store.diagonal):
-        yield known(origin, request, "it is known")
+        yield known(origin, request, "the diagonal is known")
         return
     if blue.program.heads is not None:  # each entry of f has a diagonal of its own
-        why = "of several outputs, rows are computed for all of them together"
+        why = "f has several outputs: all of the Hessian is computed, and its diagonals are read off"
         yield of_all(origin, request, why, lambda full: _of_heads(origin, index, full))
         return
     n = _count(origin, index)
@@ -91,7 +91,7 @@ def diagonals(origin: Linearized, request: Request) -> Iterator[Plan]:
         cost = lambda: blue.relative_cost(block, missing.size, missing.size)  # noqa: E731
         choice = choose("all", missing.size, missing.size, possible(origin, block), cost)
         way = "rows" if blue.symmetric else choice.way
-        outline = Outline(way, missing.size, 0, "of each pass one entry is kept")
+        outline = Outline(way, missing.size, 0, "one entry of each pass is kept")
     else:
         outline, second = Outline("columns", missing.size, 0, "forward over forward: nothing is transposed"), True
     yield Diagonal(origin, request, outline, missing, second)

@@ -71,7 +71,7 @@ class Lines(PlanOfLines):
     def by_way(self, way: str) -> "Lines":
         """The plan for the same request by the other direction, for when this plan does not fit in memory."""
         other, passes, instead, _ = self.outline
-        return replace(self, outline=Outline(way, instead, passes, f"there is no room for {other}"), ways=(way,))
+        return replace(self, outline=Outline(way, instead, passes, f"{other} do not fit in memory"), ways=(way,))
 
     @cached_property
     def setting(self) -> "Setting":

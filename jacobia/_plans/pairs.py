@@ -48,7 +48,7 @@ def pairs(origin: Linearized, request: Request, missing: Request) -> "Iterator[P
     why = " and ".join(counted(p.outline.passes, p.outline.way) for p in parts)
     outline = Outline("none", 0, 0, "everything asked for is known")
     if parts:
-        why = f"{why} {'holds' if passes == 1 else 'hold'} all of it"
+        why = f"{why} {'covers' if passes == 1 else 'cover'} all requested entries"
         outline = Outline(" and ".join(p.outline.way for p in parts), passes, alone, why)
     yield Pairs(origin, request, outline, tuple(parts))
 

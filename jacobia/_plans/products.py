@@ -103,7 +103,7 @@ def products(
     elif has_products(origin, block, form.way):
         outline, by = Outline(form.way, form.number(block, origin.lead, vectors), 0, "one for each vector"), None
     else:
-        why = "f has no linear direction for it, so that the matrix is needed"
+        why = "f has no linear pass for this product, so the matrix is computed"
         outline, by = Outline("none", 0, 0, why), partial(_by_matrix_of, full)
     yield Product(origin, request, outline, form, vectors, by)
 
@@ -250,7 +250,7 @@ def _no_fit(name: str, shape: tuple[int, ...], form: Form, lead: tuple[int, ...]
     else:
         hint = "J.matrix @ v takes flat vectors"
     return ValueError(
-        f"J.{name}({v}=...): expected shape {lead + one}, or ({several}) for k of them, got {shape}. {hint}."
+        f"J.{name}({v}=...): expected shape {lead + one}, or ({several}) for k vectors, got {shape}. {hint}."
     )
 
 

@@ -84,7 +84,7 @@ def _by_way(origin: Linearized, request: Request, way: str, remembers: bool) -> 
     instead = most_of(own, "columns" if way == "rows" else "rows")
     outline = Outline(way, passes, instead, f"the {way} of these samples")
     if not passes:
-        outline = Outline("none", 0, 0, "it is known for these samples")
+        outline = Outline("none", 0, 0, "everything asked for is known for these samples")
     return Samples(origin, request, outline, target.block, way, lines, numbers, samples, part, remembers)
 
 

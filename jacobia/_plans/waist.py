@@ -46,7 +46,7 @@ def through_waist(origin: Linearized, index: int) -> WholeKernel | None:
     def shaped(product: jax.Array, more: Sequence) -> jax.Array:
         return product.reshape(block.row_shape + block.column_shape)
 
-    why = f"all goes through {counted(narrow.size, 'numbers')}: two thin matrices and their product"
+    why = f"all of f goes through {counted(narrow.size, 'numbers')}: a product of two thin matrices"
     return WholeKernel(origin, index, "waist", why, product, own, ("waist", block.outs, block.ins), shaped)
 
 

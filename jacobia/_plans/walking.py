@@ -86,10 +86,10 @@ class Memory:
         return self._refused(None, None, self._most())
 
     def _refused(self, extent: Extent | None, operation: str | None, limit: int) -> MaterializationError:
-        what, bound = "more than there is memory for", f"under memory_limit={readable(limit)}"
+        what, bound = "more than fits in memory", f"under memory_limit={readable(limit)}"
         if extent is not None:
             if extent.width * extent.size > MOST:
-                bound = f"of at most {MOST} entries, which is how far they are numbered"
+                bound = f"with at most {MOST} entries, the limit of 32-bit numbers"
             what = f"{extent.size} elements x {extent.width} entries each, {readable(extent.nbytes)}"
         return MaterializationError(
             f"nonzeros of a Jacobian of shape {(self.rows, self.columns)}: expected every intermediate with its "

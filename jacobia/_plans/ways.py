@@ -70,7 +70,7 @@ def choose(
         other, cost = ("rows", relative_cost()) if asked == "columns" else ("columns", relative_cost())
         cost = 1 / cost if cost and other == "columns" else cost
         if cost is None or cost <= _WORTH_ALL:
-            return Choice(other, f"{'a pullback' if other == 'rows' else 'a pushforward'} gives all of it")
+            return Choice(other, f"{'a pullback' if other == 'rows' else 'a pushforward'} gives all of the block")
     if asked in ("rows", "columns") and (missing_rows if asked == "rows" else missing_columns) <= _FEW:
         return Choice(asked, f"{asked} are asked for")
     weigh = _close(missing_rows, missing_columns) or (asked == "block" and missing_rows == missing_columns)
@@ -89,7 +89,7 @@ def choose(
         return Choice("rows", f"{by_rows} {'is' if missing_rows == 1 else 'are'} fewer than {by_columns}")
     if missing_columns < missing_rows:
         return Choice("columns", f"{by_columns} {'is' if missing_columns == 1 else 'are'} fewer than {by_rows}")
-    return Choice("columns", "as many of both, and they cost little")
+    return Choice("columns", "as many pullbacks as pushforwards, and both are cheap")
 
 
 def _close(rows: int, columns: int) -> bool:
@@ -194,7 +194,7 @@ def check_width(origin: Linearized, block: Block, request: Request, way: str) ->
         outs, ins = origin.blue.spaces.outputs, origin.blue.spaces.inputs
         x, y = ins.dtypes[block.ins[0]], outs.dtypes[block.outs[0]]
         raise TypeError(
-            f"J[...]: expected inputs as wide as the outputs for {rows} rows, got {x} and {y}. A pullback "
-            f"would round to {x}, and without it they take {passes} pushforwards. Convert the output of f to {x} for a "
-            f"Jacobian of that precision, or the inputs to {y}."
+            f"J[...]: expected inputs and outputs of the same dtype for {rows} rows, got {x} and {y}. A pullback "
+            f"would round to {x}, and without pullbacks these rows take {passes} pushforwards. Convert the output of f "
+            f"to {x} for a Jacobian of that precision, or the inputs to {y}."
         )

@@ -35,8 +35,8 @@ _WRITTEN = 4
 # `mode` → the function that looks for the way; and what the error says f needs, and what f is without it.
 _WAYS = {"waist": through_waist, "accumulate": accumulated}
 _NEEDS = {
-    "accumulate": ("an f whose linear program can be walked within memory", "one that cannot"),
-    "waist": ("an f whose linear program is narrower somewhere than at both its ends", "one that is nowhere"),
+    "accumulate": ("an f whose nonzeros can be found within the memory limit", "one whose nonzeros can't"),
+    "waist": ("an f of one dtype with a waist (a value smaller than its inputs and outputs)", "one without"),
 }
 
 _UNKNOWN: Any = object()
@@ -88,8 +88,8 @@ def whole(origin: Linearized, index: int) -> WholeKernel | None:
         if made is None and blue.mode in _WAYS:
             expected, got = against or _NEEDS[blue.mode]
             raise ValueError(
-                f"{blue.name}(mode={blue.mode!r}): expected {expected}, got {got}. Set mode='auto' to use whatever is "
-                "there."
+                f"{blue.name}(mode={blue.mode!r}): expected {expected}, got {got}. Set mode='auto' to choose a way "
+                "that f allows."
             )
     return blue.found.put("whole", index, made)
 
@@ -98,13 +98,13 @@ def _against(origin: Linearized, index: int) -> tuple[str, str] | None:
     # What every way in _WAYS needs and this call lacks: (expected, got), found without tracing. None: nothing.
     blue = origin.blue
     dtype, nbytes = blue.blocks[index].dtype, 2 * math.prod(blue.counts[index]) * blue.blocks[index].dtype.itemsize
-    limit = origin.limit(nbytes)
-    if not isinstance(blue.sparsity, str) or blue.sparsity != "auto":
-        return "sparsity='auto'", "another one"
+    limit, given = origin.limit(nbytes), blue.sparsity
+    if not isinstance(given, str) or given != "auto":
+        return "sparsity='auto'", repr(given) if isinstance(given, str) else f"a {type(given).__name__}"
     if blue.program.jaxpr is None:
         return "an f that is compiled", "jit=False"
     if origin.lead:
-        return "an f of one sample", f"samples {origin.lead}"
+        return "one matrix", f"samples of shape {origin.lead}"
     if blue.program.heads is not None:
         return "a Hessian of a scalar", "one of several outputs"
     if jnp.issubdtype(dtype, jnp.complexfloating):
@@ -112,7 +112,7 @@ def _against(origin: Linearized, index: int) -> tuple[str, str] | None:
     if not origin.directions(blue.blocks[index]).linear:
         return "an f with a linear pullback", "a custom_vjp whose pullback is not linear in its cotangent"
     if limit is not None and nbytes > limit:
-        return "a result that takes half of the memory at most", f"{readable(nbytes // 2)} of {readable(limit)}"
+        return f"a result of at most half of memory_limit={readable(limit)}", f"one of {readable(nbytes // 2)}"
     return None
 
 

@@ -140,7 +140,7 @@ class LiveBlock:
         what = self._asked(key)
         request = self._request(what)
         if 0 in what.choice.shape:
-            yield known(self._origin, request, "there is nothing in it")
+            yield known(self._origin, request, "the result is empty")
         else:
             yield from plans(self._origin, request)
 

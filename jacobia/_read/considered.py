@@ -47,7 +47,7 @@ def explain(view: LiveBlock, key: object) -> Explanation:
         shape = view._shape_of(key)
         nbytes, notes = math.prod(shape) * layout.block.dtype.itemsize, (*first.notes(), *_notes(origin, view))
         if refused:
-            notes = (*notes, f"memory: there is no room for it, so that reading raises: {refused}")
+            notes = (*notes, f"memory: no plan fits, and reading raises: {refused}")
         density = _density(origin, view._index)
         return Explanation(
             repr(view), shape, nbytes, density, first.outline, tuple(beside), by, notes, partial(memory, first)
@@ -74,11 +74,11 @@ def _by(origin: Linearized, view: LiveBlock, way: str) -> str:
 def _notes(origin: Linearized, view: LiveBlock) -> Iterator[str]:
     blue, known = origin.blue, origin.directions(view._layout.block)
     if known.pushforward == "transposed pullback":
-        yield "pushforwards: f has none (custom_vjp), its pullback is transposed"
+        yield "pushforwards: f has none (custom_vjp), so its pullback is transposed"
     if blue.primal is not None and blue.primal.forward:
-        yield "gradient: f has no pullback, so that it is made of pushforwards: forward over forward"
+        yield "gradient: f has no pullback, so the gradient is computed by pushforwards (forward over forward)"
     if not known.linear:
-        yield "pullback: not linear in its cotangent (custom_vjp), so that there are rows and nothing else"
+        yield "pullback: not linear in its cotangent (custom_vjp), so only rows can be computed"
     if blue.spread is not None:
         yield blue.spread.told()
     yield "f: compiled" if blue.jit else "f: run by Python at each read (jit=False), which is slow"

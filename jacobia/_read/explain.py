@@ -59,8 +59,10 @@ class Explanation:
         if plan.way == "rows and columns":
             cheaper = min(self.plans[1:], key=lambda p: p.passes, default=None)
             fewer = counted(plan.instead, "passes" if cheaper is None else cheaper.by)
-            calls = f"two kernel calls ({plan.why}); instead of {fewer}" if plan.instead else f"one ({plan.why})"
-            return f"{counted(plan.passes, 'passes')} in {calls}"
+            passes = counted(plan.passes, "passes")
+            if not plan.instead:
+                return f"{passes} in one kernel call ({plan.why})"
+            return f"{passes} in two kernel calls ({plan.why}); instead of {fewer}"
         if plan.way not in ("rows", "columns"):
             fewer = counted(plan.instead, "passes")
             return f"all of it in one kernel call, without seeds ({plan.why}); instead of {fewer}"

@@ -103,7 +103,7 @@ def shape_of(items: tuple, axes: Axes) -> tuple[int, ...]:
         ends = [e for k in items if isinstance(k, slice) for e in (k.start, k.stop, k.step)]
         if any(isinstance(e, Tracer) for e in ends):
             raise IndexError(
-                "J[a:b]: expected numbers in a slice, got traced ones, with which the shape of the result is not known. Write "
+                "J[a:b]: expected numbers in a slice, got traced ones, so that the result has no shape. Write "
                 "J[a + jax.numpy.arange(n)] for n rows from a on."
             ) from None
         raise

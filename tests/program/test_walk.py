@@ -565,7 +565,7 @@ def test_memory_that_runs_out_says_so(monkeypatch):
         raise MemoryError("Unable to allocate 37 GiB")
 
     monkeypatch.setattr("jacobia._program.columns.accumulate.Walked.__init__", walked)
-    with pytest.raises(MaterializationError, match="more than there is memory for"):
+    with pytest.raises(MaterializationError, match="more than fits in memory"):
         jacobian(lambda x: jnp.sin(x) * 1.2345)(jnp.ones(3)).nonzeros()  # a program that no other test has walked
 
 

@@ -128,8 +128,8 @@ def test_real_products_of_complex_vectors():
         (lambda J: jnp.ones(N) @ J, r"v @ J: expected v of length 5 along axis 0, got shape \(3,\)"),
         (lambda J: J.T @ np.ones(N, np.float32), r"J @ v: expected v of length 5 along axis 0, got shape \(3,\)"),
         (lambda J: J.mv(np.ones((N, K, 1), np.float32)), r"J.mv\(v=...\): expected shape \(3,\), or \(3, k\)"),
-        (lambda J: J.T.mv(np.ones(N, np.float32)), r"J.mv\(v=...\): expected shape \(5,\), or \(5, k\) for k of them"),
-        (lambda J: J.vm(np.ones(N, np.float32)), r"J.vm\(u=...\): expected shape \(5,\), or \(k, 5\) for k of them"),
+        (lambda J: J.T.mv(np.ones(N, np.float32)), r"J.mv\(v=...\): expected shape \(5,\), or \(5, k\) for k vectors"),
+        (lambda J: J.vm(np.ones(N, np.float32)), r"J.vm\(u=...\): expected shape \(5,\), or \(k, 5\) for k vectors"),
     ],
 )
 def test_factors_that_do_not_fit(call, says):
