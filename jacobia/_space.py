@@ -59,8 +59,8 @@ class Space:
         """
         if not self.is_numbered:
             raise MaterializationError(
-                f"rows or columns by their numbers: expected at most {MOST}, got {self.size}, of "
-                f"{', '.join(self.paths)}. Use J.mv and J.vm, or differentiate a part of it."
+                f"rows or columns: expected at most {MOST} elements, the limit of 32-bit numbers, got {self.size} in "
+                f"{', '.join(self.paths)}. Use J.mv and J.vm, or differentiate a part of them at a time."
             )
         if self.size == 1:  # the only seed is 1: as a constant, so that a compiler can simplify
             parts = zip(self.shapes, self.dtypes, self.sizes, strict=True)

@@ -89,14 +89,14 @@ def _estimate(name: str, op: Any, key: Any, method: str, methods: tuple[str, ...
         )
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
         raise ValueError(
-            f"{name}(samples=...): expected an int, 2 or more, got {samples!r}. One vector tells no standard error."
+            f"{name}(samples=...): expected an int, 2 or more, got {samples!r}. A standard error needs two vectors."
         )
     if not isinstance(key, jax.Array) or not _is_key(key):
         raise TypeError(f"{name}(key=...): expected a key, got {type(key).__name__}. Write jax.random.key(0).")
     origin = op._origin
     if origin.lead:
         raise ValueError(
-            f"{name}(op=...): expected one matrix, got samples, {origin.lead} of them. Write jax.vmap of a function "
+            f"{name}(op=...): expected one matrix, got samples of shape {origin.lead}. Write jax.vmap of a function "
             "that makes the view and estimates."
         )
     structure = _structure(name, op)
@@ -130,7 +130,9 @@ def _structure(name: str, op: Any) -> Any:
         if sum(sizes[0]) != sum(sizes[1]):
             raise ValueError(f"{name}(op=...): expected a square matrix, got shape {op.shape}.")
         if jax.tree.structure(told) != jax.tree.structure(given):
-            raise ValueError(f"{name}(op=...): expected outputs of the tree of the inputs, got another tree.")
+            raise ValueError(
+                f"{name}(op=...): expected outputs and inputs with the same tree structure, got different ones."
+            )
         return given
     block = op._layout.block
     if op.matrix.shape[0] != op.matrix.shape[1]:

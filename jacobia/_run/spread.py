@@ -149,8 +149,8 @@ class Spread(NamedTuple):
         if not any(spec) and shape[axis] > self.size:
             less = shape[axis] // self.size * self.size
             warnings.warn(
-                f"mesh=...: expected a result with an axis that {self.size} devices divide, got shape {shape}: it is "
-                f"whole on every device. Read {less} or {less + self.size} in place of {shape[axis]}.",
+                f"mesh=...: expected a result with an axis that {self.size} devices divide, got shape {shape}: every "
+                f"device holds all of the result. Read {less} or {less + self.size} in place of {shape[axis]}.",
                 stacklevel=2,
             )
         out = NamedSharding(self.mesh, spec)

@@ -54,8 +54,8 @@ def _of_one_point(cont: Callable, _: Callable, part: Carried, axis: Any) -> Carr
         return part
     if axis != 0 or not part.axes:
         raise ValueError(
-            f"jax.vmap(in_axes={axis!r}) over J: expected in_axes=0 and a view that jax.vmap made, with samples in "
-            f"front, got {'one without' if not part.axes else f'in_axes={axis!r}'}. Map over J[...]."
+            f"jax.vmap(in_axes={axis!r}) over J: expected in_axes=0 and a view made inside of jax.vmap, got "
+            f"{f'in_axes={axis!r}' if part.axes else 'a view made outside'}. Map over J[...]."
         )
     return Carried(part.array if part.axes[0] is None else cont(part.array, 0), part.axes[1:])
 

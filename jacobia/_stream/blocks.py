@@ -60,8 +60,8 @@ def check(J: LiveBlock, name: str, sparse: bool = False) -> None:
     if way is not None and not sparse and not has(J, way):
         lacks = "pullbacks" if way == "rows" else "pushforwards"
         raise ValueError(
-            f"J.{name}(): expected an f with {lacks}, since blocks are {way}, got mode={J._origin.blue.mode!r} and an "
-            f"f that has none then. Leave mode out, or write J.T.{name}() for blocks of the other axis."
+            f"J.{name}(): expected an f with {lacks}, since blocks are {way}, got an f without {lacks} under "
+            f"mode={J._origin.blue.mode!r}. Leave mode out, or write J.T.{name}() for blocks of the other axis."
         )
 
 

@@ -40,8 +40,8 @@ def share_of(J: LiveBlock) -> Share:
     own = jax.process_index()
     if own not in processes:
         raise ValueError(
-            f"J.blocks(): expected a process with devices in the mesh, one of {processes}, got process {own}. Call it "
-            "in those alone."
+            f"J.blocks(): expected a process with devices in the mesh, one of {processes}, got process {own}. Call "
+            "J.blocks in these processes only."
         )
     return Share(processes.index(own), len(processes))
 
@@ -58,7 +58,7 @@ def at_home(J: LiveBlock, share: Share) -> Linearized:
     if J._layout.lead:
         raise ValueError(
             "J.blocks(): expected a view without samples where a mesh spans several processes, got shape "
-            f"{J._layout.shape}. Read J[...], whose parts are its addressable_shards."
+            f"{J._layout.shape}. Read J[...]: its addressable_shards are the parts of this process."
         )
     own = [d for d in spread.mesh.devices.flat if d.process_index == jax.process_index()]
     mesh = Mesh(np.array(own), (spread.axis,))

@@ -68,8 +68,8 @@ def save(
         if (folder / ("zarr.json" if sparse else "indptr")).exists():
             kind, other = ("a sparse", "a dense") if sparse else ("a dense", "a sparse")
             raise ValueError(
-                f"J.save(path={str(folder)!r}): expected the Jacobian that is there already, to go on, got {kind} one "
-                f"in place of {other} one. Choose another path, or remove the folder."
+                f"J.save(path={str(folder)!r}): expected the Jacobian that was saved at this path, to continue it, got "
+                f"{kind} one in place of {other} one. Choose another path, or remove the folder."
             )
         if sparse:
             _save_nonzeros(J, folder, header, share, block, progress)
@@ -270,12 +270,13 @@ def _check_same(found: Journal, header: dict[str, Any]) -> None:
                 others = [k for k in header[name] if header[name][k] != found.header[name].get(k)]
                 was, now = ({k: view.get(k) for k in others} for view in (found.header[name], header[name]))
             values = "" if name in ("program", "point") else f": {was} there, {now} here"
-            version = "" if wrote == header["jax"] else f" (JAX {wrote} wrote what is there)"
+            version = "" if wrote == header["jax"] else f" (saved by JAX {wrote})"
             if str(now).startswith("unknown"):
-                version = " (what calls Python functions can't be told from others, so that a save of it can't go on)"
+                version = " (programs that call Python functions can't be compared, so their saves can't be continued)"
             raise ValueError(
-                f"J.save(path={str(found.path.parent)!r}): expected the Jacobian that is there already, to go on, got "
-                f"another {told.get(name, name)}{values}{version}. Choose another path, or remove the folder."
+                f"J.save(path={str(found.path.parent)!r}): expected the Jacobian that was saved at this path, to "
+                f"continue it, got another {told.get(name, name)}{values}{version}. Choose another path, or remove the "
+                "folder."
             )
 
 

@@ -136,7 +136,9 @@ class Saved:
         part = self.slice_of(block)
         where = f"{self.path}: block {block}, [{part.start}:{part.stop}] of the first axis"
         if block not in self._journal.finished:
-            raise ValueError(f"{where}: expected a finished block, got one that is missing. J.save(path) goes on.")
+            raise ValueError(
+                f"{where}: expected a finished block, got one that is missing. J.save(path) computes the rest."
+            )
         found = self.read(block)
         if found is None or checksum(found) != self._journal.finished[block]:
             raise ValueError(

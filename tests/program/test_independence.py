@@ -360,8 +360,9 @@ def test_what_is_moved_is_told_from_what_is_mixed():
 
 
 def test_an_output_with_samples_along_another_axis():
-    assert said(lambda x: x.T, (B, B)) == "an output with samples along axis 1, not along axis 0"
-    assert "more than samples along axis 0" in said(lambda x: jnp.concatenate([x, x]))
+    assert said(lambda x: x.T, (B, B)) == "an output whose samples lie along axis 1 in place of axis 0"
+    for twice in (lambda x: jnp.concatenate([x, x]), lambda x: jnp.stack([x, x], axis=1).reshape(2 * B, N)):
+        assert said(twice) == "an output with 2 entries of each sample along axis 0"
 
 
 # What is known, and what it costs

@@ -160,7 +160,7 @@ class _Maker:
         if state == wanted:
             return lambda sample, value: value
         if state is not None or wanted is None or aval.shape[wanted.axis] != wanted.one * self.size:
-            raise Lost("a value whose samples lie elsewhere", None if state is None else state.axis)
+            raise Lost("a value whose samples lie along another axis", None if state is None else state.axis)
         a, shape = wanted.axis, aval.shape
         apart = (*shape[:a], wanted.outer, self.size, wanted.inner, *shape[a + 1 :])
         one = (*shape[:a], wanted.one, *shape[a + 1 :])

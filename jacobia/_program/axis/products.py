@@ -27,10 +27,10 @@ def dot_general(eqn: Any, states: Sequence, size: int) -> Followed:
         out = along.at(list(batch[k]).index(along.axis))
         operands[1 - k] = along.at(int(batch[1 - k][out.axis]))
         if other not in (None, operands[1 - k]):
-            raise Lost("dot_general of every sample with every other", along.axis)
+            raise Lost("dot_general that multiplies each sample with all others", along.axis)
         return Followed([out], operands, eqn.params)
     if other is not None:
-        raise Lost("dot_general of every sample with every other", along.axis)
+        raise Lost("dot_general that multiplies each sample with all others", along.axis)
     return Followed([along.at(len(batch[0]) + k * len(free[0]) + free[k].index(along.axis))], operands, eqn.params)
 
 

@@ -116,8 +116,11 @@ def _largest(jaxpr: Any) -> int:
 
 
 def _placed(state: Along, want: Along, output: int) -> Mixing:
-    others = f"samples along axis {state.axis}, not" if state.axis != want.axis else "more than samples"
-    return Mixing(f"an output with {others} along axis {want.axis}", state.axis, output, "placed", 1, 0)
+    if state.axis != want.axis:
+        what = f"an output whose samples lie along axis {state.axis} in place of axis {want.axis}"
+    else:
+        what = f"an output with {state.one} entries of each sample along axis {want.axis}"
+    return Mixing(what, state.axis, output, "placed", 1, 0)
 
 
 def _unseen(followed: Sequence, wanted: Sequence, error: Exception) -> Mixing:
