@@ -216,7 +216,7 @@ def test_gradients_of_the_values_of_such_a_loop(x64):
 
 def test_a_loop_with_an_operation_that_has_no_batching_rule(x64):
     x = given(N)
-    with pytest.warns(UserWarning, match="reverse_without_batching: no rule"):
+    with pytest.warns(UserWarning, match="reverse_without_batching: jacobia has no sparsity rule"):
         actual = filled(scanned(lambda c: 0.9 * jnp.sin(reverse_p.bind(c)), 21), x)
     expected = jax.jacfwd(scanned(lambda c: 0.9 * jnp.sin(c[::-1]), 21))(x)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)

@@ -274,9 +274,29 @@ def test_an_operation_that_plain_ones_implement_is_read_through():
     pytest.param(lambda x: jax.pure_callback(lambda x: np.flip(x, -1), x, x), id="a callback"),
 ])  # fmt: skip
 def test_an_implementation_that_does_not_tell_what_it_does(impl):
-    with pytest.warns(Warning, match="no rule says"):
+    with pytest.warns(Warning, match="no sparsity rule"):
         pattern = filled(sparsity_pattern(with_unknown(reversal(impl)), np.ones(5)))
     np.testing.assert_array_equal(pattern, UNKNOWN)
+
+
+def sorted_and_back(x, t):
+    """The gather takes tangents as indices, which only sorting back undoes."""
+    order = jnp.argsort(t, stable=True)
+    pick = lambda a, i: a.at[i].get(mode="promise_in_bounds", wrap_negative_indices=False)  # noqa: E731
+    return 2 * x * pick(pick(t, order), jnp.argsort(order))
+
+
+@pytest.mark.parametrize(
+    "rule, operation",
+    [(sorted_and_back, "gather"), (lambda x, t: jnp.where(t == 0, t, 2 * x * t), "eq")],
+    ids=["a tangent as an index", "a test of a tangent"],
+)
+def test_an_operation_that_is_not_linear_in_its_tangents_is_named(rule, operation):
+    f = jax.custom_jvp(lambda x: x**2)
+    f.defjvp(lambda x, t: (f(*x), rule(*x, *t)))
+    with pytest.warns(UserWarning, match=f"^{operation}: this operation is not linear in its tangents, so every out"):
+        pattern = sparsity_pattern(f, np.ones(4))
+    assert pattern.nnz == 16
 
 
 def test_a_pullback_by_an_operation_of_another_library_is_linear_where_it_shows():

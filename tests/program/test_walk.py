@@ -330,7 +330,7 @@ def test_what_is_linear_in_no_step_is_linear_still():
         (x,), (t,) = primals, tangents
         return f(x), jnp.cos(x) * t * ((1 + t**2) / (1 + t**2))
 
-    actual = filled(lambda x: f(x)[::-1] * 2, np.arange(3.0), 3, "no rule")
+    actual = filled(lambda x: f(x)[::-1] * 2, np.arange(3.0), 3, "not linear in its tangents")
     np.testing.assert_allclose(actual, 2 * np.diag(np.cos(np.arange(3.0)))[::-1], atol=1e-12)
 
 

@@ -76,6 +76,11 @@ class Value:
         return Value(name, self.shape, self.known, self._choice, self._mask)
 
 
+# What is assumed of an operation without a rule, and because of one that is not linear in its tangents.
+_NO_RULE = "jacobia has no sparsity rule for this operation, so every result is assumed to depend on every operand"
+_NOT_LINEAR = "this operation is not linear in its tangents, so every output is assumed to depend on every input"
+
+
 class Walk:
     """The interpreter of linear programs on structured intermediates."""
 
@@ -85,10 +90,10 @@ class Walk:
 
     def __init__(self, tape: Tape, n: int):
         self.tape, self.n = tape, n
-        self.dense: dict[str, None] = {}  # operations taken to depend on everything, in order
+        self.dense: dict[str, str] = {}  # operations that make the pattern dense, in order → what is assumed
 
-    def warn(self, name: str) -> None:
-        self.dense[name] = None
+    def warn(self, name: str, assumed: str = _NO_RULE) -> None:
+        self.dense.setdefault(name, assumed)
 
     def inside(self, tape: Tape, n: int | None = None) -> "Walk":
         """The same on another tape, with another number of inputs: for the body of a loop."""
@@ -106,19 +111,19 @@ class Walk:
 
     def name(self, value: Any) -> Any:
         if is_tangent(value):
-            raise NotLinear("a tangent where there is to be none")
+            raise NotLinear()
         return value.name
 
     def known(self, value: Any) -> np.ndarray | None:
         """The value, if it does not depend on the point."""
         if is_tangent(value):
-            raise NotLinear("a tangent where there is to be none")
+            raise NotLinear()
         return value.known.always() if isinstance(value.known, Lazy) else None
 
     def nonzero(self, value: Any) -> np.ndarray | None:
         """Where the value can be nonzero; None: everywhere."""
         if is_tangent(value):
-            raise NotLinear("a tangent where there is to be none")
+            raise NotLinear()
         if isinstance(value.known, Lazy):
             return value.known.always(lambda v: np.asarray(v != 0))
         return None if value.mask is None else value.mask.made()
@@ -126,7 +131,7 @@ class Walk:
     def chosen(self, value: Any) -> Any:
         """The value if it does not depend on the point; else the `Few` values it may have, or None."""
         if is_tangent(value):
-            raise NotLinear("a tangent where there is to be none")
+            raise NotLinear()
         if isinstance(value.known, Lazy):
             return value.known.always()
         made = None if value.choice is None else value.choice.made()
@@ -135,7 +140,7 @@ class Walk:
     def columns(self, value: Any) -> list:
         """An index array split along its last axis: each column is known, or `Few` values it may have, or None."""
         if is_tangent(value):
-            raise NotLinear("a tangent where there is to be none")
+            raise NotLinear()
         return known_columns(value.known or value.choice, value.shape[-1])
 
     def run(self, jaxpr: Any, consts: Sequence, args: Sequence) -> list:
@@ -167,7 +172,7 @@ class Walk:
         rule = LOOPS.get(name) or rule or unknown
         try:
             return [_settled(v, self.n) for v in rule(self, eqn, ins)]
-        except TooWide as error:
+        except (NotLinear, TooWide) as error:
             error.operation = error.operation or name
             raise
 
@@ -245,22 +250,21 @@ class Walked:
             with waiting("reading the program"):
                 outs = walk.run(jaxpr, [walk.wrapped(c) for c in consts], [*given, *tangents])
         except NotLinear as error:  # the program is linear as a whole
-            walk.warn(str(error))
+            walk.warn(error.operation or "the program", _NOT_LINEAR)
             outs = self._dense(jaxpr, consts)
         self._outs = [
             o if is_tangent(o) else nothing(v.aval.shape, v.aval.dtype)
             for o, v in zip(outs, jaxpr.outvars, strict=True)
         ]
         self.outs = [o.size for o in self._outs]
-        self._untold = list(walk.dense)
+        self._untold = list(walk.dense.items())
 
     def tell(self) -> None:
         """Warn, once, where the pattern may have more entries than needed."""
         while self._untold:
+            name, assumed = self._untold.pop(0)
             warnings.warn(
-                f"{self._untold.pop(0)}: no rule says which of its results depend on which operands, so all of them "
-                "are taken to depend on all. The pattern may have more entries than needed; no value is wrong.",
-                stacklevel=3,
+                f"{name}: {assumed}. The pattern may have more entries than needed; the values are right.", stacklevel=3
             )
 
     def _dense(self, jaxpr: Any, consts: Sequence) -> list:

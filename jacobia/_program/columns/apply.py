@@ -22,7 +22,14 @@ from jacobia._program.columns.tape import Last, Planes, slots_first, slots_last
 
 
 class NotLinear(Exception):
-    """An operation is not linear in its tangents. A solver may use such operations and be linear as a whole."""
+    """An operation is not linear in its tangents. A solver may use such operations and be linear as a whole.
+
+    `operation` is its name; None until the walk fills it in, where a tangent stands in a place that takes none.
+    """
+
+    def __init__(self, operation: str | None = None):
+        super().__init__(operation)
+        self.operation = operation
 
 
 def is_tangent(value: Any) -> bool:
