@@ -12,7 +12,7 @@ from jacobia._plans.plan import Outline, PlanOfLines
 from jacobia._plans.request import Answer, Request
 from jacobia._run.devices import placed
 from jacobia._run.kernels import Taken
-from jacobia._run.limits import check_result
+from jacobia._run.limits import READ_LESS, check_result
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import aligned, alive
@@ -71,7 +71,7 @@ class Recall(PlanOfLines):
 
     def check(self) -> None:
         # Where the dense lines do not fit, the plans that compute them are tried next.
-        check_result("J[...] out of nonzeros", self._nbytes, self.origin.limit(self._nbytes), "")
+        check_result("J[...] out of nonzeros", self._nbytes, self.origin.limit(self._nbytes), READ_LESS)
 
 
 def _dense_rows(pattern: Pattern, data: np.ndarray, rows: np.ndarray, last: bool = False) -> np.ndarray:

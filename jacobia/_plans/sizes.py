@@ -70,7 +70,7 @@ def sized(
         f"{blue.name}: {counted(seeds, way)} of a Jacobian",
         -(-seeds // blue.devices) * line,
         limit,
-        "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
+        _limits.READ_LESS,
     )
     if limit is not None and each * line > limit:
         width = seeds  # with padding the result would not fit: a kernel for exactly these seeds

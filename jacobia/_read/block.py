@@ -295,7 +295,7 @@ class LiveBlock:
             f"J[...] of shape {shape}",
             nbytes,
             self._origin.limit(nbytes),
-            "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit.",
+            _limits.READ_LESS,
         )
 
     def _shrink(self) -> None:

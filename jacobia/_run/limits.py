@@ -86,6 +86,10 @@ def byte_limit(memory_limit: int | None, need: int, device: Callable[[], Any]) -
     return None if need < _SMALL else int(_SHARE * free_bytes(device()))
 
 
+# What to do where a read does not fit.
+READ_LESS = "Read fewer rows or columns at a time, use J.mv and J.vm, or raise memory_limit."
+
+
 def check_result(what: str, result: int, limit: int | None, way_out: str) -> None:
     if limit is not None and result > limit:
         raise MaterializationError(

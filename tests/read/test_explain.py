@@ -1,6 +1,7 @@
 """What a read would do, told before it is done; and its kernel compiled ahead of it."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -110,6 +111,15 @@ def test_what_there_is_no_room_for_at_all_is_told():
     with pytest.raises(MaterializationError):
         J[...]
     assert "memory:" not in str(J.explain(1))
+
+
+def test_what_to_do_is_told_where_known_nonzeros_do_not_fit_as_a_matrix():
+    J = jacobian(jnp.sin, memory_limit=2000)(np.ones(50, np.float32))
+    J.nonzeros()
+    with pytest.raises(MaterializationError) as caught:
+        J[...]
+    assert re.fullmatch(r"J\[...\] .*: expected .*, got one of 10.* KB. Read fewer .* memory_limit.", str(caught.value))
+    assert str(J.explain()).count("J[...] out of nonzeros") == str(J.explain()).count("Read fewer rows") == 1
 
 
 def test_explaining_computes_nothing():
