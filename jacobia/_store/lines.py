@@ -313,6 +313,12 @@ class Store:
             return [self.full]
         return [p.array for lines in (self.rows, self.columns) for p in lines.pieces.values()]
 
+    def everything(self) -> list:
+        """All arrays of which reads are taken: those of `arrays`, and the others, without deleted ones."""
+        held = [*self.arrays(), self.diagonal, self.nonzeros, None if self.mirror is None else self.mirror.full]
+        held += [p.array for patches in self.patches.values() for p in patches.pieces.values()]
+        return [a for a in held if alive(a)]
+
     def shrink(self, limit: int) -> None:
         """Forget rows, columns and patches until they fit a limit in bytes; what was used last stays."""
         for patches in self.patches.values():

@@ -140,7 +140,7 @@ class Jacobian(Reductions):
         `J = jacobian(f)(x)` there is nothing to wait for.
         """
         store = self._origin.stores.get(self._index)
-        jax.block_until_ready([] if store is None else [a for a in store.arrays() if not a.is_deleted()])
+        jax.block_until_ready([] if store is None else store.everything())
         return self
 
     # Displays: never compute

@@ -408,6 +408,25 @@ def test_waiting_computes_nothing_and_survives_what_was_deleted(J):
     assert jax.block_until_ready(J) is J
 
 
+@pytest.mark.parametrize(
+    "read, options",
+    [
+        (lambda J: J[1], {}),
+        (lambda J: J[...], {}),
+        (lambda J: J.nonzeros()[0], {}),
+        (lambda J: J.diagonal(), {}),
+        (lambda J: J[2, 1], {"batch_axis": 0}),
+    ],
+    ids=["row", "all", "nonzeros", "diagonal", "sample"],
+)
+def test_waiting_is_for_all_that_is_remembered(monkeypatch, read, options):
+    J = jacobian(jnp.sin, **options)(np.ones((16, 3) if options else 6, np.float32))
+    found, waited = read(J), []
+    monkeypatch.setattr(jax, "block_until_ready", waited.extend)
+    J.block_until_ready()
+    assert sum(a.nbytes for a in waited) == J.stats.nbytes >= found.nbytes > 0
+
+
 def test_numbers_are_formatted_as_those_of_arrays():
     assert f"{jacobian(jnp.sin)(0.5):.3f}" == "0.878"
     assert "nothing known" in f"{jacobian(jnp.sin)(X)}"
