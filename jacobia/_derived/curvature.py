@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import tree_flatten, tree_unflatten
+import numpy as np
+from jax.tree_util import tree_flatten, tree_leaves, tree_unflatten
 
 from jacobia._call.options import checked_function
 from jacobia._call.state import Stand, Wrapping, carries_state
@@ -23,8 +24,9 @@ def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options
     """The generalized Gauss-Newton matrix `Jᵀ H J` of `loss(f(x))`: J the Jacobian of `f`, H the Hessian of `loss`.
 
     Args:
-      loss: maps the output of `f` to one number. With `has_aux`, `f` returns `(y, aux)` and the loss is `loss(y, aux)`,
-        so that targets may be arguments of `f`: `ggn(loss, lambda w, x, t: (net(w, x), t), has_aux=True)(w, x, t)`.
+      loss: maps the output of `f` to one number; with `batch_axis`, to one number for each sample. With `has_aux`,
+        `f` returns `(y, aux)` and the loss is `loss(y, aux)`, so that targets may be arguments of `f`:
+        `ggn(loss, lambda w, x, t: (net(w, x), t), has_aux=True)(w, x, t)`.
       f: the model, any pure JAX function with a pushforward (`jax.jvp`).
       argnums: which positional arguments of `f` to differentiate.
       **options: those of `hessian`.
@@ -35,7 +37,7 @@ def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options
       the Hessian of `loss(f(x))` where `f` is linear, and positive semidefinite where `loss` is convex.
 
     Raises:
-      TypeError: `loss` or `f` is not callable; and what `hessian` raises.
+      TypeError: `loss` or `f` is not callable; ValueError: the loss is not one number; and what `hessian` raises.
 
     References:
       Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 14
@@ -48,7 +50,8 @@ def ggn(loss: Callable, f: Callable, argnums: int | Sequence[int] = 0, **options
       >>> G[...].tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    return hessian(_Linearized("ggn", loss, f, argnums, options.pop("has_aux", False)), argnums, **options)
+    has_aux, one = options.pop("has_aux", False), options.get("batch_axis") is None
+    return hessian(_Linearized("ggn", loss, f, argnums, has_aux, one), argnums, **options)
 
 
 @told(hessian)
@@ -83,7 +86,7 @@ def empirical_fisher(loss: Callable, f: Callable, argnums: int | Sequence[int] =
       [[0.5, 0.0], [0.0, 2.0]]
     """
     has_aux = options.pop("has_aux", False)
-    made = _Linearized("empirical_fisher", _half_mean_square, _Losses(loss, f, has_aux), argnums, False)
+    made = _Linearized("empirical_fisher", _half_mean_square, _Losses(loss, f, has_aux), argnums)
     return hessian(made, argnums, **options)
 
 
@@ -110,12 +113,14 @@ class _Losses(Wrapping):
 
 
 class _Linearized(Stand):
-    # The loss of the linearized model `f(c) + J (x - c)` at c = x, where c is a constant.
-    def __init__(self, name: str, loss: Callable, f: Callable, argnums: Any, has_aux: bool):
+    # The loss of the linearized model `f(c) + J (x - c)` at c = x, where c is a constant. `one`: check that the loss is
+    # one number; that of one for each sample is checked by `hessian`.
+    def __init__(self, name: str, loss: Callable, f: Callable, argnums: Any, has_aux: bool = False, one: bool = False):
         _check(name, loss, f)
         self.__wrapped__ = f
         self.written = f"{name}(loss, f)"
-        self._name, self._loss, self._f, self._argnums, self._has_aux = name, loss, f, argnums, has_aux
+        self._name, self._loss, self._f, self._argnums = name, loss, f, argnums
+        self._has_aux, self._one = has_aux, one
         self.carries_state = carries_state(loss) or carries_state(f)
 
     @property
@@ -141,7 +146,14 @@ class _Linearized(Stand):
         steps = tuple(leaves[k] - c for k, c in zip(moving, at, strict=True))
         y, pushed, aux = jax.jvp(model, tuple(at), steps, has_aux=True)
         linear = jax.tree.map(lambda a, d: a if d.dtype == jax.dtypes.float0 else a + d, y, pushed)
-        return self._loss(linear, aux) if self._has_aux else self._loss(linear)
+        out = self._loss(linear, aux) if self._has_aux else self._loss(linear)
+        shapes = [np.shape(a) for a in tree_leaves(out)]
+        if self._one and shapes != [()]:
+            raise ValueError(
+                f"{self._name}(loss=...): expected one number, got shape {', '.join(map(str, shapes))}. "
+                "Sum the losses, or take their mean."
+            )
+        return out
 
 
 def _check(name: str, loss: Any, f: Any) -> None:

@@ -18,6 +18,10 @@ def model(w, inputs=INPUTS):
     return jnp.tanh(inputs @ w) @ w.T[:, :2]
 
 
+def model_of_each(inputs):
+    return jnp.tanh(inputs @ W)
+
+
 def cross_entropy(y):
     return -jnp.sum(jax.nn.log_softmax(y)[jnp.arange(len(y)), TARGETS])
 
@@ -95,3 +99,16 @@ def test_errors():
         empirical_fisher(1.0, model)
     with pytest.raises(ValueError, match=r"empirical_fisher\(loss=...\): expected one number for each sample.*\(\)"):
         empirical_fisher(cross_entropy, model)(W)
+    with pytest.raises(ValueError, match=r"ggn\(loss=...\): expected one number, got shape \(7,\). Sum the losses"):
+        ggn(lambda y: jnp.sum(y**2, 1), model)(W)
+    with pytest.raises(ValueError, match=r"ggn\(loss=...\): expected one number, got shape \(\), \(2,\)"):
+        jax.jit(lambda w: ggn(lambda y, t: (jnp.sum(y), y[0]), lambda w: (model(w), 0), has_aux=True)(w)[0])(W)
+    with pytest.raises(ValueError, match="expected one number for each of 7 samples"):
+        ggn(lambda y: y, model_of_each, batch_axis=0)(INPUTS)
+
+
+def test_one_loss_for_each_sample():
+    G = ggn(lambda y: jnp.sum(y**2, 1) / 2, model_of_each, batch_axis=0)(INPUTS)
+    J = jax.vmap(jax.jacobian(lambda x: model_of_each(x[None])[0]))(INPUTS)
+    assert G.shape == (7, 3, 3)
+    close(G[...], jnp.einsum("bki,bkj->bij", J, J))
