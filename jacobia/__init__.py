@@ -18,7 +18,7 @@ from jacobia._sparse.coloring import Coloring
 from jacobia._sparse.partition import coloring
 from jacobia._sparse.pattern import Pattern
 from jacobia._stream.saved import Saved, SavedCSR
-from jacobia._stream.saved import open_saved as open
+from jacobia._stream.saved import open_saved as _open_saved
 from jacobia._transform import hessian, jacobian
 from jacobia._view import pytree as _pytree  # noqa: F401  # registers views
 from jacobia._view.hessian import Hessian
@@ -26,6 +26,8 @@ from jacobia._view.jacobian import Jacobian
 from jacobia._view.operator import Operator, operator
 from jacobia._view.tree import materialize
 from jacobia._view.triplets import Triplets, triplets
+
+open = _open_saved
 
 __version__ = "0.1.0"  # the only place of the version; pyproject.toml reads it
 
