@@ -1,4 +1,4 @@
-"""`jacobian(f)`: from a call to views, by a program that is traced once for each abstract input.
+"""The transforms `jacobian` and `hessian`: from a call to views. `f` is traced once for each abstract input.
 
 Knows calls and views. Knows nothing of how lines are computed.
 """
@@ -26,7 +26,7 @@ from jacobia._view.hessian import Hessian
 from jacobia._view.jacobian import Jacobian, view
 from jacobia._view.tree import materialize, tree_of
 
-# Options of functions that are made of these two.
+# The options of functions that are built on `jacobian`, such as `divergence`, with their defaults.
 _SHARED = {
     "has_aux": False,
     "static_argnums": (),
@@ -60,69 +60,84 @@ def jacobian(
     memory_limit: int | None = None,
     mesh: Any = None,
 ) -> Callable:
-    """The Jacobian of `f`, as a function that returns lazy views.
+    """Make a function that computes the Jacobian of `f` lazily.
 
-    `jacobian(f)(x)` computes no derivative. Indexing the view computes the rows (by pullbacks) or columns (by
-    pushforwards) asked for, in one call of one compiled kernel, and remembers them.
+    `jacobian(f)(x)` returns a view and computes no derivative. Indexing the view computes the requested rows (one
+    pullback each) or columns (one pushforward each) in one call of one compiled kernel, and remembers them.
 
     Args:
-      f: any pure JAX function. Positional and keyword arguments are passed on; the latter are not
-        differentiated. A function is traced once for each abstract input, as by `jax.jit`: globals and what it closes
-        over are not looked at again. Bound methods and other callable objects carry state that may change, and are
-        traced at every call; those that hold nothing that can change (frozen dataclasses, modules of Equinox, partial
-        functions of arrays) once. Nothing is compiled again where the program is the same.
-      argnums: which positional arguments to differentiate. An int drops the tuple level of the result, `(0,)`
-        keeps it, negative numbers count from the end.
-      has_aux: `f` returns `(y, aux)`; the transform then returns `(J, aux)`.
-      holomorphic: inputs and outputs are complex and `f` is holomorphic. Without it both are real, with two exceptions:
-        a complex input with real outputs has rows, as `jax.jacrev` gives them (columns, `mv` and nonzeros raise
-        `TypeError`), and with `mode="fwd"` complex outputs with real inputs have columns, as `jax.jacfwd` gives them
-        (rows and `vm` raise). `J[...]` is all of either.
-      static_argnums: positions of hashable arguments that are part of the program, as in `jax.jit`.
-      static_argnames: the same for keyword arguments.
-      where: a predicate on leaves, or a tree of booleans like the differentiated arguments (a module of booleans may be
-        callable, and is a tree all the same): which leaves are differentiated. The others pass through, and have
-        `None` in the result.
-      batch_axis: the axis of every differentiated input and of every output that numbers independent samples;
-        negative numbers count from the end. One pullback gives a row of every sample.
-      verify_batch: `False` leaves out the check that the derivative keeps samples apart, for programs in which that
-        cannot be seen. Where it is not so, sums over samples are returned then.
-      ravel: one view of shape `(M, N)` over all outputs and all differentiated inputs, flattened; `(B, M, N)` with
-        `batch_axis`.
-      strict: raise where an output leaf does not depend on an input leaf, decided from the program.
-      lazy: `False` returns arrays, nested as `jax.jacrev` nests them.
-      jit: `False` runs `f` by Python, for control flow on values. Slow.
-      mode: "auto", "rev" (pullbacks only) or "fwd" (pushforwards only). Where the dtype of input and output
-        differ, only the way that does not round is taken in every mode. "accumulate": all of a block comes from its
-        nonzeros, and "waist": it is the product of two thin matrices, on either side of the narrowest part of the
-        program, whatever that costs ("auto" does either where it is far cheaper); rows and columns come as in "auto".
-      chunk_size: how many seeds run at once; "auto" keeps the working set under `memory_limit`.
-      sparsity: which entries can be nonzero, for `J.pattern`, `J.nonzeros()`, `to_bcoo`, `to_bcsr` and `to_scipy`.
-        "auto": read off the program. "dense": all of them. Or a `Pattern` of shape (M, N), all outputs by all
-        differentiated inputs, each flattened (of one sample, with `batch_axis`); or a `Coloring` of such a pattern,
-        which may have been saved before. These two are for programs that can't be read (callbacks, huge unrolled
-        loops): `f` is run, with one pullback for each row color and one pushforward for each column color. They need
-        one input and one output, or `ravel`. A coloring may be an argument of `jit`: it is then an argument of
-        the compiled program and no constant in it; the view can't leave `jit`, and what is missing is not looked for.
-      memory_limit: bytes that one result and its working set may take. Default: half of the free memory of the
-        device that holds the inputs.
-      mesh: a `jax.sharding.Mesh` with one axis, or a mesh and the name of one of its axes: rows (columns where they are
-        computed, samples with `batch_axis`) are spread over its devices. Results are divided among them along an axis
-        that they divide. `chunk_size` and `memory_limit` count for one device.
+      f: a pure JAX function. Keyword arguments are passed on and not differentiated. As with `jax.jit`, a plain
+        function is traced once for each abstract input (the shapes and dtypes of its arguments): later changes of
+        globals, or of values that `f` closes over, are not seen. Bound methods and other callable objects may carry
+        state and are traced at every call, except those that cannot change (frozen dataclasses, Equinox modules,
+        partial functions of arrays), which are traced once. As long as the traced program is the same, nothing is
+        compiled again.
+      argnums: which positional arguments to differentiate, an int or a sequence of ints. An int drops the tuple level
+        of the result, `(0,)` keeps it. Negative numbers count from the end.
+      has_aux: `f` returns `(y, aux)`, and the transform returns `(J, aux)`.
+      holomorphic: `True` for a holomorphic `f` with complex inputs and outputs. With `False`, inputs and outputs must
+        be real, with two exceptions. A complex input with real outputs has rows, as in `jax.jacrev`; columns, `mv` and
+        nonzeros raise `TypeError`. Real inputs with complex outputs have columns, as in `jax.jacfwd`, if `mode="fwd"`;
+        rows and `vm` raise `TypeError`. `J[...]` works in both cases.
+      static_argnums: positions of static arguments, as in `jax.jit`: hashable values that are part of the program.
+      static_argnames: names of static arguments that are passed by keyword. If only one of `static_argnums` and
+        `static_argnames` is given, the other follows from the signature of `f`.
+      where: which leaves of the differentiated arguments to differentiate: a predicate on leaves, or a tree of booleans
+        of the same structure. The other leaves are passed to `f` unchanged and have `None` in the result. A module
+        whose leaves are booleans counts as a tree, even if the module is callable.
+      batch_axis: the axis that numbers independent samples, in every differentiated input and in every output. Negative
+        numbers count from the end. One pullback gives one row of every sample.
+      verify_batch: `False` skips the check that the derivative does not mix samples. It is meant for programs that do
+        not show that their samples are independent. If the samples are not independent, the result is wrong: its
+        entries are sums over samples.
+      ravel: flatten and concatenate all outputs, and all differentiated inputs: the result is one view of shape
+        `(M, N)`, or `(B, M, N)` with `batch_axis`.
+      strict: raise `IndependenceError` if an output leaf does not depend on an input leaf. Dependence is read off the
+        program.
+      lazy: `False` returns arrays instead of views, nested as in `jax.jacrev`.
+      jit: `False` runs `f` by Python instead of compiling it, for Python control flow on values. Slow.
+      mode: how derivatives are computed. "auto": by the cheapest plan. "rev": by pullbacks only. "fwd": by pushforwards
+        only. "accumulate": a whole block is computed from its nonzeros. "waist": a whole block is computed as the
+        product of two thin matrices, the derivatives on either side of the narrowest part of the program. "accumulate"
+        and "waist" do so at any cost, while "auto" does so only if it is far cheaper; single rows and columns are
+        computed as in "auto". If the dtypes of input and output differ, every mode uses only the direction that does
+        not round.
+      chunk_size: how many seeds run at once. "auto" keeps the working set under `memory_limit`.
+      sparsity: which entries can be nonzero, for `J.pattern`, `J.nonzeros()`, `J.to_bcoo()`, `J.to_bcsr()` and
+        `J.to_scipy()`. "auto": the pattern is read off the program. "dense": every entry can be nonzero. Or a `Pattern`
+        of shape `(M, N)`, all outputs by all differentiated inputs, each flattened (of one sample, with `batch_axis`),
+        or a `Coloring` of such a pattern. Patterns and colorings are for programs whose pattern cannot be read
+        (callbacks, huge unrolled loops): nonzeros then take one pullback for each row color and one pushforward for
+        each column color. They need one input and one output, or `ravel`. A coloring may be an argument of a function
+        under `jit`, and is then an argument of the compiled program, not a constant; the view then cannot leave `jit`,
+        and entries that the pattern lacks are not detected.
+      memory_limit: bytes that one result and its working set may take. Default: half of the free memory of the device
+        that holds the inputs.
+      mesh: a `jax.sharding.Mesh` with one axis, or a mesh and the name of one of its axes. The computed rows (or
+        columns; with `batch_axis`, samples) are spread over its devices. A result is sharded along an axis whose length
+        is a multiple of the number of devices. `chunk_size` and `memory_limit` are per device.
 
     Returns:
       A function of the arguments of `f`. It returns a view of shape `y.shape + x.shape` and dtype
-      `jnp.result_type(x, y)`, weakly typed where x is, or a tree of views: the output tree of `f`, with the tree of the
-      differentiated inputs in each leaf. With `batch_axis=k`, `(B,) + y.shape without k + x.shape without k`.
+      `jnp.result_type(x, y)`, weakly typed if x is. With `batch_axis=k` the shape is `(B,)`, then `y.shape` without
+      axis k, then `x.shape` without axis k. If inputs or outputs are trees, it returns a tree of views: the output tree
+      of `f`, with the tree of the differentiated inputs in each leaf.
 
     Raises:
-      TypeError: an argument of the wrong type; inputs or outputs that cannot be differentiated.
-      ValueError: an argument out of range; with `batch_axis`, an input or output that has not that axis, or another
-        number of samples; a pattern of another shape than the Jacobian, or one for several inputs or outputs without
-        `ravel`. Reading nonzeros raises it for a pattern that lacks one (see `Jacobian.nonzeros`), and for a coloring
-        that takes a direction which `f` has not got; reading all of a block, for a mode that `f` does not allow.
-      IndependenceError: with `strict`, an output that does not depend on an input.
-      BatchMixingError: with `batch_axis`, a derivative that mixes samples.
+      TypeError: an argument has the wrong type; inputs or outputs cannot be differentiated.
+      ValueError: an argument is out of range; with `batch_axis`, an input or output lacks that axis or has another
+        number of samples; a pattern has another shape than the Jacobian, or there are several inputs or outputs and no
+        `ravel`. Reading nonzeros raises it if the given pattern lacks an entry (see `Jacobian.nonzeros`), or if a
+        coloring needs a direction that `f` does not have. Reading a whole block raises it if `f` does not allow the
+        `mode`.
+      IndependenceError: with `strict`, an output does not depend on an input.
+      BatchMixingError: with `batch_axis`, the derivative mixes samples.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> J = jacobian(lambda x: x[1:] * x[:-1])(jnp.arange(4.0))
+      >>> J.shape, J[1].tolist(), J.stats.rows_computed
+      ((3, 4), [0.0, 2.0, 1.0, 0.0], 1)
 
     References:
       Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10, for accumulation and products of parts.
@@ -155,40 +170,48 @@ def hessian(
     memory_limit: int | None = None,
     mesh: Any = None,
 ) -> Callable:
-    """The Hessian of `f`, as a function that returns lazy views.
+    """Make a function that computes the Hessian of `f` lazily.
 
-    The Hessian is the Jacobian of the gradient. A row is a Hessian-vector product, forward over reverse; all rows
-    that are missing are computed in one kernel call. Of a scalar `f` it is symmetric in fact: a row that is
-    remembered serves its column, and an off-diagonal block of a tree is computed once for both its places.
+    The Hessian is the Jacobian of the gradient. A row is a Hessian-vector product, forward over reverse; all missing
+    rows are computed in one kernel call. The Hessian of a scalar `f` is symmetric, and jacobia uses that: a remembered
+    row is also a remembered column, and of two off-diagonal blocks of a tree that are transposes of each other, one is
+    computed.
 
     Args:
-      f: any pure JAX function of floating-point inputs. A scalar (0-D, or one element in any shape, which keeps its
-        shape), or any array or tree of arrays, as in `jax.hessian`.
-      batch_axis: as in `jacobian`; `f` then gives one number for each sample, of shape `(B,)` or with axes of
-        length 1 beside the batch axis, which are dropped.
+      f: a pure JAX function of floating-point inputs. Its output is a scalar (0-D, or one element in any shape, which
+        keeps its shape), or any array or tree of arrays, as in `jax.hessian`.
+      batch_axis: as in `jacobian`. `f` then returns one number for each sample, of shape `(B,)`. Axes of length 1
+        beside the batch axis are dropped.
       ravel: one view of shape `(N, N)`, or `(B, N, N)` with `batch_axis`, over all differentiated inputs.
-      strict: raise where the gradient with respect to one input does not depend on another one.
-      mode: "auto" and "fwd" (forward over reverse), or "rev" (reverse over reverse). Where `f` does not allow the
-        first, as with a `custom_vjp` whose rules call it again, "auto" takes the second. Where `f` has no pullback, as
-        with a `while_loop`, "auto" and "fwd" are forward over forward: a column costs N pushforwards.
-      sparsity: as in `jacobian`, with a pattern of shape (N, N) for a scalar `f`, and (M N, N) for M outputs. Of a
-        scalar `f`, a symmetric pattern may be colored so that entry (i, j) is read where (j, i) is; rows and columns
-        are Hessian-vector products both.
+      strict: raise `IndependenceError` if the gradient with respect to one input does not depend on another input.
+      mode: as in `jacobian`, where "fwd" means forward over reverse and "rev" means reverse over reverse. "auto" is
+        forward over reverse, or reverse over reverse if `f` does not allow that (a `custom_vjp` whose rules call it
+        again). If `f` has no pullback (a `while_loop`), "auto" and "fwd" mean forward over forward, and a column costs
+        N pushforwards.
+      sparsity: as in `jacobian`, with a pattern of shape `(N, N)` for a scalar `f`, or `(M N, N)` for M outputs. For a
+        scalar `f` and a symmetric pattern, a symmetric coloring may recover entry (i, j) from entry (j, i). Row colors
+        and column colors both take one Hessian-vector product each.
 
     The other arguments are those of `jacobian`.
 
     Returns:
-      A function of the arguments of `f`. It returns a view of shape `y.shape + x.shape + x.shape` and the dtype of
-      `x`, or a tree of views nested as in `jax.hessian`: the output tree of `f`, with the tree of the differentiated
-      inputs in each leaf, twice.
+      A function of the arguments of `f`. It returns a view of shape `y.shape + x.shape + x.shape` and the dtype of `x`,
+      or a tree of views nested as in `jax.hessian`: the output tree of `f`, with the tree of the differentiated inputs
+      in each leaf, twice.
 
     Raises:
-      TypeError: what `jacobian` raises.
-      ValueError: what `jacobian` raises; with `batch_axis`, more than one number for each sample.
+      TypeError: as in `jacobian`.
+      ValueError: as in `jacobian`; with `batch_axis`, `f` returns more than one number for each sample.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> H = hessian(lambda x: jnp.sum(x[1:] * x[:-1] ** 2))(jnp.ones(3))
+      >>> H[0].tolist(), H[:, 0].tolist(), H.stats.pushforwards
+      ([2.0, 2.0, 0.0], [2.0, 2.0, 0.0], 1)
 
     References:
-      Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), for the rows;
-      Griewank and Walther, "Evaluating Derivatives" (2008), section 5.1, for forward over forward (`diagonal`).
+      Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994), for the rows; Griewank and
+      Walther, "Evaluating Derivatives" (2008), section 5.1, for forward over forward (`diagonal`).
     """
     return _make(
         "hessian", f, where, sparsity, mesh, argnums, has_aux, holomorphic, static_argnums, static_argnames, batch_axis,
@@ -197,7 +220,7 @@ def hessian(
 
 
 def named(name: str, f: Callable, argnums: Any, mode: str, given: dict) -> "_Transform":
-    """The Jacobian of `f` for a function that is made of it, by its name; a TypeError for options that it has not."""
+    """Make the Jacobian transform that the function `name` is built on. Options that `name` lacks raise TypeError."""
     for option in sorted(set(given) - set(_SHARED)):
         raise unknown(name, option, ["argnums", *_SHARED], f"{name}(f)")
     o = _SHARED | given
@@ -211,9 +234,9 @@ def _make(name: str, f: Any, where: Any, sparsity: Any, mesh: Any, *rest: Any) -
     checked_function(name, "f", f)
     try:
         checked = options(name, *rest)
-    except TypeError:  # a list cannot be looked up; what is wrong otherwise is told by the same checks
+    except TypeError:  # unhashable (a list): check without the cache
         checked = options.__wrapped__(name, *rest)
-    if not (isinstance(sparsity, str) and sparsity == "auto"):  # not looked up: that cache would hold large patterns
+    if not (isinstance(sparsity, str) and sparsity == "auto"):  # checked apart: the cache would keep large patterns
         checked = checked._replace(sparsity=checked_sparsity(name, sparsity))
     if mesh is not None:
         checked = checked._replace(spread=checked_mesh(name, mesh))
@@ -221,17 +244,18 @@ def _make(name: str, f: Any, where: Any, sparsity: Any, mesh: Any, *rest: Any) -
 
 
 class _Transform(Uncalled):
-    """`jacobian(f)` or `hessian(f)`: call it with the arguments of f."""
+    """The transform `jacobian(f)` or `hessian(f)`: call it with the arguments of f."""
 
     def __init__(self, f: Callable, options: Options, where: Any):
         self.__wrapped__ = f
         self._f, self._options, self._where = f, options, copied_where(options.name, where)
-        # What carries state is traced at every call; its kernels are found by its program all the same.
+        # An f that carries state is traced at every call. Its kernels are found by its program, so they are still
+        # compiled once.
         self.carries_state = carries_state(f) or (is_predicate(where) and carries_state(where))
         plain = options.jit and options.spread is None and not (options.static_argnums or options.static_argnames)
         self._plain = plain and not self.carries_state
         self._static = static_arguments(f, options.static_argnums, options.static_argnames)
-        # A traced coloring has no content yet: what is known with it goes with this transform.
+        # A traced coloring has no values to look up by: entries made with it live only as long as this transform.
         key = options, where_key(self._where)
         self._entries = Entries() if is_traced(options.sparsity) else entries_of(f, key)
 
@@ -276,7 +300,7 @@ class _Transform(Uncalled):
         return tree_of(origin.blue, [view(kind, origin, k, layout) for k, layout in enumerate(known.layouts)])
 
     def with_value(self, args: tuple, kwargs: dict) -> tuple[Any, Any]:
-        """What f returns at these arguments, `(y, aux)` with `has_aux`, and the views."""
+        """The value of f at these arguments (`(y, aux)` with `has_aux`), and the views."""
         origin, known = self._linearized(args, kwargs)
         blue, (y, aux) = origin.blue, origin.value()
         value = tree_unflatten(blue.out_tree, y if blue.primal is None else aux[: len(blue.primal.outputs)])
@@ -285,27 +309,30 @@ class _Transform(Uncalled):
         return (value, origin.aux()) if self._options.has_aux else value, views
 
     def explain(self, *args: Any, **kwargs: Any) -> Any:
-        """What `jacobian(f)(*args)[...]` would do, and why. Nothing is computed.
+        """Explain what `jacobian(f)(*args)[...]` would do, and why. Nothing is computed.
 
         Args:
-          *args: those of f, or `jax.ShapeDtypeStruct` in place of arrays.
+          *args: the arguments of f. A `jax.ShapeDtypeStruct` may stand for an array.
 
         Returns:
-          An `Explanation`, or a tree of them, as views are nested. `J.explain(key)` is for other keys.
+          An `Explanation`, or a tree of them, nested as the views are. For other keys there is `J.explain(key)`.
         """
         views = self.views_at(args, kwargs)
         return jax.tree.map(lambda J: J.explain(), views, is_leaf=lambda v: isinstance(v, Jacobian))
 
     def compile(self, *args: Any, key: Any = ..., **kwargs: Any) -> None:
-        """Compile what `jacobian(f)(*args)[key]` runs, ahead of its first use. Nothing is computed.
+        """Compile ahead of time what `jacobian(f)(*args)[key]` runs. Nothing is computed.
 
-        The kernel is kept as all kernels are, and in JAX's persistent compilation cache, where that is on: another
-        process then compiles nothing.
+        The kernel is kept like every kernel, and also in JAX's persistent compilation cache if that cache is on:
+        another process then loads it instead of compiling.
 
         Args:
-          *args: those of f, or `jax.ShapeDtypeStruct` in place of arrays.
-          key: what will be read; of a tree of views, of each of them in one kernel (see `materialize`). "nonzeros" and
-            "diagonal" stand for `J.nonzeros()` and `J.diagonal()`.
+          *args: the arguments of f. A `jax.ShapeDtypeStruct` may stand for an array.
+          key: the key that will be read. For a tree of views, it is compiled as one kernel that reads this key of every
+            view (see `materialize`). "nonzeros" and "diagonal" stand for `J.nonzeros()` and `J.diagonal()`.
+
+        Raises:
+          ValueError: `jit=False`, with which f is not compiled.
         """
         if not self._options.jit:
             raise ValueError(
@@ -319,11 +346,11 @@ class _Transform(Uncalled):
             compiled(lambda: materialize(views, key))
 
     def views_at(self, args: tuple, kwargs: dict) -> Any:
-        """Views at these arguments, of which some may be `jax.ShapeDtypeStruct`; such views can't be read."""
+        """Views at these arguments. If any argument is a `jax.ShapeDtypeStruct`, the views cannot be read."""
         return self._views(*self._at_shapes(args, kwargs))
 
     def _at_shapes(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
-        # As at arrays of these shapes, of which some may be given as shapes alone.
+        # Linearize at arguments of which some are shapes alone. These are traced, then replaced by shapes again.
         leaves, treedef = tree_flatten((args, kwargs))
         places = [k for k, a in enumerate(leaves) if isinstance(a, jax.ShapeDtypeStruct)]
         if not places:
@@ -342,11 +369,12 @@ class _Transform(Uncalled):
         return Linearized(origin.blue, origin.consts, shapes), known
 
     def linearized(self, args: tuple, kwargs: dict) -> Linearized:
-        """f linearized at these arguments, with nothing remembered."""
+        """f linearized at these arguments, with empty stores."""
         return self._linearized(args, kwargs)[0]
 
     def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
-        # Arrays that were seen before take the short way: everything else is checked, converted, traced.
+        # Fast path: plain arrays of types, shapes and dtypes seen before. All other calls are checked, converted and
+        # traced.
         if self._plain:
             kind = type(args[0]) if len(args) == 1 and not kwargs else None
             one = kind is np.ndarray or kind in _ARRAYS
@@ -397,10 +425,10 @@ class _Transform(Uncalled):
         return known
 
 
-# Types of arrays that are computed and not traced, as they are met: asking for them is faster than isinstance.
+# The types of concrete JAX arrays (not tracers) met so far: a lookup in a set is faster than isinstance.
 _ARRAYS: set[type] = set()
 
-# A kernel on a CPU takes a NumPy array of so few entries sooner than an array of JAX is made of it.
+# Up to this many entries, passing a NumPy array to a CPU kernel is faster than making a JAX array of it first.
 _SMALL = 1 << 12
 
 _ONE_ARRAY = tree_structure(((0,), {}))

@@ -1,6 +1,6 @@
-"""What is known of a function at shapes where it was called before, for as long as the function lives.
+"""Entries: what is known of a function at the abstract inputs of earlier calls. They live as long as the function.
 
-Knows functions and shapes. Holds no array, and no function alive.
+Knows functions and shapes. Knows nothing of derivatives. Keeps no function alive, and no array of a call.
 """
 
 import threading
@@ -16,14 +16,14 @@ from jacobia._call.arguments import is_predicate
 from jacobia._program.fingerprint import Identity
 from jacobia._view.entry import Entry
 
-# Abstract inputs remembered per function, the oldest go first; and functions, the least recently used go first.
+# Limits: abstract inputs per function (the oldest is dropped first), and functions (the least recently used first).
 _INPUTS, _FUNCTIONS = 64, 1024
-# Combinations of arguments remembered per function, the oldest go first.
+# Limit: combinations of options per function. The oldest is dropped first.
 _OPTIONS = 64
 
 
 class Entries:
-    """Abstract inputs → what is known of f there; bounded, the oldest go first."""
+    """Abstract input → `Entry` of f there. Bounded: the oldest is dropped first."""
 
     def __init__(self) -> None:
         self.known: OrderedDict[Hashable, Entry] = OrderedDict()
@@ -42,13 +42,14 @@ _functions_lock = threading.Lock()
 
 
 def entries_of(f: Callable, options: Hashable) -> Entries:
-    # By the identity of f, and no longer than f lives. A bound method lives as long as its object.
+    # Found by the identity of f, and kept only while f lives. For a bound method, the owner is its object: the method
+    # object itself is made anew at each access.
     owner, name = (f.__self__, f.__func__) if isinstance(f, types.MethodType) else (f, None)
     place = id(owner)
     try:
         ref = weakref.ref(owner, lambda _: _functions.pop(place, None))
     except TypeError:
-        return Entries()  # cannot be watched: its entries live as long as this transform
+        return Entries()  # no weak references to f: its entries live as long as the transform
     with _functions_lock:
         known = _functions.get(place)
         if known is None or known[0]() is not owner:
@@ -57,7 +58,7 @@ def entries_of(f: Callable, options: Hashable) -> Entries:
         while len(_functions) > _FUNCTIONS:
             _functions.popitem(last=False)
         entries = known[1].setdefault((name, options), Entries())
-        while len(known[1]) > _OPTIONS:  # one may hold a large pattern
+        while len(known[1]) > _OPTIONS:  # options may hold a large pattern
             known[1].pop(next(iter(known[1])))
         return entries
 

@@ -1,6 +1,6 @@
-"""The view `Jacobian`: a Jacobian that is computed where it is read. Reading is `LiveBlock`'s.
+"""The view `Jacobian`: a Jacobian whose entries are computed when they are read. `LiveBlock` does the reading.
 
-Knows layouts, and what may be asked for. Knows nothing of how lines are computed.
+Knows layouts, and the public interface of a view. Knows nothing of how lines are computed.
 """
 
 from collections.abc import Iterator
@@ -37,9 +37,10 @@ from jacobia._view.reductions import Reductions
 class Jacobian(Reductions):
     """A lazy Jacobian of shape `y.shape + x.shape`, made by `jacobian(f)(x)`.
 
-    Indexing with any key that NumPy takes computes the rows or columns asked for, remembers them, and gives a
-    `jax.Array`. Used as an array, it is the whole matrix. Immutable. A registered pytree: it goes into and
-    out of `jit`, `vmap` and `scan`; what it remembers stays behind.
+    `J[key]` takes every key that NumPy takes, computes the rows or columns it needs, remembers them, and returns a
+    `jax.Array`. An operation on J that needs an array (`J + 1`, `numpy.asarray(J)`) uses the whole matrix. Views are
+    immutable. A view is a registered pytree: it can enter and leave `jit`, `vmap` and `scan`, but its remembered rows
+    and columns stay behind.
     """
 
     __slots__ = ("__weakref__",)
@@ -54,15 +55,17 @@ class Jacobian(Reductions):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """`y.shape + x.shape`, with batch axes first; of `J.matrix` and `J.T` accordingly. Never computes."""
         return self._layout.shape
 
     @property
     def dtype(self) -> Any:
+        """`jnp.result_type(x, y)`. Never computes."""
         return self._layout.block.dtype
 
     @property
     def T(self) -> "Jacobian":
-        """The transpose (all axes reversed, as in NumPy): lazy, on the same store."""
+        """The transpose: all axes reversed, as in NumPy. A lazy view with the same remembered rows and columns."""
         turn = self._layout.turn
         if turn == "mT" and self._layout.lead:
             return super().T  # pyright: ignore[reportReturnType]
@@ -70,7 +73,7 @@ class Jacobian(Reductions):
 
     @property
     def mT(self) -> "Jacobian":
-        """The last two axes swapped, as in NumPy: lazy, on the same store for views `(*batch, m, n)`."""
+        """The last two axes swapped, as in NumPy. For views `(*batch, m, n)`, a lazy view on the same store."""
         layout = self._layout
         if layout.flat:
             return self.T
@@ -80,47 +83,47 @@ class Jacobian(Reductions):
 
     @property
     def matrix(self) -> "Jacobian":
-        """The 2-D view `(M, N)` on the same store; `(*batch, M, N)` where the view is batched."""
+        """The same Jacobian as a matrix, `(M, N)` or `(*batch, M, N)`: a lazy view on the same store."""
         return self._arranged(True, self._layout.turn)
 
     def _arranged(self, matrix: bool, turn: str) -> "Jacobian":
         layout = layout_of(self._origin.blue, self._index, self._layout.lead, matrix, turn)
         return view(type(self), self._origin, self._index, layout)
 
-    # Where results live: metadata of the input
+    # Dtype and placement of results: metadata of the input
 
     @property
     def weak_type(self) -> bool:
-        """Whether entries are weakly typed, as those of `jax.jacrev` are: where x is, as a Python number."""
+        """Whether entries are weakly typed, as those of `jax.jacrev` are if x is (such as a Python number)."""
         return self._layout.weak
 
     @property
     def sharding(self) -> Any:
-        """The sharding of the input that the columns belong to."""
+        """The sharding of the input leaf that the columns belong to."""
         return self._input("sharding").sharding
 
     @property
     def device(self) -> Any:
-        """The device of that input, or its sharding over several."""
+        """The device of the input leaf that the columns belong to, or its sharding over several devices."""
         return self._alive("device").device
 
     @property
     def committed(self) -> bool:
-        """Whether that input is bound to its devices."""
+        """Whether the input leaf that the columns belong to is committed to its devices."""
         return self._input("committed").committed
 
     @property
     def is_fully_addressable(self) -> bool:
-        """Whether this process can address all devices of that input."""
+        """Whether this process can address all devices of the input leaf that the columns belong to."""
         return self._input("is_fully_addressable").is_fully_addressable
 
     @property
     def is_fully_replicated(self) -> bool:
-        """Whether each of its devices holds all of that input."""
+        """Whether each device of the input leaf that the columns belong to holds all of that leaf."""
         return self._input("is_fully_replicated").is_fully_replicated
 
     def devices(self) -> set:
-        """The devices of the input that the columns belong to."""
+        """The devices of the input leaf that the columns belong to."""
         return self._alive("devices").devices()
 
     def _input(self, name: str) -> Any:
@@ -134,10 +137,10 @@ class Jacobian(Reductions):
         return self._input(name)
 
     def block_until_ready(self) -> "Jacobian":
-        """Wait for what is remembered; what is not, is not computed.
+        """Wait until all remembered rows and columns are computed, and return J. Starts no computation.
 
-        To time a derivative, read it and wait for what comes: `J[...].block_until_ready()`. Right after
-        `J = jacobian(f)(x)` there is nothing to wait for.
+        To time a derivative, wait for the array that was read: `J[...].block_until_ready()`. Right after
+        `J = jacobian(f)(x)`, nothing has been started, so there is nothing to wait for.
         """
         store = self._origin.stores.get(self._index)
         jax.block_until_ready([] if store is None else store.everything())
@@ -155,33 +158,34 @@ class Jacobian(Reductions):
         return in_treescope(self, path)
 
     def plot(self, ax: Any = None, *, sample: int | None = None, compute: bool = False, **kwargs: Any) -> Any:
-        """Plot the entries of `J.matrix` that are known as a heat map; what is not known is hatched.
+        """Plot the known entries of `J.matrix` as a heat map. Unknown entries are hatched.
 
-        Above 2,000 rows or columns, cells of several entries, each with the one that is largest in magnitude.
+        If there are more than 2,000 rows or columns, several entries share a cell, which shows the entry that is
+        largest in magnitude.
 
         Args:
-          ax: the matplotlib axes to draw on; by default those of a new figure.
-          sample: of a view with samples, the number of the one to plot.
-          compute: compute what is missing first.
-          **kwargs: for `ax.imshow`.
+          ax: the matplotlib axes to draw on; None: the axes of a new figure.
+          sample: the number of the sample to plot. Needed for a view with samples.
+          compute: compute the missing entries first.
+          **kwargs: passed to `ax.imshow`.
 
         Returns:
           The axes.
 
         Raises:
           ImportError: matplotlib is not installed.
-          ValueError: a view with samples, and no number of one.
+          ValueError: a view with samples, and no valid number of a sample; or a number for a view without samples.
           TypeError: inside a transformation, where there are no numbers yet.
         """
         return plot(self, ax, sample, compute, kwargs)
 
     @property
     def stats(self) -> Stats:
-        """What has really been done for this view (and its transpose and matrix)."""
+        """What has been computed for this view so far, counted together with its transposes and `J.matrix`."""
         return store_of(self._origin, self._index).stats()
 
     def clear(self) -> None:
-        """Forget the remembered rows and columns. Counters go on."""
+        """Forget the remembered rows and columns. The counters of `J.stats` keep their values."""
         with self._origin.lock:
             store_of(self._origin, self._index).clear()
 
@@ -189,7 +193,10 @@ class Jacobian(Reductions):
 
     @property
     def value(self) -> Any:
-        """f(x), from the same linearization: the output leaf that the rows belong to (flattened with `ravel`)."""
+        """f(x), from the same linearization: the output leaf that the rows belong to.
+
+        With `ravel`, all outputs, flattened and concatenated.
+        """
         y = [self._origin.value()[0][i] for i in self._layout.block.outs]
         if not self._origin.blue.ravel:
             return y[0]
@@ -198,42 +205,53 @@ class Jacobian(Reductions):
 
     @property
     def aux(self) -> Any:
-        """The auxiliary output of f, or None."""
+        """The auxiliary output of f, or None if there is none."""
         return self._origin.aux()
 
     # Nonzeros
 
     @property
     def pattern(self) -> Pattern:
-        """Which entries of `J.matrix` can be nonzero, for every input of this shape; of one sample, with samples.
+        """Which entries of `J.matrix` can be nonzero, for every input of this shape.
 
-        Read off the linear program, or given by `sparsity=`: no derivative is computed.
+        With samples, it is the pattern of one sample. It is read off the linear program, or given by `sparsity=`. No
+        derivative is computed.
         """
         return self._pattern()
 
     @property
     def coloring(self) -> Coloring:
-        """The coloring given by `sparsity=`, or one of `J.pattern`, found when it is first asked for.
+        """The coloring given by `sparsity=`; otherwise a coloring of `J.pattern`, found at the first access.
 
-        It takes directions that `f` is known to have. For the Hessian of a scalar "symmetric" is tried too.
+        It uses only directions that `f` is known to have. For the Hessian of a scalar `f`, "symmetric" is tried too.
         """
         given = coloring_of(self._origin, self._index).coloring
         return transposed(given) if self._layout.transposed else given
 
     def nonzeros(self) -> tuple[jax.Array, np.ndarray, np.ndarray]:
-        """The entries of `J.matrix` that can be nonzero, all at once, in about the time that f takes.
+        """The entries of `J.matrix` that can be nonzero, all in one kernel call, in about the time of f.
 
-        With a pattern or a coloring given by `sparsity=`, by one pass for each color. What is missing in the pattern
-        is looked for once for a program and a coloring, at the first point, by a product with random vectors; not
-        under a trace, where nothing can be raised. An entry that is zero there is not missed, nor one that is less
-        than the cube root of the machine epsilon beside the rest of its row.
+        If `sparsity=` gives a pattern or a coloring, they are computed by one pass for each color instead. A given
+        pattern is checked once for each program and coloring, at the first point: a product with random vectors shows
+        entries that the pattern lacks. The check cannot see an entry that is zero at this point, or that is smaller
+        than the cube root of the machine epsilon relative to the rest of its row. Under a trace there is no check,
+        since nothing can be raised there.
 
         Returns:
-          data, rows, cols: shape (nnz,), in the order of `J.pattern`; data has the axes of samples in front.
+          data, rows, cols: each of shape `(nnz,)`, in the order of `J.pattern`; with samples, the batch axes of data
+            come first.
 
         Raises:
-          ValueError: a pattern that was given lacks an entry, or f lacks the direction that a coloring takes.
-          MaterializationError: an intermediate with its derivatives does not fit, walked from either side.
+          ValueError: the given pattern lacks an entry, or f lacks a direction that the coloring needs.
+          MaterializationError: an intermediate and its derivatives do not fit under the memory limit, in either
+            direction.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from jacobia import jacobian
+          >>> data, rows, cols = jacobian(lambda x: x[1:] * x[:-1])(jnp.arange(3.0)).nonzeros()
+          >>> data.tolist(), rows.tolist(), cols.tolist()
+          ([1.0, 0.0, 2.0, 1.0], [0, 0, 1, 1], [0, 1, 1, 2])
 
         References:
           Griewank and Walther, "Evaluating Derivatives" (2008), chapter 10 on accumulation; here every intermediate
@@ -243,11 +261,11 @@ class Jacobian(Reductions):
         return data, pattern.rows, pattern.cols
 
     def to_bcoo(self) -> Any:
-        """`J.matrix` as a `jax.experimental.sparse.BCOO`; axes of samples are batch axes."""
+        """`J.matrix` as a `jax.experimental.sparse.BCOO`, without the dense matrix. Axes of samples are batch axes."""
         return to_bcoo(*self._undivided())
 
     def to_bcsr(self) -> Any:
-        """`J.matrix` as a `jax.experimental.sparse.BCSR`; axes of samples are batch axes."""
+        """`J.matrix` as a `jax.experimental.sparse.BCSR`, without the dense matrix. Axes of samples are batch axes."""
         return to_bcsr(*self._undivided())
 
     def _undivided(self) -> tuple[jax.Array, Pattern]:
@@ -255,10 +273,15 @@ class Jacobian(Reductions):
         return data if spread is None else spread.whole(data), pattern
 
     def to_scipy(self, format: str = "csr") -> Any:
-        """`J.matrix` as a `scipy.sparse` array of this format; floats of 16 bits, which SciPy lacks, as float32.
+        """`J.matrix` as a `scipy.sparse` array, without the dense matrix.
+
+        16-bit floats become float32, since SciPy has no 16-bit floats.
+
+        Args:
+          format: the format of `scipy.sparse`, such as "csr", "csc" or "coo".
 
         Raises:
-          ValueError: a format that SciPy has not, or more than one sample.
+          ValueError: an unknown format, or a view with samples.
           TypeError: inside a transformation, where there are no numbers yet.
         """
         if not self._origin.remembers:
@@ -270,14 +293,19 @@ class Jacobian(Reductions):
 
     @property
     def plan(self) -> Outline:
-        """What `J[...]` would do now: the way, how many passes, and why."""
+        """What `J[...]` would do now: the kind of plan, the number of passes, and the reason."""
         return outline_of(self)
 
     def explain(self, key: Any = ...) -> Explanation:
-        """What `J[key]` would do now, and what else it could do: an object that prints as a short table.
+        """Explain what `J[key]` would do now, and which other plans were considered. Nothing is computed.
 
-        `J.explain("nonzeros")`, "diagonal", "trace", "gram", "outer", "row_norms" and "column_norms" tell the same of
-        what these give. Nothing is computed. `J.explain(key).memory` compiles the kernel, and tells what it takes.
+        Args:
+          key: a key that `J[key]` takes. "nonzeros", "diagonal", "trace", "gram", "outer", "row_norms" and
+            "column_norms" stand for the methods of these names.
+
+        Returns:
+          An `Explanation`, which prints as a short table. Its attribute `memory` compiles the kernel, and gives the
+          bytes that the read takes at its peak.
         """
         return self._told(key) if isinstance(key, str) and key in NAMES else explain(self, key)
 
@@ -289,21 +317,24 @@ class Jacobian(Reductions):
     def blocks(
         self, rows: Any = None, *, block: int | None = None, progress: bool | None = None, offload: str | None = None
     ) -> Iterator[tuple[slice, Any]]:
-        """Blocks along the first axis, in order; the next one is computed while one is used. Nothing is remembered.
+        """Iterate over blocks of J along its first axis, in order. Nothing is remembered.
+
+        The next block is computed while the current block is used.
 
         Args:
-          rows: a slice or a range of the first axis without gaps; None: all of it.
-          block: how many places of the first axis a block has; None: some 16 MiB, or a sixteenth of `memory_limit`.
+          rows: a slice or a range of the first axis, with step 1; None: all of the axis.
+          block: the length of a block along the first axis; None: about 16 MiB, or a sixteenth of `memory_limit` if
+            that is less.
           progress: show a bar (tqdm); None: as `jacobia.config.progress` says.
-          offload: "host": blocks are arrays of NumPy, copied while the device computes the next one.
+          offload: "host": blocks are NumPy arrays, copied to the host while the device computes the next block.
 
         Yields:
-          `(slice, array)`, with an array as `J[slice]` is.
+          `(slice, array)`, where the array equals `J[slice]`.
 
         Raises:
-          TypeError: inside of `jit`; rows with gaps.
-          ValueError: an f without the pullback that a block of rows takes.
-          MaterializationError: one row does not fit.
+          TypeError: inside `jit` or another transformation; or rows with gaps.
+          ValueError: f lacks the direction that blocks of the first axis need.
+          MaterializationError: one row does not fit under the memory limit.
         """
         return blocks(self, rows, block, progress, offload)
 
@@ -311,37 +342,38 @@ class Jacobian(Reductions):
         self, path: Any, *, dtype: Any = None, block: int | None = None, compression: str | None = None,
         progress: bool | None = None,
     ) -> Saved | SavedCSR:  # fmt: skip
-        """Write all of J to a Zarr array (version 3) in blocks along its first axis; `jacobia.open(path)` reads it.
+        """Write J to a Zarr array (version 3), in blocks along its first axis. `jacobia.open(path)` opens it.
 
-        Of a large sparse matrix, its nonzeros: three arrays, as in the format CSR, in blocks of so many nonzeros.
+        Of a large sparse matrix only the nonzeros are written: the three arrays of the CSR format, in blocks of a fixed
+        number of nonzeros.
 
-        A save that was cut off, at whatever moment, goes on where it was: finished blocks are not computed again, and
-        the array is the same to the bit. Damaged blocks are named in a warning, and computed again.
+        A save that was interrupted at any moment can be called again: it continues with the blocks that are not
+        finished, and the final array is the same to the bit. Damaged blocks are named in a warning and computed again.
 
         Args:
-          path: of a folder that is not there, or that a save of the same Jacobian has begun.
-          dtype: of the array; None: that of J.
-          block: how many places of the first axis a block has, one chunk of the array; None: some 16 MiB.
+          path: a folder that does not exist yet, or one that an earlier save of the same Jacobian has begun.
+          dtype: the dtype of the array; None: that of J.
+          block: the length of a block along the first axis, which is one chunk of the array; None: about 16 MiB.
           compression: None, "zstd", "gzip" or "blosc".
           progress: show a bar (tqdm); None: as `jacobia.config.progress` says.
 
         Returns:
-          What `jacobia.open(path)` gives.
+          What `jacobia.open(path)` returns.
 
         Raises:
-          ValueError: something else is at `path`: another program, point, dtype, shape or block.
-          OSError: a full disk; finished blocks stay valid.
+          ValueError: `path` holds something else: another program, point, dtype, shape or block.
+          OSError: the disk is full; finished blocks stay valid.
           ImportError: zarr is not installed (extra `stream`).
         """
         return save(self, path, dtype, block, compression, progress)
 
     def as_scipy(self) -> Any:
-        """A `scipy.sparse.linalg.LinearOperator` of the same shape, for `gmres`, `lsqr`, `svds` and their like.
+        """A `scipy.sparse.linalg.LinearOperator` of shape `(M, N)`, for solvers such as `gmres`, `lsqr` and `svds`.
 
-        Products are those of `J @ v` and `J.conj().T @ u`, without the matrix; NumPy arrays come out.
+        It computes `J @ v` and `J.conj().T @ u` without the matrix, and returns NumPy arrays.
 
         Raises:
-          ValueError: a view that is no single matrix.
+          ValueError: the view is not a matrix `(M, N)`.
         """
         from scipy.sparse.linalg import LinearOperator
 
@@ -354,17 +386,18 @@ class Jacobian(Reductions):
         return LinearOperator(self.shape, *products)  # pyright: ignore[reportCallIssue]
 
     def as_lineax(self, tags: Any = ()) -> Any:
-        """A linear operator of lineax, for `lineax.linear_solve` and what is built on it.
+        """A linear operator of lineax, for `lineax.linear_solve` and everything built on it.
 
-        Products are those of `J.mv`. Its questions are answered: whether J is diagonal, tridiagonal or triangular is
-        seen by its pattern, a Hessian is symmetric, `diagonal` is that of J, `linearise` evaluates f once.
+        Products are those of `J.mv`. The operator answers the questions that lineax asks: the pattern tells whether J
+        is diagonal, tridiagonal or triangular; a Hessian is symmetric; `lineax.diagonal` is `J.diagonal()`;
+        `lineax.linearise` evaluates f once.
 
         Args:
-          tags: those of lineax that are to be believed, such as `lineax.positive_semidefinite_tag`.
+          tags: tags of lineax to be trusted, such as `lineax.positive_semidefinite_tag`.
 
         Raises:
           ImportError: lineax is not installed (extra `lineax`).
-          ValueError: a view with samples, or tags that its shape or its pattern contradicts.
+          ValueError: a view with samples, or tags that the shape, the pattern or a check of symmetry contradicts.
         """
         return as_lineax(
             self._origin, Source(self._origin.blue, self._index, bool(self._layout.turn), self._block), tags
@@ -372,7 +405,7 @@ class Jacobian(Reductions):
 
     @classmethod
     def _block(cls, origin: Linearized, number: int) -> "Jacobian":
-        """A block as a matrix."""
+        """The block of this number, as a matrix."""
         return view(cls, origin, number, layout_of(origin.blue, number, origin.lead, True, ""))
 
     # Copies
@@ -409,7 +442,7 @@ _set_layout = LiveBlock.__dict__["_layout"].__set__
 
 
 def view(kind: type, origin: Linearized, index: int, layout: Layout) -> Any:
-    """A view of one block. Views are immutable: their fields are set here and nowhere else."""
+    """A view of one block. Views are immutable: only this function sets their fields."""
     self = object.__new__(kind)
     _set_origin(self, origin)
     _set_index(self, index)

@@ -1,7 +1,7 @@
-"""Products of a view with vectors and matrices, as a user writes them.
+"""Products of a view with vectors and matrices: `J @ v`, `u @ J`, `J.mv(v)`, `J.vm(u)`.
 
-Knows layouts, and how vectors are given. Knows nothing of how products are computed.
-Shapes: M outputs, N inputs, k vectors; samples in front.
+Knows layouts, and the forms in which vectors are given. Knows nothing of how products are computed.
+Shapes: M outputs, N inputs, K vectors; batch axes first.
 """
 
 import math
@@ -25,29 +25,35 @@ _FACTORS = jax.Array, np.ndarray
 
 
 class Products(LiveBlock, ArrayLike):
-    """What is multiplied without the matrix."""
+    """Products of a view, computed without its matrix."""
 
     __slots__ = ()
 
     def mv(self, v: Any) -> jax.Array:
-        """`J @ v` without the matrix: one pushforward. With it, where f has no linear pushforward.
+        """The product `J v`, without the matrix: one pushforward for each v.
+
+        Only an f without a linear pushforward (a `custom_vjp` whose pullback is not linear) needs the matrix.
 
         Args:
-          v: a tangent of shape `x.shape`, or several, `(*x.shape, k)`. For `J.T` a cotangent, of the reversed shape.
+          v: a tangent of shape `x.shape`, or K of them, `(*x.shape, K)`. For `J.T`, a cotangent whose axes are
+            reversed.
 
         Returns:
-          `y.shape`, or `(*y.shape, k)`; a batched view has its batch axes in front of both.
+          Shape `y.shape`, or `(*y.shape, K)`. For a batched view, batch axes come first in v and in the result.
         """
         return self._given("mv", v)
 
     def vm(self, u: Any) -> jax.Array:
-        """`u @ J` without the matrix: one pullback. With it, where f has no linear pullback.
+        """The product `u J`, without the matrix: one pullback for each u.
+
+        Only an f without a linear pullback needs the matrix.
 
         Args:
-          u: a cotangent of shape `y.shape`, or several, `(k, *y.shape)`. For `J.T` a tangent, of the reversed shape.
+          u: a cotangent of shape `y.shape`, or K of them, `(K, *y.shape)`. For `J.T`, a tangent whose axes are
+            reversed.
 
         Returns:
-          `x.shape`, or `(k, *x.shape)`; a batched view has its batch axes in front of both.
+          Shape `x.shape`, or `(K, *x.shape)`. For a batched view, batch axes come first in u and in the result.
         """
         return self._given("vm", u)
 
@@ -68,7 +74,7 @@ class Products(LiveBlock, ArrayLike):
         return self._multiplied(form, u)
 
     def _form_of(self, factor: Any, on_the_left: bool) -> Form | None:
-        # Of a factor of `@`; None: a product of whole arrays.
+        # The form of the product with this factor of `@`; None: multiply the whole matrix.
         layout, block, lead = self._layout, self._layout.block, self._layout.lead
         if not layout.matrices or factor.ndim == 0:
             return None
@@ -81,7 +87,7 @@ class Products(LiveBlock, ArrayLike):
         return Form(way, True, not on_the_left) if factor.shape[:-2] == lead else None
 
     def _check_whole(self, factor: Any, on_the_left: bool) -> None:
-        # Before all of J is computed.
+        # Raise for shapes that do not fit before the whole matrix is computed.
         if not (factor.ndim and self.shape):
             number = "J" if factor.ndim else "v"
             raise ValueError(f"J @ v: expected arrays with axes, got {number}, which has none. Write J * v.")
@@ -98,7 +104,7 @@ class Products(LiveBlock, ArrayLike):
         return self._multiplied(*fitting(name, vectors, form, layout.lead, layout.block))
 
     def _turned(self, name: str, vectors: jax.Array) -> jax.Array:
-        # Axes reversed, by the other product of the view that is not transposed.
+        # The transpose reverses all axes, so its product is the other product of the straight view, with axes reversed.
         if self._layout.lead:
             raise ValueError(
                 f"J.T.{name}(...): expected a view without batch axes, got shape {self.shape}, with batch axes last. "
@@ -135,7 +141,7 @@ class Products(LiveBlock, ArrayLike):
         return self._divided(answers[0].array)
 
     def _factor(self, other: Any) -> jax.Array:
-        if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse, and perhaps too large to be made dense
+        if hasattr(other, "nnz") and hasattr(other, "shape"):  # sparse: may be too large to be made dense
             _limits.check_result(
                 f"J @ S with a sparse S, made dense, of shape {tuple(other.shape)}",
                 nbytes := math.prod(other.shape) * self.dtype.itemsize,

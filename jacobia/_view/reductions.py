@@ -1,7 +1,7 @@
-"""What is read off a view without its matrix: diagonals, traces, Gram matrices, norms.
+"""Diagonals, traces, Gram matrices and norms of a view, computed without its matrix.
 
-Knows layouts and shapes. Knows nothing of how any of it is computed.
-Shapes: M outputs, N inputs; samples in front.
+Knows layouts and shapes. Knows nothing of how lines and products are computed.
+Shapes: M outputs, N inputs; batch axes first.
 """
 
 import math
@@ -20,35 +20,42 @@ from jacobia._view.products import Products
 
 
 class Reductions(Products):
-    """What is smaller than the matrix, and needs not all of it at once."""
+    """Results that are smaller than the matrix, and do not need all of it at once."""
 
     __slots__ = ()
 
     def diagonal(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """The diagonal, without the matrix: out of nonzeros where there is structure, or each pass keeps one entry.
+        """The diagonal, without the matrix: from the nonzeros if J is sparse, otherwise one pass for each entry.
 
-        With arguments, those of `numpy.diagonal`, it is that of the whole matrix as an array.
+        Remembered rows, columns and nonzeros are used. For a Hessian the passes are forward over forward, if f allows
+        it.
 
-        What is remembered is used. For a Hessian passes are forward over forward, where f allows it.
+        Args:
+          *args: arguments of `numpy.diagonal`. If any are given, the result is `J[...].diagonal(...)`, of the whole
+            matrix as an array.
+          **kwargs: keyword arguments of `numpy.diagonal`, with the same effect.
 
         Returns:
-          `x.shape` where that is `y.shape`, `(min(M, N),)` for other 2-D views; `y.shape + x.shape` for a Hessian.
-          A batched view has its batch axes in front. Of a transposed view, the same with all axes reversed.
+          Shape `x.shape` if `y.shape == x.shape`; `(min(M, N),)` for other 2-D views; `y.shape + x.shape` for a
+          Hessian. Batch axes come first. For a transposed view the axes are reversed.
 
         Raises:
-          ValueError: a view that is neither.
+          ValueError: any other view, which has no diagonal.
         """
         if args or kwargs:
             return self[...].diagonal(*args, **kwargs)
         return self._diagonal()
 
     def trace(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """The sum of the diagonal, without the matrix: `J.diagonal()` tells what runs.
+        """The sum of the diagonal, without the matrix, computed as `J.diagonal()` is.
 
-        With arguments, those of `numpy.trace`, it is that of the whole matrix as an array.
+        Args:
+          *args: arguments of `numpy.trace`. If any are given, the result is `J[...].trace(...)`, of the whole matrix as
+            an array.
+          **kwargs: keyword arguments of `numpy.trace`, with the same effect.
 
         Returns:
-          One number; for a Hessian of several numbers one for each, of shape `y.shape`; with batch axes in front.
+          One number. For the Hessian of several outputs one number for each, shape `y.shape`. Batch axes come first.
 
         Raises:
           ValueError: a view without a diagonal.
@@ -62,45 +69,52 @@ class Reductions(Products):
         return jnp.sum(found, axis=tuple(range(kept, found.ndim)))
 
     def gram(self, weights: Any = None, format: str | None = None) -> Any:
-        """`Jᵀ W J`: out of nonzeros where J is sparse, in chunks of rows where J does not fit; `Jᴴ W J` if complex.
+        """The Gram matrix `Jᵀ W J`, or `Jᴴ W J` if J is complex.
+
+        It is computed from the nonzeros if J is sparse, from the whole matrix if that fits under the memory limit, and
+        otherwise in chunks of rows.
 
         Args:
-          weights: one for each row, of shape `y.shape` or `(M,)`; between rows, `(M, M)`; None: ones. With batch axes
-            in front for weights of their own of each sample.
-          format: of `scipy.sparse`, such as "csc", for a sparse result out of the nonzeros of J; None: an array.
+          weights: W. One weight for each row, of shape `y.shape` or `(M,)`; or a full matrix `(M, M)`; None: the
+            identity. With batch axes first, each sample has its own weights.
+          format: a format of `scipy.sparse`, such as "csc": the result is sparse, and computed from the nonzeros. None:
+            the result is an array.
 
         Returns:
-          `x.shape + x.shape`, `(N, N)` for a matrix view, with batch axes in front; with a format, `(N, N)`.
+          Shape `x.shape + x.shape`, or `(N, N)` for a matrix view; batch axes come first. With a format, `(N, N)`.
 
         Raises:
-          TypeError: a format inside of `jit`, where SciPy can't compute.
-          ValueError: weights of another shape; an unknown format, or one of a view with samples.
-          MaterializationError: the result does not fit; nor does J, and rows can't be computed one by one.
+          TypeError: a format inside `jit`, where SciPy cannot compute.
+          ValueError: weights of another shape; an unknown format; a format for a view with samples.
+          MaterializationError: the result does not fit under the memory limit; or J does not, and its rows cannot be
+            computed one by one.
         """
         way, (rows, columns) = self._sides("gram")
         weights, between = self._weights(weights, rows)
         if format is not None:
             self._check_format(format)
             return sparse_gram(self, way, weights, between, format)
-        # Of Jᵀ it is the conjugate of what J gives.
+        # J stands for the block here. The Gram matrix of its transpose Jᵀ is conj(J conj(W) Jᴴ).
         turned = way == "columns"
         out = gram(self, way, jnp.conj(weights) if turned and weights is not None else weights, between)
         out = jnp.conj(out) if turned else out
         return self._divided(out.reshape(self._layout.lead + columns + columns))
 
     def outer(self, other: Any = None) -> jax.Array:
-        """`J Jᵀ`, in chunks of columns where J does not fit; `J J'ᵀ` of two views with the same inputs.
+        """The product `J Jᵀ`, or `J J'ᵀ` of two views with the same inputs (with `ᴴ` for `ᵀ` if they are complex).
+
+        It is computed without J, in chunks of columns, if J does not fit under the memory limit.
 
         Args:
-          other: another view with inputs of the same shape, perhaps at another point; None: this one.
+          other: J', another view with inputs of the same shape, perhaps at another point; None: J itself.
 
         Returns:
-          `y.shape + y.shape`, `(M, M)` for matrix views, with batch axes in front; `y.shape + y'.shape` of two.
+          Shape `y.shape + y'.shape`, or `(M, M')` for matrix views; batch axes come first.
 
         Raises:
-          TypeError: `other` is no view.
+          TypeError: `other` is not a view.
           ValueError: the inputs differ in shape.
-          MaterializationError: what does not fit.
+          MaterializationError: the result, or what it is computed from, does not fit under the memory limit.
         """
         way, (rows, columns) = self._sides("outer")
         lead = self._layout.lead
@@ -121,19 +135,19 @@ class Reductions(Products):
         return self._divided(cross(self, other).reshape(lead + rows + others))
 
     def row_norms(self) -> jax.Array:
-        """The Euclidean norm of each row, without the matrix where that does not fit, or where it is sparse.
+        """The Euclidean norm of each row, without the matrix if J is sparse or does not fit under the memory limit.
 
         Returns:
-          `y.shape`, `(M,)` for a matrix view, with batch axes in front.
+          Shape `y.shape`, or `(M,)` for a matrix view; batch axes come first.
         """
         way, (rows, _) = self._sides("row_norms")
         return self._divided(norms(self, way).reshape(self._layout.lead + rows))
 
     def column_norms(self) -> jax.Array:
-        """The Euclidean norm of each column, as `row_norms` of rows.
+        """The Euclidean norm of each column, computed as `row_norms` is.
 
         Returns:
-          `x.shape`, `(N,)` for a matrix view, with batch axes in front.
+          Shape `x.shape`, or `(N,)` for a matrix view; batch axes come first.
         """
         way, (_, columns) = self._sides("column_norms")
         out = norms(self, "columns" if way == "rows" else "rows")
@@ -153,7 +167,7 @@ class Reductions(Products):
         return told(self, name, summed, self._layout.lead + shape)
 
     def _sides(self, name: str) -> tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        # What rows of this view are in the block, and the shapes of its two sides.
+        # Whether the rows of this view are rows or columns of the block, and the shapes of the view's rows and columns.
         layout, block = self._layout, self._layout.block
         rows, columns = block.row_shape, block.column_shape
         if layout.turn and not layout.matrices:
@@ -180,7 +194,7 @@ class Reductions(Products):
             )
 
     def _weights(self, weights: Any, rows: tuple[int, ...]) -> tuple[jax.Array | None, bool]:
-        # Those of rows as (..., M), and whether they are between rows, (..., M, M).
+        # The weights, and whether they are a full matrix: (..., M, M) if so, (..., M) if not.
         if weights is None:
             return None, False
         w, lead, m = as_array("J.gram(weights=...)", weights), self._layout.lead, math.prod(rows)

@@ -1,4 +1,4 @@
-"""Views in trees: nested as the outputs and the inputs of f are, and read together.
+"""Trees of views, nested as the outputs and the inputs of f are; and `materialize`, which reads them together.
 
 Knows trees and views. Knows nothing of how lines are computed.
 """
@@ -14,7 +14,8 @@ from jacobia._view.jacobian import Jacobian
 
 
 def tree_of(blue: Blueprint, items: list) -> Any:
-    # The output tree, with the tree of the differentiated inputs in each leaf; for a Hessian in each of those again.
+    # The output tree, with the tree of the differentiated inputs in each leaf. A Hessian repeats the input tree in each
+    # of those leaves.
     if blue.ravel:
         return items[0]
     width, counts = len(blue.spaces.inputs), [len(blue.spaces.outputs)]
@@ -30,14 +31,17 @@ def tree_of(blue: Blueprint, items: list) -> Any:
 
 
 def materialize(tree: Any, key: Any = ...) -> Any:
-    """Read the same key of every view of a tree, in one kernel call for all views of one `jacobian` call.
+    """Read the same key of every view of a tree. Views of the same call are read in one kernel call.
 
     Args:
-      tree: a tree of views, as `jacobian(f)(x)` returns it. Other leaves stay as they are.
+      tree: a tree of views, as `jacobian(f)(x)` returns it. Leaves that are not views stay as they are.
       key: any key that NumPy takes.
 
     Returns:
-      The tree with arrays in the places of views.
+      The tree with each view replaced by the array `J[key]`.
+
+    Raises:
+      TypeError: the tree is `jacobian(f)` itself, which has not been called with the arguments of f.
     """
     if isinstance(tree, Uncalled):
         raise TypeError(tree.called_first())
