@@ -1,7 +1,7 @@
-"""Jacobians computed where they are read.
+"""Lazy Jacobians and Hessians for JAX: `jacobian(f)(x)` is computed only where it is read.
 
-A Jacobian is a linear program (`jax.linearize` gives it), and everything is read off it. Open `_read/block.py` first,
-or go by the ten files that README.md names.
+A Jacobian is a linear program (`jax.linearize` gives it), and everything else is read off that program. To read the
+code, start with `_read/block.py`, or follow the ten files that README.md names.
 """
 
 from jacobia import scipy
@@ -29,7 +29,7 @@ from jacobia._view.triplets import Triplets, triplets
 
 open = _open_saved
 
-__version__ = "0.1.0"  # the only place of the version; pyproject.toml reads it
+__version__ = "0.1.0"  # pyproject.toml reads the version from here
 
 __all__ = [  # without `open`: `from jacobia import *` would hide that of Python
     "BatchMixingError",

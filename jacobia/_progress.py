@@ -1,5 +1,6 @@
-"""Progress of what takes longer than a second, by tqdm: off, until `jacobia.config.progress = True` or `progress=True`.
+"""Progress bars (tqdm) for work of more than a second. Off by default.
 
+`jacobia.config.progress = True` or `progress=True` turns them on.
 Knows steps and time. Knows nothing of what the steps compute.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 _Step = TypeVar("_Step")
 
-# What takes less than so many seconds shows nothing; what takes longer is drawn anew so often.
+# In seconds: a bar appears after _DELAY, and is redrawn every _TICK.
 _DELAY, _TICK = 1.0, 0.2
 
 
@@ -19,9 +20,9 @@ class Config:
     """Settings of this process.
 
     Attributes:
-      progress: whether whatever takes longer than a second shows a bar, in a terminal or a notebook: chunks, blocks,
-        reading large programs, compiling, and computing, which is then waited for. A bool; False by default. A bar in a
-        file of output would be noise, so there is none.
+      progress: whether work of more than a second shows a bar, in a terminal or a notebook; a bool, False by default.
+        Bars are shown for chunks, for blocks, for reading large programs, for compiling and for computing. A read then
+        waits for its computation. If the output is a file, there is no bar.
     """
 
     __slots__ = ("_progress",)
@@ -51,7 +52,7 @@ config = Config()
 
 def _tqdm(asked: str) -> Any:
     try:
-        if find_spec("ipywidgets") is None:  # without which a bar in a notebook is text, and tqdm.auto warns of that
+        if find_spec("ipywidgets") is None:  # tqdm.auto would warn in a notebook
             from tqdm import tqdm
         else:
             from tqdm.auto import tqdm
@@ -70,13 +71,15 @@ def shown(
     progress: bool | None = None,
     done: int = 0,
 ) -> Iterator[_Step]:
-    """The same steps, with a bar.
+    """Yield the same steps, and show a bar.
 
     Args:
-      total: how many units all steps have; `done` of them before the first one.
-      size: how many a step has.
-      what: what the units are, in the singular.
-      progress: None: as `config.progress` says, and after a second.
+      steps: the steps.
+      total: the number of units of all steps, with `done` units that were finished before the first step.
+      size: the number of units of a step.
+      what: the name of a unit, in the singular.
+      progress: whether to show the bar. None: as `config.progress` says, and only after a second.
+      done: the number of units that are finished already.
     """
     if not (config.progress if progress is None else progress):
         yield from steps
@@ -90,7 +93,7 @@ def shown(
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show that this is being done, and for how long, after a second of it."""
+    """Show `what` and the elapsed time while the body runs, once it has run for a second."""
     if not config.progress:
         yield
         return

@@ -1,4 +1,4 @@
-"""Text for people: counts, bytes, arrays in few words. Never computes.
+"""Short text for people: counts, bytes, arrays. Never computes.
 
 Knows numbers, shapes and dtypes. Knows nothing of views.
 """
@@ -9,13 +9,13 @@ import numpy as np
 
 
 def counted(count: int, what: str) -> str:
-    """So many of something, whose name is given in the plural."""
+    """A count with its noun, such as "1 row" or "3 rows". `what` is the plural of the noun."""
     one = what.removesuffix("es") if what.endswith("sses") else what.removesuffix("s")
     return f"{count} {one if count == 1 else what}"
 
 
 def readable(nbytes: int) -> str:
-    """A number of bytes for people, in powers of 1000."""
+    """A number of bytes in readable units, such as "1.5 MB": powers of 1000."""
     for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
         if nbytes >= size:
             return f"{nbytes / size:.1f} {unit}"
@@ -23,7 +23,7 @@ def readable(nbytes: int) -> str:
 
 
 def array_word(dtype: Any, shape: tuple[int, ...]) -> str:
-    """An array in one word, such as `f32[1000,784]`."""
+    """The dtype and shape of an array in one word, such as `f32[1000,784]`."""
     name = np.dtype(dtype).name
     for long, short in (("bfloat", "bf"), ("float", "f"), ("complex", "c"), ("uint", "u"), ("int", "i")):
         if name.startswith(long):

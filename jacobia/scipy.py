@@ -1,6 +1,7 @@
-"""Derivatives as SciPy's solvers call them: arrays of NumPy in float64, dense or sparse.
+"""Derivatives as callbacks for SciPy's solvers: float64 NumPy arrays or SciPy sparse arrays.
 
-For `solve_ivp`, `least_squares`, `root`, `minimize`. Knows the two transforms, and nothing of how they compute.
+For `solve_ivp`, `least_squares`, `root` and `minimize`. Knows the transforms `jacobian` and `hessian`. Knows nothing of
+how they compute.
 Shapes: M outputs, N inputs.
 """
 
@@ -14,29 +15,31 @@ from jacobia._sparse.pattern import FORMATS
 from jacobia._transform import hessian, jacobian
 from jacobia._view.jacobian import Jacobian
 
-# Sparse from so many entries on, where at most this share of them can be nonzero.
+# The default format is sparse for matrices of at least _LARGE entries of which at most the fraction _SHARE can be
+# nonzero.
 _LARGE, _SHARE = 50 * 50, 0.1
 
 
 def jac(f: Callable, argnums: int = 0, *, format: str | None = None, **options: Any) -> Callable:
-    """The Jacobian of `f` for a solver of SciPy.
+    """The Jacobian of `f` as a callback for a SciPy solver.
 
     Args:
-      f: from an array of N numbers, and perhaps others, to an array of M numbers, by operations of JAX. Further
-        arguments of the solver (`args=`) are passed on.
-      argnums: which argument is differentiated: 1 for the `f(t, y)` of `solve_ivp`.
-      format: "dense", or a format of `scipy.sparse`. None: "csr" where there are 2,500 entries or more of which at most
-        a tenth can be nonzero, "dense" otherwise, settled by the first call. `solve_ivp` wants "csc" in the end.
-      **options: those of `jacobian`.
+      f: a function, written with JAX operations, from an array of N numbers to an array of M numbers. Further arguments
+        of the solver (`args=`) are passed on.
+      argnums: which argument to differentiate: 1 for the `f(t, y)` of `solve_ivp`.
+      format: "dense", or a format of `scipy.sparse`. None: the first call chooses "csr" if the matrix has at least
+        2,500 entries of which at most a tenth can be nonzero, and "dense" otherwise. For `solve_ivp`, "csc" saves a
+        conversion.
+      **options: options of `jacobian`.
 
     Returns:
-      A function of the arguments of `f` that returns an array `(M, N)` of NumPy, or of `scipy.sparse`, in float64. f is
-      traced and run with 64-bit types, whether or not they are on outside. A second call traces and compiles nothing.
-      Of an f that gives one number without axes it is the gradient `(N,)`, as `minimize` wants it.
+      A function of the arguments of `f`. It returns a float64 array of shape `(M, N)`, of NumPy or of `scipy.sparse`.
+      If `f` returns one number without axes, the result is the gradient `(N,)`, as `minimize` needs it. `f` is traced
+      and run with 64-bit types, whether or not JAX has them enabled. A second call traces and compiles nothing.
 
     Raises:
-      TypeError: x is no array of real numbers.
-      ValueError: an unknown format, or an f of which there is no single matrix.
+      TypeError: `argnums` is not an int; at a call, x is not an array of real numbers.
+      ValueError: an unknown format; at a call, the Jacobian of `f` is not a single matrix.
 
     Example:
       >>> import numpy as np, scipy.optimize
@@ -48,27 +51,29 @@ def jac(f: Callable, argnums: int = 0, *, format: str | None = None, **options: 
 
 
 def hess(f: Callable, argnums: int = 0, *, format: str | None = None, **options: Any) -> Callable:
-    """The Hessian of a scalar `f` for a solver of SciPy, as `jac` is the Jacobian.
+    """The Hessian of a scalar `f` as a callback for a SciPy solver.
 
-    The `hess(x, v)` of `NonlinearConstraint(fun, ...)` is `hess(lambda x, v: v @ fun(x))`.
+    For `NonlinearConstraint(fun, ...)`, whose `hess` is a function of x and v, write `hess(lambda x, v: v @ fun(x))`.
 
     Args:
-      f: from an array of N numbers, and perhaps others, to one number, by operations of JAX.
-      argnums: which argument is differentiated.
+      f: a function, written with JAX operations, from an array of N numbers to one number. Further arguments of the
+        solver are passed on.
+      argnums: which argument to differentiate.
       format: as in `jac`.
-      **options: those of `hessian`.
+      **options: options of `hessian`.
 
     Returns:
-      A function of the arguments of `f` that returns an array `(N, N)` of NumPy, or of `scipy.sparse`, in float64.
+      A function of the arguments of `f`. It returns a float64 array of shape `(N, N)`, of NumPy or of `scipy.sparse`.
 
     Raises:
-      TypeError, ValueError: as `jac`.
+      TypeError: as in `jac`.
+      ValueError: as in `jac`; or `f` returns more than one number.
     """
     return _Callback("hess", hessian(f, argnums, **options), argnums, format)
 
 
 class _Callback:
-    # Which format it is, is settled by the first call: a solver looks at one matrix and takes all others to be alike.
+    # The first call fixes the format: a solver looks at the first matrix, and expects all others in the same format.
     def __init__(self, name: str, transform: Callable, argnums: Any, format: str | None):
         formats = "dense", *FORMATS
         if format is not None and format not in formats:

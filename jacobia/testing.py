@@ -1,6 +1,6 @@
-"""Checks of the derivatives of a function, for the tests of those who write derivative rules.
+"""`check_jacobian`: checks of the derivatives of a function, for the tests of custom derivative rules.
 
-Shapes: M outputs, N inputs, of all leaves one behind the other.
+Shapes: M outputs, N inputs, over all leaves, flattened and concatenated.
 """
 
 import contextlib
@@ -19,9 +19,10 @@ from jacobia._space import Space
 from jacobia._transform import hessian as hessian_of
 from jacobia._transform import jacobian
 
-# The matrix itself is made up to this number of entries.
+# The whole matrix is checked too if it has at most this number of entries.
 _DENSE = 2**16
-# Steps, beside the one that balances truncation and rounding: for an f that is rough, or flat, at that scale.
+# Factors of the step that balances truncation and rounding. The other steps are for an f that is rough or flat at the
+# scale of that step.
 _FACTORS = (1.0, 0.1, 10.0, 1e-2, 1e-3)
 
 
@@ -37,45 +38,53 @@ def check_jacobian(
     num_directions: int = 3,
     **kwargs: Any,
 ) -> None:
-    """Check the derivatives of `f` at `args`, as `jacobian` and `hessian` give them.
+    """Check the derivatives of `f` at `args`, as `jacobian` and `hessian` compute them.
 
-    For each input leaf, along random directions v, and for each output leaf, with random cotangents u:
+    For each input leaf, the checks use random directions v, and for each output leaf, random cotangents u:
 
-    * one-sided differences: `f` has one slope on both sides of the point. A kink fails, also one where JAX's
-      derivative is the mean of both slopes, as that of `jnp.abs` at 0;
-    * central differences of `f` against `J.mv(v)`. They are computed in float64, whatever the dtype of the
-      arguments, unless `f` does not run there or has another value there (random numbers): then in the dtype of `f`,
-      where less can be seen. Steps are relative to each entry of the input, and one of several must confirm;
-    * adjoint identity: `<u, J v> = <u J, v>`;
-    * up to 65536 entries, the matrix: `J[...] @ v = J.mv(v)`, `u @ J[...] = J.vm(u)`, and rows and columns that are
-      read singly are those of the matrix;
-    * with `hessian`, the same for the gradient of `f` and its Hessian, which is symmetric: `<u, H v> = <v, H u>`.
+    * one-sided differences: `f` must have the same slope on both sides of the point. A kink fails, even if JAX's
+      derivative there is the mean of both slopes, as for `jnp.abs` at 0;
+    * central differences of `f` against `J.mv(v)`. They are computed in float64, whatever the dtype of the arguments.
+      If `f` does not run in float64, or has another value there (random numbers), they are computed in the dtype of
+      `f`, which detects less. Steps are relative to each entry of the input; several steps are tried, and one of them
+      must agree;
+    * the adjoint identity `<u, J v> = <u J, v>`;
+    * for up to 65,536 entries, the matrix: `J[...] @ v = J.mv(v)`, `u @ J[...] = J.vm(u)`, and single rows and columns
+      equal those of the matrix;
+    * with `hessian`, the same for the gradient of `f` and its Hessian, and symmetry: `<u, H v> = <v, H u>`.
 
-    The same call always gives the same answer. `jax.test_util.check_grads` has one direction for all leaves, one
-    absolute step in the dtype of the arguments, and tolerances that grow with the number of entries.
+    The same call always gives the same answer. For comparison, `jax.test_util.check_grads` uses one direction for all
+    leaves, one absolute step in the dtype of the arguments, and tolerances that grow with the number of entries.
 
     Args:
       f: a pure JAX function, as for `jacobian`; with `hessian`, one that returns one number.
       *args: the point.
-      argnums: which positional arguments are differentiated, as in `jacobian`.
-      where: which leaves of them are, as in `jacobian`.
+      argnums: which positional arguments to differentiate, as in `jacobian`.
+      where: which leaves of these arguments to differentiate, as in `jacobian`.
       hessian: check second derivatives as well.
-      rtol: tolerance relative to the entry. Default: `eps ** 0.4` of the less precise dtype of both leaves, 2e-3 for
-        float32 and 5e-7 for float64.
-      atol: absolute tolerance. Default: what rounding in these dtypes may leave of an entry that is zero.
-      seed: of the random directions.
-      num_directions: how many for each leaf.
-      **kwargs: keyword arguments of `f`. One that has a name of those above needs `functools.partial`.
+      rtol: tolerance relative to the entry. Default: `eps ** 0.4`, where eps is that of the less precise dtype of the
+        two leaves: 2e-3 for float32 and 5e-7 for float64.
+      atol: absolute tolerance. Default: the rounding error in these dtypes of an entry that is zero.
+      seed: seed of the random directions.
+      num_directions: the number of directions for each leaf.
+      **kwargs: keyword arguments of `f`. If one has the same name as an argument of `check_jacobian`, bind it with
+        `functools.partial`.
 
     Raises:
-      AssertionError: a check fails; tells which, the leaves by their paths, the largest difference and where it is.
-      TypeError, ValueError: what `jacobian` and `hessian` raise for `f` and its arguments, with `ravel=True`: leaves
-        of several dtypes are refused where neither direction is free of rounding.
+      AssertionError: a check fails. The message names the check, the leaves by their paths, and the largest difference
+        with its index.
+      TypeError: as `jacobian` and `hessian` raise it with `ravel=True`, among others for leaves of several dtypes of
+        which either direction would round some.
+      ValueError: as `jacobian` and `hessian` raise it; or `num_directions` is not a positive int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> check_jacobian(jnp.tanh, jnp.ones(3))
 
     References:
-      Griewank and Walther, "Evaluating Derivatives", 2nd edition (2008), doi:10.1137/1.9780898717761, for the
-      products and their duality; Fornberg, "Generation of finite difference formulas on arbitrarily spaced grids",
-      Mathematics of Computation 51 (1988), doi:10.1090/S0025-5718-1988-0935077-0, for the stencil.
+      Griewank and Walther, "Evaluating Derivatives", 2nd edition (2008), doi:10.1137/1.9780898717761, for the products
+      and their duality; Fornberg, "Generation of finite difference formulas on arbitrarily spaced grids", Mathematics
+      of Computation 51 (1988), doi:10.1090/S0025-5718-1988-0935077-0, for the stencil.
     """
     if not isinstance(num_directions, int) or num_directions < 1:
         raise ValueError(
@@ -95,12 +104,12 @@ def check_jacobian(
 
     name = getattr(f, "__name__", type(f).__name__)
     for J, g in zip(views, (values, gradient), strict=False):
-        with np.errstate(all="ignore"):  # what is not finite is reported by the checks
+        with np.errstate(all="ignore"):  # the checks report values that are not finite
             _Checks(name, J, g, call.leaves, positions, rtol, atol).run(np.random.default_rng(seed), num_directions)
 
 
 class _Checks:
-    """The checks of one matrix J, the derivative of g. Vectors are NumPy arrays in float64."""
+    """The checks of one matrix J, the derivative of g. Vectors are float64 NumPy arrays."""
 
     def __init__(self, name: str, J: Any, g: Callable, leaves: list, positions: Sequence[int], rtol: Any, atol: Any):
         self.name, self.J, self.rtol, self.atol = name, J, rtol, atol
@@ -112,7 +121,8 @@ class _Checks:
         self.points = [np.asarray(leaves[p]).astype(np.float64) for p in positions]
         self.scales = [_scale(p.reshape(-1)) for p in self.points]
         self.tops = [s.max(initial=0) or 1.0 for s in self.scales]
-        # What rounding is measured by: |y|, and for a gradient also |f(x)| / |x|, of which it may be a small rest.
+        # The size that rounding errors are relative to: |y|, and for a gradient also |f(x)| / |x|, since a gradient may
+        # be what is left after numbers of that size cancel.
         self.size = np.zeros(self.outs.size)
         if J._origin.blue.spaces.hessian:
             self.size = abs(float(np.asarray(J.value).sum())) / np.concatenate([np.zeros(0), *self.scales])
@@ -120,9 +130,9 @@ class _Checks:
         self.size = np.maximum(self.size, abs(self.y))
 
     def run(self, rng: np.random.Generator, count: int) -> None:
-        """All checks, in the order in which a failure tells most."""
+        """Run all checks. The checks whose failure says most come first."""
         J, symmetric = self.J, self.J._origin.blue.spaces.hessian
-        more = range(count + symmetric)  # the symmetry of a block with itself takes two directions
+        more = range(count + symmetric)  # symmetry of a diagonal block needs two directions
         tangents = zip(self.scales, self.tops, self.ins.dtypes, strict=True)
         v = [[_random(rng, s / top, dtype) for _ in more] for s, top, dtype in tangents]
         cotangents = zip(self.outs.sizes, self.outs.dtypes, strict=True)
@@ -151,14 +161,15 @@ class _Checks:
             moved = [[*before, x + k * t * v.reshape(x.shape), *after] for k in (1, -1, 2, -2)]
             f1, b1, f2, b2 = (self.g(points)[0] for points in moved)
             central = (8 * (f1 - b1) - (f2 - b2)) / (12 * t)
-            # Second differences over t are y'' t + O(t**3), which cancels here; a jump of the slope does not.
+            # (f(t) - 2 y + f(-t)) / t is y'' t + O(t**3), plus the jump of the slope. This combination of two of them
+            # cancels y'' t and keeps the jump.
             jump = 2 * (f1 - 2 * self.y + b1) / t - (f2 - 2 * self.y + b2) / (2 * t)
             noise = 8 * self.g_eps * np.max(np.abs([self.size, f1, b1, f2, b2]), axis=0) / t
             floor = np.nan_to_num(noise, posinf=0) if factor == 1 else floor
             slopes = np.fmax(slopes, np.maximum(abs(f1 - self.y), abs(b1 - self.y)) / t)
             kink = np.maximum(0.01, eps**0.4) * slopes + 4 * floor
             near = self._limit(eps, np.fmax(abs(got), abs(central)), largest + self.size / top) + floor
-            # A step so small that rounding hides what is looked for confirms nothing.
+            # A step confirms nothing if it is so small that its rounding error hides the difference.
             confirmed |= (abs(got - central) <= near) & (noise <= near)
             smooth |= (abs(jump) <= kink) & (4 * noise <= kink)
             if confirmed.all() and smooth.all():
@@ -177,7 +188,7 @@ class _Checks:
         self._agree("central differences", what, got, best, limit, hint, self.outs, confirmed)
 
     def _duality(self, check: str, u: list, v: list, Jv: list, uJ: list, hint: str) -> None:
-        # <u, J v> and <u J, v>, for each pair of leaves.
+        # <u, J v> = <u J, v> for each pair of leaves.
         for i, j in np.ndindex(len(u), len(v)):
             for a, b, product, pulled in zip(u[i], v[j], Jv[j], uJ[i], strict=False):
                 left, right = a * product[self.out_at[i]], pulled[self.in_at[j]] * b
@@ -212,7 +223,7 @@ class _Checks:
                 )
 
     def _limit(self, eps: Any, size: Any, floor: Any) -> Any:
-        # What cancels leaves the rounding of larger numbers behind, `floor`.
+        # The tolerance. `floor` is the size of the numbers that cancel: their rounding error remains in a small result.
         rtol = eps**0.4 if self.rtol is None else self.rtol
         return rtol * size + (20 * eps * floor if self.atol is None else self.atol)
 
@@ -237,13 +248,13 @@ class _Checks:
         )
 
     def _precise(self, g: Callable, leaves: list, positions: Sequence[int]) -> tuple[Callable, np.ndarray, np.ndarray]:
-        """g in float64 if it is the same function there; its value, and the eps of each entry."""
+        """g in float64 if it is the same function there, otherwise g itself; its value, and the eps of each entry."""
         own = _evaluator(g, leaves, [leaves[p].dtype for p in positions], contextlib.nullcontext)
         y, eps = own(self.points)
         try:
             wide = _evaluator(g, [*map(_wide, leaves)], [np.float64] * len(positions), lambda: jax.enable_x64(True))
             wide_y, wide_eps = wide(self.points)
-        except Exception:  # f has dtypes written into it; what else could be wrong has shown above
+        except Exception:  # f fixes dtypes: any other error was raised above
             return own, y, eps
         largest = np.repeat([abs(y[at]).max(initial=0) for at in self.out_at], self.outs.sizes)
         near = eps**0.4 * (abs(y) + largest) + 10 * eps * self.size
@@ -277,13 +288,13 @@ def _slices(space: Space) -> list[slice]:
 
 
 def _scale(x: np.ndarray) -> np.ndarray:
-    # An entry is moved relative to its own size; 0 tells nothing of its size, the others have to.
+    # The step of an entry is relative to its magnitude. An entry that is 0 gets the median magnitude of the others.
     known = abs(x)[(x != 0) & np.isfinite(x)]
     return np.where((x != 0) & np.isfinite(x), abs(x), np.median(known) if known.size else 1.0)
 
 
 def _random(rng: np.random.Generator, scale: np.ndarray, dtype: Any) -> np.ndarray:
-    # No entry vanishes beside the others, and each is a number of the dtype: no product rounds it.
+    # No entry is tiny beside the others, and each is representable in the dtype, so that products do not round it.
     drawn = rng.choice([-1.0, 1.0], scale.shape) * rng.uniform(0.5, 1.5, scale.shape) * scale
     return drawn.astype(dtype).astype(np.float64)
 

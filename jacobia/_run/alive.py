@@ -1,4 +1,4 @@
-"""The error for a point that is no more: which argument of f has been deleted, or donated to a jitted function.
+"""The error for a deleted point: it names the argument of f that was deleted, or donated to a jitted function.
 
 Knows calls. Knows nothing of how lines are computed.
 """
@@ -11,7 +11,10 @@ from jacobia._run.kernels import ReadError
 
 
 def deleted(origin: Any, number: int) -> ReadError:
-    """The error for an array of the point: a leaf of the call, or, behind these, one that f closes over."""
+    """The error for a deleted array of the point.
+
+    `number` counts the leaves of the call, and after them the arrays that f closes over.
+    """
     if number < len(origin.at_hand):
         what = _name(origin, number)
         copy = f"make the view at a copy, {what}.copy()" if "[" in what or what.isidentifier() else "keep it"

@@ -1,4 +1,4 @@
-"""Keys in messages: how they are written, and what to write instead.
+"""Keys in error messages: how a key is written, and what to write instead of an invalid key.
 
 Knows types of keys. Knows nothing of what is indexed.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def instead(k: Any) -> str:
-    """What to write in place of something that is no key."""
+    """What to write instead of a value that is not a key."""
     if isinstance(k, str):
         return f"A view is one block; of a tree of views, write tree[{k!r}][...]"
     if isinstance(k, (float, np.floating)) or (hasattr(k, "dtype") and np.ndim(k) == 0):
@@ -23,13 +23,13 @@ def instead(k: Any) -> str:
 
 
 def show(key: Any) -> str:
-    """A key as it is written, cut short."""
+    """A key as Python code, shortened to 80 characters."""
     text = ", ".join(map(_shown, key)) if isinstance(key, tuple) else _shown(key)
     return text if len(text) < 80 else text[:77] + "..."
 
 
 def _shown(k: Any) -> str:
-    # As it is written.
+    # One part of a key, as Python code.
     if isinstance(k, slice):
         return ":".join(["" if e is None else str(e) for e in (k.start, k.stop, k.step)][: 2 + (k.step is not None)])
     if isinstance(k, str):

@@ -1,7 +1,7 @@
-"""What makes a view act as an array: operators, conversions, and every method and attribute of `jax.Array`.
+"""Views as arrays: operators, conversions, and every method and attribute of `jax.Array`.
 
-Knows that there is a shape, a dtype and `self[...]`, and nothing else. What describes an array never computes;
-everything else is that of the whole matrix.
+Knows a shape, a dtype and `self[...]`. Knows nothing of Jacobians. Metadata (shape, dtype and what follows from them)
+never computes; everything else works on the whole matrix.
 """
 
 import math
@@ -54,7 +54,7 @@ def _method(name: str) -> Callable:
 
 
 def factor(other: Any) -> jax.Array:
-    """The other factor of a product as an array; a sparse matrix of SciPy or JAX is made dense."""
+    """The other factor of a product, as an array. A sparse matrix of SciPy or JAX is made dense."""
     if not isinstance(other, ArrayLike):
         for name in ("toarray", "todense"):
             if hasattr(other, name):
@@ -63,7 +63,7 @@ def factor(other: Any) -> jax.Array:
 
 
 def not_traced(name: str) -> AttributeError:
-    """What is raised where an attribute is asked for that a traced array has not got."""
+    """The error for an attribute that a traced array does not have."""
     return AttributeError(
         f"J.{name}: expected a view at arrays, got one that is traced, which has no {name} yet. Ask for it outside of "
         "transformations.",
@@ -72,7 +72,7 @@ def not_traced(name: str) -> AttributeError:
 
 
 def _no_operand(op: Callable, other: Any) -> TypeError:
-    # SciPy adds no dense array to a sparse one.
+    # SciPy cannot add a dense JAX array to a sparse matrix.
     return TypeError(
         f"{op.__name__}(J, S): expected an array, got {type(other).__name__}. Write J.to_scipy() for J, which is "
         "sparse then, or S.toarray() for S."
@@ -80,7 +80,10 @@ def _no_operand(op: Callable, other: Any) -> TypeError:
 
 
 class ArrayLike:
-    """An array by its shape, its dtype and `self[...]`. Comparison is elementwise, so there is no hash."""
+    """An object that acts as an array, given `shape`, `dtype` and `self[...]`.
+
+    Comparison is elementwise, so there is no hash.
+    """
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
@@ -100,19 +103,22 @@ class ArrayLike:
 
     @property
     def ndim(self) -> int:
+        """The number of axes. Never computes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
+        """The number of entries. Never computes."""
         return math.prod(self.shape)
 
     @property
     def itemsize(self) -> int:
+        """Bytes of one entry. Never computes."""
         return self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole matrix, were it computed. What is remembered takes `J.stats.nbytes`."""
+        """Bytes of the whole matrix once computed. The remembered rows and columns take `J.stats.nbytes`."""
         return self.size * self.itemsize
 
     @property
@@ -130,7 +136,7 @@ class ArrayLike:
     def __format__(self, spec: str) -> str:
         return format(self[...], spec) if spec else repr(self)
 
-    # Attributes of arrays that would take the whole matrix: read where they are used
+    # Attributes that need the whole matrix: it is read when an attribute's result is used
 
     @property
     def T(self) -> "ArrayLike":
@@ -147,7 +153,7 @@ class ArrayLike:
 
     @property
     def real(self) -> "ArrayLike":
-        """The real part; of a real view the view itself."""
+        """The real part. For a real view, the view itself."""
         return self._part(jnp.real) if jnp.issubdtype(self.dtype, jnp.complexfloating) else self
 
     @property
@@ -160,17 +166,20 @@ class ArrayLike:
 
     @property
     def flat(self) -> "ArrayLike":
-        """The entries one behind the other."""
+        """The entries as one axis, in row-major order."""
         return Derived((self.size,), self.dtype, lambda key: self[...].reshape(-1)[key])
 
     @property
     def at(self) -> Any:
-        """`J.at[key].set(...)` and its like give an array: the whole matrix, changed there."""
+        """`J.at[key].set(...)` and the other updates of `jax.Array.at`.
+
+        They return an array: the whole matrix with the update.
+        """
         return _At(self)
 
     @property
     def addressable_shards(self) -> Sequence:
-        """The shards of the whole matrix on devices of this process."""
+        """The shards of the whole matrix that are on devices of this process."""
         return _Shards(self, "addressable_shards")
 
     @property
@@ -187,7 +196,7 @@ class ArrayLike:
         return np.asarray(self[...]).__array__(dtype) if copy is not True else np.array(self[...], dtype)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        # A NumPy array on the left of an operator comes here; a product stays one without the matrix.
+        # NumPy calls this for `array op J`. `array @ J` is computed without the matrix.
         if ufunc is np.matmul and method == "__call__" and len(inputs) == 2 and not kwargs:
             left, right = inputs
             return left.__matmul__(right) if isinstance(left, ArrayLike) else right.__rmatmul__(left)
@@ -227,16 +236,16 @@ class ArrayLike:
     __lt__, __le__ = _binary(operator.lt), _binary(operator.le)
     __gt__, __ge__ = _binary(operator.gt), _binary(operator.ge)
 
-    # Products under the names by which SciPy asks for them (`aslinearoperator`, `gmres`, `lsqr`, `svds`): without
-    # the matrix, and NumPy arrays that may be written to, as its solvers do.
+    # Products under the names that SciPy calls (`aslinearoperator`, `gmres`, `lsqr`, `svds`). They need no matrix, and
+    # return writable NumPy arrays, since SciPy's solvers write into them.
 
     def matvec(self, v: Any) -> np.ndarray:
-        """`J @ v` as a NumPy array; v of shape (N,) or (N, k)."""
+        """The product `J @ v` as a NumPy array, for v of shape `(N,)` or `(N, K)`."""
         return np.array(self @ v)
 
     def rmatvec(self, u: Any) -> np.ndarray:
-        """`J.conj().T @ u` as a NumPy array; u of shape (M,) or (M, k)."""
-        # By name: a JAX array on the left of an operator would ask for the whole matrix.
+        """The product `J.conj().T @ u` as a NumPy array, for u of shape `(M,)` or `(M, K)`."""
+        # Called by name: `@` with a JAX array on the left would first convert J to an array, the whole matrix.
         return np.array(jnp.conj(self.__rmatmul__(jnp.conj(jnp.asarray(u)).T).T))
 
     matmat, rmatmat = matvec, rmatvec
@@ -270,7 +279,7 @@ class ArrayLike:
             of_arrays = getattr(_array_type(), name, None)
             if callable(of_arrays):
                 return _method(name).__get__(self)
-            if isinstance(getattr(type(self), name, None), property):  # it has raised
+            if isinstance(getattr(type(self), name, None), property):  # the property itself raised AttributeError
                 raise not_traced(name)
             if of_arrays is not None and name not in INSTEAD:
                 raise AttributeError(
@@ -288,8 +297,8 @@ class ArrayLike:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
 
-# Methods: those of the class, and three that only arrays in memory have. A view is no object of the array API, by
-# which SciPy would make it an array where it asks for products.
+# The methods of jax.Array, and three that only concrete arrays have. Not `__array_namespace__`: SciPy would take a view
+# for an array of the array API, and convert it where it needs products only.
 for _name in (*dir(jax.Array), "tolist", "__dlpack__", "__dlpack_device__"):
     _skip = _name == "__array_namespace__" or (_name.startswith("_") and not _name.startswith("__"))
     _known = any(_name in vars(c) for c in ArrayLike.__mro__)
@@ -298,7 +307,7 @@ for _name in (*dir(jax.Array), "tolist", "__dlpack__", "__dlpack_device__"):
 
 
 class Derived(ArrayLike):
-    """What is computed from the entries of a view, where it is read."""
+    """A lazy array that is computed from the entries of a view when it is read."""
 
     __slots__ = ("_dtype", "_read", "_shape")
 
@@ -316,9 +325,9 @@ class Derived(ArrayLike):
 
     def __getitem__(self, key: Any) -> jax.Array:
         items = concrete(key)
-        if items is None:  # traced indices wrap and clamp, as jnp has them
+        if items is None:  # traced indices wrap and clamp, as in jnp
             return self._read(key)
-        shape_of(items, Axes([Part("rows", self.shape)]))  # jnp would clamp an index that is out of range
+        shape_of(items, Axes([Part("rows", self.shape)]))  # raises IndexError: jnp would clamp
         return self._read(items)
 
     def __repr__(self) -> str:
@@ -352,7 +361,7 @@ def _array_type() -> type:
         return type(jax.device_put(np.zeros(())))  # compiles nothing
 
 
-# What other libraries call it → what to write.
+# A name that other libraries use → what to write instead.
 INSTEAD = {
     name: hint
     for names, hint in (

@@ -1,4 +1,4 @@
-"""A whole tree of blocks as one linear operator on trees: one pushforward or pullback for all leaves together.
+"""All blocks of a Jacobian or Hessian as one linear operator on trees: one pass for all leaves together.
 
 Knows trees and views. Knows nothing of how products are computed.
 """
@@ -28,14 +28,14 @@ def operator(tree: Any) -> "Operator":
     """All blocks of a Jacobian or Hessian as one linear operator on trees.
 
     Args:
-      tree: what `jacobian(f)(x)` or `hessian(f)(x)` returns: a view, or a tree of all views of one call.
+      tree: the result of `jacobian(f)(x)` or `hessian(f)(x)`: a view, or a tree of all views of one call.
 
     Returns:
-      An `Operator`. `op @ v` is one pushforward of all inputs to all outputs, `u @ op` one pullback.
+      An `Operator`. `op @ v` is one pushforward of all inputs to all outputs, and `u @ op` is one pullback.
 
     Raises:
-      TypeError: anything else.
-      ValueError: blocks of several calls, some of one call, or transposed ones; `hessian` of an f of several numbers.
+      TypeError: `tree` holds something else than views.
+      ValueError: the views are of several calls, only some of one call, or transposed; or a Hessian of several outputs.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,7 +76,10 @@ def _is_view(value: Any) -> bool:
 
 
 class Operator:
-    """`J` of all outputs and all inputs at one point, as a linear map of trees. `T` is the transpose."""
+    """The Jacobian J of all outputs and all inputs at one point, as a linear map from trees to trees.
+
+    Made by `operator(tree)`.
+    """
 
     def __init__(self, origin: Linearized, transposed: bool = False):
         self._origin, self._transposed = origin, transposed
@@ -90,7 +93,7 @@ class Operator:
             "view, J[...], or jacobia.materialize(tree, key)."
         )
 
-    __iter__ = None  # it has no rows either
+    __iter__ = None  # an operator has no rows to iterate over
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raise TypeError(
@@ -100,53 +103,71 @@ class Operator:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many numbers come out, and go in, of one sample."""
+        """`(M, N)`: how many numbers `mv` returns and takes, over all leaves, for one sample."""
         spaces = self._origin.blue.spaces
         m, n = sum(spaces.outputs.sizes), sum(spaces.inputs.sizes)
         return (n, m) if self._transposed else (m, n)
 
     @property
     def T(self) -> "Operator":
-        """The transpose, at the same point."""
+        """The transpose at the same point, an `Operator`."""
         return Operator(self._origin, not self._transposed)
 
     @property
     def in_structure(self) -> Any:
-        """What `mv` takes, as a tree of `jax.ShapeDtypeStruct`."""
+        """What `mv` takes: a tree of `jax.ShapeDtypeStruct`."""
         return self._structure("outputs" if self._transposed else "inputs")
 
     @property
     def out_structure(self) -> Any:
-        """What `mv` returns."""
+        """What `mv` returns: a tree of `jax.ShapeDtypeStruct`."""
         return self._structure("inputs" if self._transposed else "outputs")
 
     def mv(self, v: Any) -> Any:
-        """`J v`: one pushforward.
+        """The product `J v`: one pushforward.
 
         Args:
-          v: a tree as `in_structure`: tangents of the differentiated inputs, with axes of samples in front. For `T`
+          v: a tree like `in_structure`: tangents of the differentiated inputs, with batch axes first. For `op.T`,
             cotangents of the outputs.
 
         Returns:
-          A tree as `out_structure`.
+          A tree like `out_structure`.
+
+        Raises:
+          ValueError: a tree of another structure, or a leaf of another shape.
         """
         return self._product("mv(v=...)", v, "rows" if self._transposed else "columns")
 
     def vm(self, u: Any) -> Any:
-        """`u J`: one pullback; a tree as `out_structure` to one as `in_structure`."""
+        """The product `u J`: one pullback.
+
+        Args:
+          u: a tree like `out_structure`: cotangents of the outputs, with batch axes first. For `op.T`, tangents of the
+            differentiated inputs.
+
+        Returns:
+          A tree like `in_structure`.
+
+        Raises:
+          ValueError: a tree of another structure, or a leaf of another shape.
+        """
         return self._product("vm(u=...)", u, "columns" if self._transposed else "rows")
 
     def as_lineax(self, tags: Any = ()) -> Any:
-        """A linear operator of lineax on the same trees; see `Jacobian.as_lineax`."""
+        """A linear operator of lineax on the same trees; see `Jacobian.as_lineax`.
+
+        Args:
+          tags: tags of lineax to be trusted.
+        """
         blue = self._origin.blue
         kind = Hessian if blue.primal is not None else Jacobian
         return as_lineax(self._origin, Source(blue, None, self._transposed, kind._block, Operator), tags)
 
     def as_scipy(self) -> Any:
-        """A `scipy.sparse.linalg.LinearOperator` of this shape: leaves flattened, one behind the other.
+        """A `scipy.sparse.linalg.LinearOperator` of shape `(M, N)`: leaves are flattened and concatenated.
 
         Raises:
-          ValueError: samples.
+          ValueError: the views have samples.
         """
         from scipy.sparse.linalg import LinearOperator
 
@@ -190,7 +211,7 @@ class Operator:
         return tree_unflatten(blue.out_tree, leaves)
 
     def _leaves(self, call: str, side: str, tree: Any) -> list:
-        # The kernel casts, so that arrays go into it as they are.
+        # No dtype is converted here: the kernel casts its arguments.
         expected, wanted, leaves = *self._expected(side), tree_flatten(tree)
         leaves, structure = leaves
         if structure != expected:
@@ -211,7 +232,7 @@ class Operator:
         return leaves
 
     def _expected(self, side: str) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
-        # The structure and its leaves, which are those of a call that is alike.
+        # The structure and its leaves, kept for calls with the same program and batch.
         def made() -> tuple[Any, list[jax.ShapeDtypeStruct]]:
             structure = self._structure(side)
             return tree_structure(structure), tree_leaves(structure)

@@ -1,4 +1,4 @@
-"""Entries of sparse derivatives as interior-point solvers take them: where they are once, and their values each time.
+"""Entries of sparse derivatives for interior-point solvers: positions once, values at each point.
 
 Knows patterns and views. Knows nothing of how nonzeros are computed.
 Shapes: nnz entries of a pattern.
@@ -11,18 +11,22 @@ from jacobia._view.jacobian import Jacobian
 
 
 def triplets(pattern: Pattern, lower: bool = False) -> "Triplets":
-    """Where the entries of a pattern are, and what gives their values at each point.
+    """The positions of the entries of a pattern, and a method for their values at each point.
 
-    IPOPT asks for both: `jacobianstructure` is `(t.rows, t.cols)`, and `jacobian(x)` is `t.values(jac(x))`; with
-    `lower=True`, `hessianstructure` and `hessian(x, multipliers, factor)` likewise, of the Lagrangian.
+    This is what IPOPT needs. For the Jacobian, `jacobianstructure` returns `(t.rows, t.cols)`, and `jacobian(x)`
+    returns `t.values(jac(x))`. For the Hessian of the Lagrangian, `hessianstructure` and
+    `hessian(x, multipliers, factor)` do the same with `lower=True`.
 
     Args:
-      pattern: of the Jacobian, or of the Hessian: `sparsity_pattern(f, x)`, or `J.pattern`.
-      lower: take the entries on and below the diagonal alone, of a symmetric matrix.
+      pattern: the pattern of the Jacobian or Hessian: `sparsity_pattern(f, x)` or `J.pattern`.
+      lower: keep only the entries on and below the diagonal, for a symmetric matrix.
+
+    Returns:
+      A `Triplets`, with `rows`, `cols` and `values(J)`.
 
     Raises:
-      TypeError: no pattern.
-      ValueError: with `lower`, one that is not square.
+      TypeError: `pattern` is not a `Pattern`.
+      ValueError: with `lower`, the pattern is not square.
 
     Example:
       >>> import jax.numpy as jnp
@@ -40,26 +44,29 @@ def triplets(pattern: Pattern, lower: bool = False) -> "Triplets":
 
 
 class Triplets:
-    """`rows` and `cols` of entries, int32 (nnz,), sorted by row and then by column; `values(J)` at each point."""
+    """The positions of entries: `rows` and `cols`, int32, shape `(nnz,)`, sorted by row and then by column.
+
+    `values(J)` gives the values of these entries at a point.
+    """
 
     def __init__(self, pattern: Pattern, lower: bool):
         self.pattern = pattern
         self.rows, self.cols = np.array(pattern.rows), np.array(pattern.cols)
         self._lower = lower
-        self._known: tuple[Pattern, np.ndarray | None] | None = None  # the pattern of J, and where these entries are
+        self._known: tuple[Pattern, np.ndarray | None] | None = None  # the last pattern of a J, and our places in it
 
     def __repr__(self) -> str:
         return f"Triplets(shape={self.pattern.shape}, nnz={self.pattern.nnz}{', lower' if self._lower else ''})"
 
     def values(self, J: Jacobian) -> np.ndarray:
-        """The values of the entries, float64 (nnz,), an array of its own.
+        """The values of the entries, float64, shape `(nnz,)`, in a new array.
 
         Args:
-          J: a view of one matrix of this shape. Entries that its pattern lacks are zero.
+          J: a view of one matrix of the shape of the pattern. Entries that are not in the pattern of J are zero.
 
         Raises:
-          TypeError: no view, or one inside of `jit`.
-          ValueError: another shape, samples, or entries of J that are not among these.
+          TypeError: J is not a view, or is inside `jit`.
+          ValueError: J has another shape or has samples, or its pattern has entries that are not in `rows` and `cols`.
         """
         if not isinstance(J, Jacobian):
             raise TypeError(f"Triplets.values(J=...): expected a view, got {type(J).__name__}. Pass jacobian(f)(x).")
@@ -78,7 +85,8 @@ class Triplets:
         return data.copy() if found is None else np.append(data, 0.0)[found]
 
     def _places(self, pattern: Pattern) -> np.ndarray | None:
-        # Where the entries are among those of J, which has the same ones at all points as a rule; behind them: nowhere.
+        # The place of each entry among the nonzeros of J; nnz of J for an entry that J lacks. None: the patterns are
+        # equal. Usually the pattern of J is the same object at all points, so the last answer is kept.
         if self._known is None or self._known[0] is not pattern:
             self._known = pattern, None if pattern == self.pattern else self._found(pattern)
         return self._known[1]
