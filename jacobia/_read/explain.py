@@ -1,4 +1,4 @@
-"""What a read would do, as an object: the plans considered, the one chosen, and why. Text and HTML for people.
+"""An `Explanation` of a read: the plans considered, the chosen plan, and why. Shown as text or HTML.
 
 Knows plans and numbers. Knows nothing of f, and computes nothing.
 """
@@ -13,37 +13,40 @@ from jacobia._words import counted, readable
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `J[key]` would do now. `print` shows it; a notebook draws it."""
+    """What `J[key]` would do now. `print` shows it as a table; a notebook shows it as HTML."""
 
     view: str
-    shape: tuple[int, ...]  # of what is asked for
+    shape: tuple[int, ...]  # of the result
     nbytes: int  # of the result
-    density: float | None  # of the pattern, where it has been found
+    density: float | None  # of the pattern, if that has been found
     plan: Outline
-    plans: tuple[Considered, ...]  # the one chosen is the first
-    by: tuple[str, str]  # what gives a row, and what a column
+    plans: tuple[Considered, ...]  # the chosen plan first
+    by: tuple[str, str]  # what computes a row, and what computes a column
     notes: tuple[str, ...]
     _memory: Callable[[], int] = field(repr=False, compare=False)
 
     @property
     def way(self) -> str:
-        """ "rows", "columns", "rows and columns", "nonzeros", "waist", or "none": all of it is known."""
+        """The kind of plan: "rows", "columns", "rows and columns", "nonzeros", "waist", or "none" if all is known."""
         return self.plan.way
 
     @property
     def passes(self) -> int:
+        """The number of pullbacks and pushforwards. 0 for a plan without seeds."""
         return self.plan.passes
 
     @property
     def why(self) -> str:
+        """The reason for the chosen plan."""
         return self.plan.why
 
     @property
     def memory(self) -> int:
-        """Bytes that the read takes at its peak beyond what is there already: the result and what it is made of.
+        """Bytes that the read takes at its peak, beyond what is in memory already. The result is included.
 
-        From the compiler's own analysis of the kernel, which is compiled for that, once, and kept; and from the copies
-        that are made where the result is not what the kernel gives, but put together from it and from what is known.
+        The first access compiles the kernel, which is kept, and takes the number from the compiler's own analysis.
+        Copies are added if the result is not the kernel's own array, but is assembled from it and from remembered
+        lines.
         """
         return self._memory()
 
@@ -52,7 +55,7 @@ class Explanation:
         return f"shape {self.shape}, {readable(self.nbytes)}{density}"
 
     def to_do(self) -> str:
-        """In words, what the read would do."""
+        """What the read would do, in words."""
         plan = self.plan
         if plan.way == "none":
             return f"nothing; {plan.why}"
@@ -91,7 +94,7 @@ class Explanation:
         return _lines([self.view, f"asked for: {self._asked()}", f"to do: {self.to_do()}"]) + self.details()
 
     def details(self) -> str:
-        """The plans that were considered, and the notes, as HTML."""
+        """The considered plans and the notes, as HTML."""
         rows = [_row(cells, "td", k == 0) for k, cells in enumerate(self._table())]
         table = f"<table>{_row(_HEAD, 'th')}{''.join(rows)}</table>" if rows else ""
         return table + _lines(self.notes)

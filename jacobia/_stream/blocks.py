@@ -1,8 +1,8 @@
-"""Blocks of a view along its first axis, one after the other: nothing is remembered.
+"""Blocks of a view along its first axis, one after the other. Nothing is remembered.
 
-The next block is computed while the one before is used.
+The next block is computed while the current block is used.
 Knows views and sweeps. Knows nothing of files.
-Shapes: a block has K places of the first axis; L of them there are.
+Shapes: the first axis has length L; a block has K of its L positions.
 """
 
 import math
@@ -24,16 +24,17 @@ from jacobia._run.point import Linearized
 from jacobia._stream.processes import at_home, share_of
 from jacobia._words import readable
 
-# Bytes of a block, if the limit allows for several: what a disk writes at once, and a cache does not hold.
+# Bytes of a block, if the memory limit allows several of this size: enough for a disk to write at full speed.
 _BLOCK = 1 << 24
-# So many blocks may be there at once: one that is used, one that is computed, what they are made of, what is written.
+# How many blocks the memory limit must hold: the block in use, the next block, their working sets, and blocks being
+# written.
 _AT_ONCE = 16
 
 
 def blocks(
     J: LiveBlock, rows: Any, block: Any, progress: bool | None, offload: str | None
 ) -> Iterator[tuple[slice, Any]]:
-    """Pairs of a slice of the first axis and that part of the view."""
+    """Pairs of a slice of the first axis and that part of the view, in order."""
     check(J, "blocks")
     if offload not in (None, "host"):
         raise ValueError(f"J.blocks(offload=...): expected None or 'host', got {offload!r}.")
@@ -44,10 +45,13 @@ def blocks(
 
 
 def check(J: LiveBlock, name: str, sparse: bool = False) -> None:
-    """Raise where a view has no blocks. `sparse`: its nonzeros are to be written, which take no lines.
+    """Raise if a view has no blocks.
+
+    Args:
+      sparse: whether the nonzeros of the view will be written, which needs neither rows nor columns.
 
     Raises:
-      ValueError: a view without axes, or without the lines that a block is made of.
+      ValueError: a view without axes, or without the direction that computes the lines of a block.
       TypeError: inside a transformation.
     """
     if not J._layout.shape:
@@ -66,7 +70,7 @@ def check(J: LiveBlock, name: str, sparse: bool = False) -> None:
 
 
 def _way(J: LiveBlock) -> str | None:
-    # Which lines the places of the first axis are; None: samples, or what is no line, as in a gradient.
+    # Whether positions of the first axis are "rows" or "columns". None: they are samples, or neither, as in a gradient.
     layout, parts = J._layout, J._layout.axes.parts
     first = next(part.role for part in parts if part.shape)
     straight = first == "rows" and not layout.turn
@@ -89,7 +93,7 @@ def _range(J: LiveBlock, rows: Any) -> tuple[int, int]:
 
 
 def block_size(J: LiveBlock, name: str, given: Any) -> int:
-    """K, how many places of the first axis there are in a block."""
+    """K, the number of positions of the first axis in a block."""
     count, *rest = J._layout.shape
     line = max(1, math.prod(rest) * J._layout.block.dtype.itemsize)
     if given is not None:
@@ -107,10 +111,10 @@ def block_size(J: LiveBlock, name: str, given: Any) -> int:
 
 
 def computed(J: LiveBlock, home: Linearized, parts: list[slice], on_host: bool) -> Iterator[tuple[slice, Any]]:
-    """The blocks of these slices, each of them computed while the one before is used.
+    """The blocks of these slices. Each is computed while the previous one is used.
 
     Args:
-      home: f at the point of the view, on the devices of this process.
+      home: f linearized at the point of the view, on the devices of this process.
     """
     before = None
     for part in parts:
@@ -129,7 +133,7 @@ def _given(made: tuple[slice, Any], on_host: bool) -> tuple[slice, Any]:
 
 
 def block_at(J: LiveBlock, home: Linearized, part: slice) -> jax.Array:
-    """One block, by the same kernel wherever it stands among the others: its bits do not depend on what was read."""
+    """One block. Every block runs the same kernel, whatever was read before, so its bits are always the same."""
     if home is J._origin and J._known() is not None:
         return J._item(part)
     layout, origin, way = J._layout, home.again(), _way(J)
@@ -141,7 +145,7 @@ def block_at(J: LiveBlock, home: Linearized, part: slice) -> jax.Array:
         assert isinstance(plan, PlanOfLines)
         return J._divided(plan.take(what, layout.order))
     numbers = np.arange(part.start, part.stop)
-    if not layout.turn:  # a place of the first axis is as many rows as there are places on the other axes of y
+    if not layout.turn:  # one position of the first axis of y is `per` rows
         per = math.prod(layout.axes.parts[1].shape[1:])
         numbers = np.arange(part.start * per, part.stop * per)
     out = lines_at(origin, J._index, way, numbers)
@@ -152,5 +156,5 @@ def block_at(J: LiveBlock, home: Linearized, part: slice) -> jax.Array:
 
 
 def rows_of(made: tuple[slice, Any]) -> int:
-    """How many places of the first axis a block has."""
+    """The number of positions of the first axis in a block."""
     return made[0].stop - made[0].start

@@ -1,6 +1,7 @@
-"""Views and operators as linear operators of lineax, with its questions answered by patterns and linear programs.
+"""Views and operators as linear operators of lineax, which answer lineax's questions from patterns and programs.
 
-Knows lineax, points and patterns; what makes views is handed in. Knows nothing of how products are computed.
+Knows lineax, points and patterns. The functions that make views are passed in. Knows nothing of how products are
+computed.
 Shapes: M outputs, N inputs, nnz entries.
 """
 
@@ -24,22 +25,22 @@ from jacobia._sparse.pattern import Pattern
 
 
 class Source(NamedTuple):
-    """What an operator is of, apart from its arrays: static in a pytree, and equal for calls that share kernels."""
+    """The static part of an operator: everything but its arrays. Equal for calls that share kernels."""
 
     blue: Blueprint
-    number: int | None  # of one block; None: all of them, as one operator on trees
+    number: int | None  # the number of a block; None: all blocks, as one operator on trees
     transposed: bool
-    block: Callable  # of a point and a number, the view of a block as a matrix
-    whole: Callable | None = None  # of a point and whether it is transposed, all blocks as an operator on trees
-    held: tuple[Any, ...] = ()  # arrays that f closes over, by identity; None where it is traced
+    block: Callable  # (point, number of a block) → its view as a matrix
+    whole: Callable | None = None  # (point, transposed) → all blocks as an operator on trees
+    held: tuple[Any, ...] = ()  # for each constant of f its identity; None if it is traced
 
 
 def as_lineax(origin: Linearized, source: Source, tags: Any) -> Any:
-    """A `lineax.AbstractLinearOperator` of a view, or of a tree of views as one operator.
+    """A view, or a tree of views as one operator, as a `lineax.AbstractLinearOperator`.
 
     Raises:
       ImportError: lineax is not installed.
-      ValueError: a view with samples, or tags that its shape or its pattern contradicts.
+      ValueError: a view with samples, or tags that the shape, the pattern or a check of symmetry contradicts.
     """
     if origin.lead:
         raise ValueError(
@@ -78,7 +79,8 @@ def _check(made: Any) -> None:
         (made.tags & {lx.lower_triangular_tag}, lambda p: _band(p, None, 0)),
         (made.tags & {lx.upper_triangular_tag}, lambda p: _band(p, 0, None)),
     ):
-        # A pattern may have more entries than needed, but one with few of them is hardly wrong about the others.
+        # A pattern may have more entries than J has nonzeros, so it does not refute a tag by itself. A pattern with few
+        # entries is close to exact, and is trusted.
         pattern = made.pattern() if wrong else None
         if pattern is not None and pattern.density < _SPARSE and not holds(pattern):
             raise ValueError(
@@ -91,7 +93,8 @@ def _check(made: Any) -> None:
 
 
 def _check_symmetry(made: Any) -> None:
-    # By one product of two vectors in either order: a solver that is told so of another matrix gives wrong numbers.
+    # Compare u @ J @ v with v @ J @ u for two random vectors of ones and minus ones. A solver would silently return
+    # wrong numbers for a matrix that is not symmetric as its tag says.
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), made.in_structure())
     flat, unflat = ravel_pytree(zeros)
     u, v = (jax.random.rademacher(k, flat.shape, flat.dtype) for k in jax.random.split(jax.random.key(0)))
@@ -105,10 +108,10 @@ def _check_symmetry(made: Any) -> None:
         )
 
 
-# Patterns of which so few entries can be nonzero are believed where they contradict a tag.
+# A pattern whose density is less than this is trusted if it contradicts a tag.
 _SPARSE = 0.5
 
-# Nonzeros beyond which a solver had better not be told of a band by listing them all.
+# Above this number of nonzeros, they are not listed just to answer whether J is banded.
 _LISTED = 1 << 24
 
 
@@ -130,13 +133,13 @@ def _operator(made: Any) -> Any:
 
 
 def _views(made: Any, places: Iterable[int]) -> list:
-    # Some blocks, as matrices.
+    # The views of these blocks, as matrices.
     origin = _origin(made)
     return [made.of.block(origin, k) for k in places]
 
 
 def _structure(made: Any, side: str) -> Any:
-    # Of a block: arrays of the shapes of its rows or columns.
+    # What the operator takes or returns, as a tree of `jax.ShapeDtypeStruct`.
     blue, index = made.of.blue, made.of.number
     if index is None:
         return getattr(_operator(made), side)
@@ -167,7 +170,7 @@ def _matrix(made: Any) -> jax.Array:
 
 
 def _pattern(made: Any) -> Pattern | None:
-    # None: it is not to be had.
+    # None: the pattern cannot be read off the program.
     blue, of = made.of.blue, made.of
     block = every(blue) if of.number is None else blue.blocks[of.number]
     if blue.program.jaxpr is None or blue.sparsity != "auto":
@@ -180,7 +183,8 @@ def _pattern(made: Any) -> Pattern | None:
 
 
 def _within(made: Any, below: int | None, above: int | None) -> bool:
-    # Whether all entries that can be nonzero are within so many diagonals.
+    # Whether all entries that can be nonzero lie within `below` diagonals below and `above` diagonals above the main
+    # diagonal. None: any number.
     size, other = made.in_size(), made.out_size()
     if size != other:
         return False
@@ -205,7 +209,8 @@ def _diagonal(made: Any) -> jax.Array:
 
 
 def _tridiagonal(made: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Main, lower and upper diagonal, out of nonzeros where these are known to be few.
+    # The main, lower and upper diagonal: from the nonzeros if the pattern shows that they are few, otherwise from the
+    # whole matrix.
     of, n = made.of, made.in_size()
     pattern = made.pattern()
     if of.number is None or pattern is None or pattern.density > _SPARSE:
@@ -232,7 +237,7 @@ def _operator_class() -> type:
         ) from error
 
     class JacobianOperator(lx.AbstractLinearOperator):
-        """A Jacobian or Hessian as a linear operator: products without the matrix, structure read off its program."""
+        """A Jacobian or Hessian as a linear operator: products without the matrix, structure from its program."""
 
         consts: list
         leaves: list
@@ -258,7 +263,7 @@ def _operator_class() -> type:
             return _structure(self, "out_structure")
 
         def pattern(self) -> Pattern | None:
-            """Which entries can be nonzero; None: that is not to be told."""
+            """Which entries can be nonzero; None: the pattern cannot be read off the program."""
             return _pattern(self)
 
     _answer(lx, JacobianOperator)
@@ -266,7 +271,7 @@ def _operator_class() -> type:
 
 
 def _answer(lx: Any, kind: type) -> None:
-    """What lineax asks of every operator."""
+    """Register the answers to the questions that lineax asks of every operator."""
 
     def tagged(*tags: Any) -> Callable[[Any], bool]:
         return lambda op: bool(op.tags & frozenset(tags))
@@ -281,7 +286,7 @@ def _answer(lx: Any, kind: type) -> None:
         return lambda op: tagged(*tags)(op) or _within(op, below, above)
 
     def linearise(op: Any) -> Any:
-        # A product is linear in its vector: what is not is computed once.
+        # Linearizing the product computes the part that depends on the point only once.
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), op.in_structure())
         _, linear = jax.linearize(op.mv, zeros)
         tags = op.tags | ({lx.symmetric_tag} if symmetric(op) else set())

@@ -1,6 +1,6 @@
-"""How a view shows itself: one line, HTML for a notebook, treescope. Nothing is computed, nothing is waited for.
+"""How a view shows itself: as one line, as HTML in a notebook, in treescope. Nothing is computed or waited for.
 
-Knows what is remembered, and the plans. Knows no way in particular.
+Knows what is remembered, and explanations of plans. Knows nothing of any particular plan.
 Shapes: M rows, N columns of the view as a matrix.
 """
 
@@ -17,10 +17,11 @@ from jacobia._read.considered import explain
 from jacobia._store.lines import Store, alive
 from jacobia._words import array_word, readable
 
-# The picture of what is known: at most so many cells each way, in an area of so many pixels.
+# The picture of the known rows and columns: at most _CELLS cells each way, in an area of _WIDTH x _HEIGHT pixels, with
+# sides of at least _LEAST pixels.
 _CELLS = 120
 _WIDTH, _HEIGHT, _LEAST = 200, 140, 14
-_BAND = 2  # a band of fewer pixels is not seen
+_BAND = 2  # thinner bands, in pixels, would be invisible
 
 
 class _Known(NamedTuple):
@@ -29,7 +30,7 @@ class _Known(NamedTuple):
 
 
 def line(J: LiveBlock) -> str:
-    """The view on one line: what it is, what is known of it, the bytes of that, the device."""
+    """The view on one line: its dtype and shape, what is known of it, the bytes of that, and the device."""
     return f"{type(J).__name__}({', '.join(_told(J))})"
 
 
@@ -48,7 +49,7 @@ def _told(J: LiveBlock) -> Iterator[str]:
 
 def _known(J: LiveBlock) -> _Known:
     origin = J._origin
-    if not origin.lock.acquire(blocking=False):  # a display waits for no kernel
+    if not origin.lock.acquire(blocking=False):  # a display must not wait for a kernel
         return _Known("being read by another thread", 0)
     try:
         store = store_of(origin, J._index)
@@ -71,7 +72,7 @@ def _words(J: LiveBlock, store: Store) -> str:
 
 
 def _lines(J: LiveBlock, store: Store) -> list[tuple[str, Any]]:
-    # By the names that they have in the view: the rows of a transpose are columns of the block.
+    # The remembered lines with their names in this view: the rows of a transpose are columns of the block.
     if own_image(J._origin.blue, J._index):
         return [("rows and columns", store.rows)]
     names = ("columns", "rows") if J._layout.turn else ("rows", "columns")
@@ -92,7 +93,7 @@ def _where(J: LiveBlock) -> str:
 
 
 def page(J: LiveBlock) -> str:
-    """The view as HTML that needs nothing but itself: no script, no file; the colors are those of the notebook."""
+    """The view as self-contained HTML, without scripts or files, in the colors of the notebook."""
     if J._origin.traced or not J._origin.lock.acquire(blocking=False):
         return _page(J, [], "", "")
     try:
@@ -121,7 +122,7 @@ def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str
 
 
 def _picture(J: LiveBlock) -> str:
-    """The rows and columns that are known, as bands across the matrix."""
+    """An SVG picture of the matrix, with the known rows and columns as bands."""
     store, block = store_of(J._origin, J._index), J._layout.block
     m, n = math.prod(block.row_shape), math.prod(block.column_shape)
     if store.whole() is not None or alive(store.nonzeros):
@@ -149,7 +150,8 @@ def _picture(J: LiveBlock) -> str:
 
 
 def _runs(shares: np.ndarray) -> Iterator[tuple[float, float, float]]:
-    # Neighbors that are known to about the same share, as one band from a to b of the whole. A little is seen, too.
+    # Merge neighboring cells of about the same known share into a band from a to b, fractions of the side. The smallest
+    # share is drawn at opacity 0.4, so that it is visible.
     levels = np.where(shares > 0, 0.4 + 0.6 * np.round(shares * 4) / 4, 0)
     starts = np.flatnonzero(np.diff(levels, prepend=-1))
     for a, b in zip(starts, [*starts[1:], levels.size], strict=True):
@@ -157,7 +159,7 @@ def _runs(shares: np.ndarray) -> Iterator[tuple[float, float, float]]:
             yield a / levels.size, b / levels.size, float(levels[a])
 
 
-# A notebook that is not trusted drops the style, and shows the text.
+# An untrusted notebook drops the style, and so shows the text instead of the HTML.
 _STYLE = """<style>
 .jacobia-text{display:none}
 .jacobia-view{display:block!important;font-size:13px;line-height:1.5;
@@ -178,7 +180,7 @@ background:none;font-weight:normal;white-space:normal;max-width:none}
 
 
 def in_treescope(J: LiveBlock, path: str | None) -> Any:
-    """The line, as a node of treescope, which puts the HTML of an object with such a node beneath."""
+    """The line as a treescope node. treescope then shows the HTML of the object beneath it."""
     from treescope import rendering_parts as parts
 
     return parts.build_one_line_tree_node(line(J), path)

@@ -1,7 +1,7 @@
-"""What is known of f at one abstract input: its program, where its samples lie, and what has been checked.
+"""An `Entry`: what is known of f at one abstract input, namely its program, its batch axes, and the checks passed.
 
-From a call taken apart to an `Entry`, once for each abstract input. Runs no derivative.
-Knows programs and options. Knows no point.
+An entry is made of a call that has been taken apart, once for each abstract input. No derivative is run.
+Knows programs and options. Knows nothing of points.
 """
 
 import warnings
@@ -33,7 +33,7 @@ from jacobia._sparse.coloring import Coloring
 # Operations that hold derivative rules as Python functions.
 _RULES = "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "call_hi_primitive"
 
-# So many functions with the same program are a loop in which f is made anew.
+# This many functions with the same program suggest a loop that makes f anew: warn once.
 _TRACED = 100
 
 
@@ -43,11 +43,11 @@ class Entry(NamedTuple):
     blue: Blueprint
     consts: list  # arrays that the program closes over
     layouts: list[Layout]
-    only: Layout | None  # of the one view that is returned as it is
+    only: Layout | None  # the layout of the only view, if the transform returns just that view
 
 
 def types_of(options: Options, call: Call) -> list:
-    """The types of the arrays of a call, as f is traced with them: over a mesh as one of its devices has them."""
+    """The types of the arrays of a call, as f is traced with them. Over a mesh: without shardings, as on one device."""
     types = [jax.typeof(a) for a in call.leaves]
     if options.spread is None:
         return types
@@ -55,7 +55,7 @@ def types_of(options: Options, call: Call) -> list:
 
 
 def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> Entry:
-    """Trace f, find its samples, and check what can be checked before anything is computed."""
+    """Trace f, find its batch axes, and make every check that needs no derivative."""
     if options.spread is None:
         return _entry(f, options, where, call, jit)
     made: list[Entry] = []
@@ -71,7 +71,7 @@ def entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> E
 def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> Entry:
     name = options.name
     positions, paths, in_tree, kept = differentiated(name, call, options.argnums, where)
-    mixing = None  # a complex input of an f that is not holomorphic: its outputs must be real
+    mixing = None  # the first complex input without holomorphic=True: outputs must then be real
     for place, path in zip(positions, paths, strict=True):
         dtype = call.leaves[place].dtype
         if _may_mix(options, dtype, "rev"):
@@ -89,14 +89,14 @@ def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> 
         traced = _on_devices(name, traced, options.spread)
     for aval, path in zip(traced.out_avals, traced.out_paths, strict=True):
         if mixing is not None and jnp.issubdtype(aval.dtype, jnp.complexfloating):
-            check_inexact(name, *mixing, False, "input")  # both are complex
+            check_inexact(name, *mixing, False, "input")  # raises: both are complex
         if not _may_mix(options, aval.dtype, "fwd"):
             check_inexact(name, path, aval.dtype, options.holomorphic, "output")
     outs = Space(tuple(a.shape for a in traced.out_avals), tuple(a.dtype for a in traced.out_avals), traced.out_paths)
     made = lambda: _settled(options, traced, call, jit, outs, ins, positions, in_tree, kept)  # noqa: E731
     if traced.program.opaque or traced.consts or not jit or any(isinstance(a, Tracer) for a in call.leaves):
         return made()
-    # Another function object with the same program, and no arrays that could be others, is the same function.
+    # Functions that have the same program and close over no arrays share one entry.
     avals = tuple(jax.typeof(a) for a in call.leaves)
     same = options, positions, outs, ins, in_tree, kept, avals, traced.out_tree, traced.aux_tree
     found = traced.program.found
@@ -111,7 +111,7 @@ def _entry(f: Callable, options: Options, where: Any, call: Call, jit: bool) -> 
 
 
 def _on_devices(name: str, traced: Traced, spread: Spread) -> Traced:
-    # What one device runs: it knows of no mesh, and has all arrays that f closes over.
+    # The program that one device runs: without mesh axes in its types, and with every constant on every device.
     program = traced.program
     if program.jaxpr is None:
         raise ValueError(
@@ -149,7 +149,7 @@ def _settled(
     options: Options, traced: Traced, call: Call, jit: bool, outs: Space, ins: Space, positions: tuple[int, ...],
     in_tree: Any, kept: tuple[bool, ...],
 ) -> Entry:  # fmt: skip
-    # What does not depend on which function object it is.
+    # The part that depends on the program only, not on the function object.
     name = options.name
     batch = None
     if options.batch_axis is not None:
@@ -188,8 +188,8 @@ def _settled(
 
 
 def _may_mix(options: Options, dtype: Any, mode: str) -> bool:
-    # A complex input with real outputs has rows, as `jax.jacrev` gives them; a complex output with real inputs has
-    # columns, as `jax.jacfwd` gives them, where they are asked for.
+    # A complex input with real outputs has rows, as in `jax.jacrev`. A complex output with real inputs has columns, as
+    # in `jax.jacfwd`, but only for mode="fwd".
     allowed = ("rev", "auto") if mode == "rev" else ("fwd",)
     real = (
         options.name in ("jacobian", "laplacian", "value_and_laplacian")
@@ -200,7 +200,7 @@ def _may_mix(options: Options, dtype: Any, mode: str) -> bool:
 
 
 def _check_width(name: str, blue: Blueprint, block: Block) -> None:
-    # A block with one direction that would round to the dtype of its own end.
+    # Raise if only one direction is defined for the block, and that direction would round to a narrower dtype.
     if block.only is None:
         return
     side = blue.spaces.inputs.pick(block.ins) if block.only == "rows" else blue.spaces.outputs.pick(block.outs)
@@ -242,23 +242,23 @@ def _of_gradient(
         )
     f_spaces = Spaces(outs, ins, batch)
     (program, own), known = _gradient(point, f_spaces)
-    bare = batch is not None or options.ravel  # one number for each sample, however it is wrapped
+    bare = batch is not None or options.ravel  # drop axes of length 1 of the output
     grads = Space(
         tuple(x if bare else y + x for y in outs.shapes for x in ins.shapes),
         tuple(x for _ in outs.dtypes for x in ins.dtypes),
         tuple(f"the gradient of {y} with respect to {x}" for y in outs.paths for x in ins.paths),
     )
     along = None if batch is None else Batch(batch.size, batch.inputs * len(outs), batch.inputs)
-    ruled = traced.program.jaxpr is None or has_rules(traced.program.jaxpr)  # Python's own program can't be read
+    ruled = traced.program.jaxpr is None or has_rules(traced.program.jaxpr)  # jit=False: no program
     spaces = Spaces(grads, ins, along, hessian=True, by_pullback=ruled or options.mode == "rev")
     primal = Primal(traced.program, len(own), outs, batch, ruled, not known.pullback)
     return spaces, program, [*own, *traced.consts], primal
 
 
 def _gradient(point: Point, spaces: Spaces) -> tuple[tuple[Program, list], Directions]:
-    # By one pullback; forward where f has none.
+    # The gradient program: one pullback, or pushforwards if f has no pullback.
     program, outs, ins = point.program, range(len(spaces.outputs)), range(len(spaces.inputs))
-    if program.jaxpr is None:  # Python runs f at this very point
+    if program.jaxpr is None:  # jit=False: Python runs f at this point
         known = learn(program, point.positions, spaces, outs, ins, cache(lambda: linearize(point)[2]))
     else:
         known = directions(program, point.positions, spaces, outs, ins)
@@ -275,7 +275,7 @@ def _gradient(point: Point, spaces: Spaces) -> tuple[tuple[Program, list], Direc
 
 
 def _one_sample(options: Options, outs: Space, ins: Space) -> tuple[Batch, Space, Space]:
-    # Where the samples lie, and the spaces of one of them.
+    # The batch axes, and the spaces of outputs and inputs of one sample.
     name, axis = options.name, options.batch_axis
     in_axes = _batch_axes(name, axis, ins, "input", None)
     sized = ins if len(ins) else outs
@@ -323,7 +323,7 @@ def _batch_axes(name: str, axis: Any, space: Space, what: str, first: tuple | No
 
 
 def _with_axis(axis: int, space: Space) -> tuple[str, tuple[int, ...]]:
-    # A leaf that has the axis, to show beside one that has not.
+    # For an error message: a leaf that has the axis, to compare with one that does not.
     pairs = zip(space.paths, space.shapes, strict=True)
     return next(((p, s) for p, s in pairs if -len(s) <= axis < len(s)), ("", ()))
 

@@ -1,4 +1,4 @@
-"""A picture of the entries that are known, as a heat map. What is not known is hatched, and not computed.
+"""A heat map of the known entries of a view. Unknown entries are hatched, not computed.
 
 Knows what is remembered, and how to read it. Knows nothing of how lines are computed.
 Shapes: M rows, N columns of the view as a matrix; H cells down, W cells across.
@@ -14,14 +14,14 @@ from jacobia._sparse.picture import axes_for, is_dark, show
 from jacobia._store.lines import Store, alive
 from jacobia._words import array_word
 
-# More lines than this are put together to so many cells, each of them a pixel of a plot or more.
+# A side of more than _LINES lines is divided into _CELLS cells, each of at least one pixel of the plot.
 _LINES, _CELLS = 2000, 500
-# Remembered lines are read so many bytes at a time.
+# Bytes of remembered lines that are read at a time.
 _AT_ONCE = 1 << 26
 
 
 def plot(J: Any, ax: Any, sample: int | None, compute: bool, kwargs: dict[str, Any]) -> Any:
-    """The axes, with the image on them."""
+    """Draw the known entries, and return the axes."""
     sample = _checked_sample(J, sample)
     if not J._origin.remembers:
         raise TypeError(
@@ -29,7 +29,7 @@ def plot(J: Any, ax: Any, sample: int | None, compute: bool, kwargs: dict[str, A
             "plot it outside."
         )
     ax = axes_for(ax, "J.plot(ax=None)")
-    with J._origin.lock:  # what is known stays known meanwhile
+    with J._origin.lock:  # no other thread may drop known lines meanwhile
         if compute:
             J[...] if sample is None else J[np.unravel_index(sample, J._layout.lead)]
         image = _image(J._arranged(True, ""), sample)
@@ -57,7 +57,7 @@ def _checked_sample(J: Any, sample: Any) -> int | None:
 
 
 class _Image:
-    """H x W cells, each with the known entry of it that is largest in magnitude."""
+    """H x W cells. Each cell holds the known entry that is largest in magnitude."""
 
     def __init__(self, shape: tuple[int, int], dtype: Any):
         self.shape = shape
@@ -69,7 +69,7 @@ class _Image:
         return np.searchsorted(self.bounds[axis], numbers, side="right") - 1
 
     def put(self, axis: int, numbers: np.ndarray, values: np.ndarray) -> None:
-        """Whole rows (axis 0) or columns (axis 1), with their numbers in order."""
+        """Add whole rows (axis 0) or columns (axis 1), given with their numbers in increasing order."""
         across, mine = self.cell(axis, numbers), [np.arange(0), np.arange(0)]
         first = np.flatnonzero(np.diff(across, prepend=-1))
         mine[axis], mine[1 - axis] = across[first], np.arange(self.bounds[1 - axis].size - 1)
@@ -81,9 +81,9 @@ class _Image:
         self.known[at] = True
 
     def put_entries(self, rows: np.ndarray, cols: np.ndarray, data: np.ndarray) -> None:
-        """All entries that are not zero."""
+        """Add all nonzeros. The other entries are known to be zero."""
         place = self.cell(0, rows) * self.values.shape[1] + self.cell(1, cols)
-        order = np.argsort(abs(data), kind="stable")  # of several, the last one stays: the largest, or a NaN
+        order = np.argsort(abs(data), kind="stable")  # the last entry in a cell wins: the largest, or a NaN
         self.values.flat[place[order]] = data[order]
         self.known[...] = True
 
@@ -91,12 +91,12 @@ class _Image:
 def _largest(values: np.ndarray, starts: np.ndarray, axis: int) -> np.ndarray:
     if starts.size == values.shape[axis]:
         return values
-    high, low = (f.reduceat(values, starts, axis) for f in (np.maximum, np.minimum))  # a NaN stays one
+    high, low = (f.reduceat(values, starts, axis) for f in (np.maximum, np.minimum))  # NaNs propagate
     return np.where(abs(low) > abs(high), low, high)
 
 
 def _image(J: Any, sample: int | None) -> _Image:
-    # J is a matrix that is not transposed, or as many as there are samples.
+    # J is a matrix that is not transposed, or a batch of such matrices.
     store, shape = store_of(J._origin, J._index), J.shape[-2:]
     image, one = _Image(shape, float), () if sample is None else np.unravel_index(sample, J._layout.lead)
     if 0 in shape:
@@ -110,12 +110,12 @@ def _image(J: Any, sample: int | None) -> _Image:
         for some in (lines[k : k + each] for k in range(0, lines.size, each)):
             key = (some, slice(None)) if axis == 0 else (slice(None), some)
             values = _real(J[(*one, *key)])
-            image.put(axis, some, values.T if one and axis == 1 else values)  # NumPy puts such columns first
+            image.put(axis, some, values.T if one and axis == 1 else values)  # NumPy puts columns first
     return image
 
 
 def _known(store: Store, shape: tuple[int, int], sample: int | None) -> list[np.ndarray]:
-    # The rows and the columns that are known of a sample, by their numbers.
+    # The numbers of the known rows and of the known columns of a sample.
     every = [np.arange(k) for k in shape]
     if store.whole() is not None:
         return [every[0], every[1][:0]]
@@ -131,7 +131,7 @@ def _known(store: Store, shape: tuple[int, int], sample: int | None) -> list[np.
 
 def _real(array: Any) -> np.ndarray:
     out = np.asarray(array)
-    return (np.abs(out) if np.iscomplexobj(out) else out).astype(float)  # of complex entries the magnitude
+    return (np.abs(out) if np.iscomplexobj(out) else out).astype(float)  # complex entries are shown by magnitude
 
 
 def _draw(ax: Any, values: Any, shape: tuple[int, int], told: list[str], kwargs: dict[str, Any]) -> Any:
@@ -139,9 +139,9 @@ def _draw(ax: Any, values: Any, shape: tuple[int, int], told: list[str], kwargs:
     limit = float(finite.max()) if finite.count() else 0.0
     limit = limit or 1.0
     settings = {"cmap": _diverging(dark), "vmin": -limit, "vmax": limit} | kwargs
-    drawn = show(ax, values.clip(-limit, limit), shape, **settings)  # infinities have the strongest colors
+    drawn = show(ax, values.clip(-limit, limit), shape, **settings)  # infinities get the strongest colors
     ax.figure.colorbar(drawn, ax=ax)
-    ax.patch.set(hatch="////", edgecolor="0.5", linewidth=0)  # seen where nothing is drawn over it
+    ax.patch.set(hatch="////", edgecolor="0.5", linewidth=0)  # visible only where no known entry covers it
     if np.ma.getmaskarray(values).any():
         told.append("hatched: not known")
     if shape != values.shape:
@@ -156,4 +156,4 @@ def _draw(ax: Any, values: Any, shape: tuple[int, int], told: list[str], kwargs:
 def _diverging(dark: bool) -> str:
     from matplotlib import colormaps
 
-    return "berlin" if dark and "berlin" in colormaps else "RdBu_r"  # "berlin" is dark in its middle
+    return "berlin" if dark and "berlin" in colormaps else "RdBu_r"  # "berlin" is dark in the middle

@@ -1,9 +1,10 @@
-"""Views as pytrees, so that they go into and out of `jit`, `vmap` and `scan`.
+"""Views as pytrees: how they enter and leave `jit`, `vmap` and `scan`.
 
-The leaves are the point and a guard. Mapping over them would move the point, not the matrix: a typed PRNG key among
-them makes arithmetic and ravelling raise. Its shape, `(1,)` behind the axes of stacked points, tells what `scan` has
-put in front of every leaf since, or taken away; what `vmap` has, each `Carried` knows. What a view
-remembers is no leaf.
+The leaves of a view are its point (constants and arguments of f) and a guard, a typed PRNG key. Mapping arithmetic over
+the leaves, or raveling them, would move the point instead of changing the matrix; the key makes both raise. The guard
+has shape `(1,)` behind the axes of stacked points, and so shows which axes `scan` has added in front of every leaf, or
+removed. Axes of `vmap` are recorded in each `Carried`. Remembered rows and columns are not leaves.
+Knows views and points. Knows nothing of how lines are computed.
 """
 
 from collections.abc import Sequence
@@ -27,11 +28,11 @@ from jacobia._view.jacobian import Jacobian, view
 class _Form(NamedTuple):
     kind: type  # of the view
     blue: Blueprint
-    block: int  # its number
+    block: int  # the number of the block
     matrix: bool
     turn: str
-    depth: int  # how many axes of stacked points it had
-    held: tuple[Any, ...]  # concrete arrays that f closes over, by identity; None where it is a leaf
+    depth: int  # the number of axes of stacked points
+    held: tuple[Any, ...]  # for each constant: its identity if it is concrete and static; None if it is a leaf
 
 
 def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
@@ -62,9 +63,9 @@ def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
     stacks, key = _stacks(blue, form.held, consts, leaves, guard), guard.array if isinstance(guard, Guard) else None
     own = [_own(c.array) for c in consts], [_own(x.array) for x in leaves]
     origin = Linearized.anywhere(blue, *own, stacks, key)
-    origin.const_leaves = tuple(h is None for h in form.held)  # what has been a leaf stays one, traced or not
+    origin.const_leaves = tuple(h is None for h in form.held)  # constants that were leaves stay leaves
     block, turn = blue.blocks[form.block], form.turn
-    if turn == "T" and len(stacks) > form.depth:  # of each view the transpose: new axes are in front, not behind
+    if turn == "T" and len(stacks) > form.depth:  # transpose each view: new axes are in front
         turn = "mT"
         if form.depth or blue.spaces.lead or not (form.matrix or len(block.row_shape) == len(block.column_shape) == 1):
             raise ValueError(
@@ -76,18 +77,18 @@ def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
 
 
 def _own(array: Any) -> Any:
-    return copied(array) if isinstance(array, np.ndarray) else array  # vmap lets NumPy arrays through
+    return copied(array) if isinstance(array, np.ndarray) else array  # vmap passes NumPy arrays through uncopied
 
 
 def _stacks(
     blue: Blueprint, held: Sequence, consts: Sequence[Carried], leaves: Sequence[Carried], guard: Any
 ) -> Stacks:
     if not all(hasattr(a, "shape") for a in (guard, *(p.array for p in (*consts, *leaves)))):
-        return ()  # JAX puts other things in the places of leaves while it looks at a tree
+        return ()  # JAX unflattens trees with placeholders for leaves, which have no shape
     sizes = guard.shape[:-1]
 
     def aligned(part: Carried, held: bool) -> tuple[int | None, ...]:
-        # scan has put axes in front of all leaves, or has taken them away
+        # Match the recorded axes to those of the guard: scan adds axes in front of all leaves, or removes them.
         new = len(sizes) - len(part.axes)
         return (None,) * len(sizes) if held else (0,) * new + part.axes if new >= 0 else part.axes[-new:]
 
