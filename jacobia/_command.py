@@ -1,6 +1,6 @@
-"""`python -m jacobia explain`: what reading a derivative of a function of the user's would run, without running it.
+"""`python -m jacobia explain`: what reading the Jacobian of a user's function would run, without running it.
 
-Knows the words of the command line. Knows nothing of plans.
+Knows the arguments of the command line. Knows nothing of plans.
 """
 
 import argparse
@@ -35,11 +35,11 @@ respect to x, of shape (1000,); then three rows of it, with the memory they take
 
 
 class Refused(Exception):
-    """What is wrong with a command, in one line."""
+    """A command that cannot be run. The message says why, in one line."""
 
 
 def add_to(commands: Any) -> None:
-    """Add `explain` to the commands of a parser."""
+    """Add the command `explain` to a parser."""
     parser = commands.add_parser(
         "explain",
         help="what would reading the Jacobian of a function run?",
@@ -65,10 +65,10 @@ def explain(options: argparse.Namespace) -> str:
     """The text that the command prints.
 
     Args:
-      options: what the parser of `add_to` found.
+      options: the parsed arguments, as `add_to` declares them.
 
     Raises:
-      Refused: there is nothing to explain; the message says why.
+      Refused: the command cannot be run. The message says why.
     """
     if not options.shape:
         raise Refused(
@@ -81,7 +81,7 @@ def explain(options: argparse.Namespace) -> str:
     transform = hessian if options.hessian else jacobian
     with jax.enable_x64(True) if wide else contextlib.nullcontext():
         f = _imported(options.function)
-        own = [jnp.result_type(float)] * len(shapes)  # asked for here: the module may have turned on 64 bits
+        own = [jnp.result_type(float)] * len(shapes)  # read after the import: the module may enable 64 bits
         args = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, dtypes or own, strict=True)]
         _check_call(options.function, f, args)
         try:
@@ -90,7 +90,7 @@ def explain(options: argparse.Namespace) -> str:
             told = [_told(transform.__name__, path, J.explain(key), options.memory) for path, J in found]
         except Exception as error:
             message = " ".join(str(error).split())
-            if message.startswith((f"{transform.__name__}(", "J.", "J[")):  # of this library, in its own words
+            if message.startswith((f"{transform.__name__}(", "J.", "J[")):  # an error of this library is clear as it is
                 raise Refused(message) from error
             raise Refused(
                 f"{transform.__name__}({options.function}): expected a function that can be differentiated and planned "
@@ -100,7 +100,7 @@ def explain(options: argparse.Namespace) -> str:
 
 
 def _told(transform: str, path: tuple, told: Explanation, memory: bool) -> str:
-    # A tree has a name for each view, as one would write it: J['loss'][0].
+    # Each view of a tree is named as a user writes it, such as J['loss'][0].
     name = f"{transform[0].upper()}{keystr(path)}: " if path else ""
     tail = f"\nmemory: {readable(told.memory)} at its peak beyond the inputs (compiled)" if memory else ""
     return f"{name}{told}{tail}"
@@ -137,10 +137,10 @@ def _imported(target: str) -> Callable:
 
 
 def _check_call(target: str, f: Callable, args: list) -> None:
-    # An error of f itself is told apart from one of its derivative.
+    # Call f itself first, so that its own errors are not taken for errors of its derivative.
     try:
         signature = inspect.signature(f)
-    except (TypeError, ValueError):  # some builtins have none; the call below tells
+    except (TypeError, ValueError):  # some builtins have no signature: the call below will fail instead
         signature = None
     try:
         if signature is not None:
@@ -152,7 +152,7 @@ def _check_call(target: str, f: Callable, args: list) -> None:
         ) from error
 
     def run(*arrays: jax.Array) -> None:
-        f(*arrays)  # what it returns is checked by the transform
+        f(*arrays)  # the transform checks what f returns
 
     try:
         jax.eval_shape(run, *args)
@@ -220,7 +220,7 @@ def _key_part(text: str) -> Any:
 
 
 def _dtypes(names: list[str], count: int) -> tuple[list, bool]:
-    """The dtype of each shape, none for JAX's own; and whether 64 bits have to be turned on for one of them."""
+    """The dtype of each shape (empty: the default of JAX), and whether any of them needs 64-bit types enabled."""
     if len(names) not in (0, 1, count):
         raise Refused(
             f"explain --dtype: expected it once, or once for each --shape ({count}), got it {len(names)} times. "
@@ -245,6 +245,6 @@ def _listed(args: list) -> str:
 
 
 def _short(error: BaseException) -> str:
-    # JAX goes on for many lines; the first says what is wrong.
+    # JAX's messages have many lines; the first one says what is wrong.
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first.rstrip('. ')}" if first else type(error).__name__

@@ -1,8 +1,8 @@
-"""The demo: which pixels move the score of one class?
+"""The demo: which pixels change the score of a class?
 
-Trains a small network on scikit-learn's handwritten digits, reads single rows of its Jacobian for
-images it has not seen, draws them, and times them beside jitted `jax.jacrev`.
-Optional packages (extra `demo`) are imported inside functions, so that importing jacobia needs none.
+Trains a small network on scikit-learn's handwritten digits, reads single rows of its Jacobian for images that it was
+not trained on, draws them, and compares the time with jitted `jax.jacrev`.
+Optional packages (extra `demo`) are imported inside functions, so that importing jacobia needs none of them.
 Shapes: B images, 64 pixels each, 10 classes.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from jacobia._transform import jacobian
 
 SIDE = 8  # the images are SIDE x SIDE pixels
-FIRST, SECOND = 8, 3  # the two classes that are asked about, in this order
+FIRST, SECOND = 8, 3  # the two classes whose rows are read, in this order
 HIDDEN = 256
 
 Params = list[tuple[jax.Array, jax.Array]]
@@ -30,15 +30,15 @@ Params = list[tuple[jax.Array, jax.Array]]
 
 @dataclass(frozen=True)
 class Report:
-    """What one run of the demo found. Times are medians, in seconds."""
+    """The results of one run of the demo. Times are medians, in seconds."""
 
     images: int
     accuracy: float
-    pullbacks_first: int  # after J[:, FIRST]; one serves all images
+    pullbacks_first: int  # after J[:, FIRST]; one pullback serves all images
     pullbacks_both: int  # after J[:, [SECOND, FIRST]] on the same view
     seconds_view: float
     seconds_dense: float
-    difference: float  # largest absolute difference between the two answers
+    difference: float  # largest absolute difference between jacobia and jax.jacrev
     picture: Path
 
 
@@ -50,14 +50,17 @@ def run(
     images: int | None = None,
     rounds: int = 30,
 ) -> Report:
-    """Train, ask, draw, time.
+    """Train the network, read rows of its Jacobians, draw them, and time them.
 
     Args:
-      out: the picture to write; its ending chooses the format.
-      seed: of the split, the first weights and the order of the batches.
+      out: the path of the picture; its suffix chooses the format.
+      seed: the seed of the train/test split, of the initial weights and of the order of the batches.
       epochs: passes over the training images.
-      images: how many unseen images to ask about; default: all 450.
-      rounds: timed calls of each way.
+      images: how many unseen images to read rows for; None: all 450.
+      rounds: how many calls of each variant are timed.
+
+    Returns:
+      A `Report`.
 
     Raises:
       ImportError: a package of the extra `demo` is missing.
@@ -98,7 +101,7 @@ def run(
 
 
 def describe(report: Report) -> str:
-    """The report as the command line prints it."""
+    """The report, as the command line prints it."""
     more = report.pullbacks_both - report.pullbacks_first
     ratio = report.seconds_dense / report.seconds_view
     verdict = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
@@ -136,7 +139,7 @@ def _digits(seed: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
-    pixels = (pixels / 16).astype(np.float32)  # the data hold 0 to 16
+    pixels = (pixels / 16).astype(np.float32)  # the data are integers from 0 to 16
     train_x, test_x, train_y, test_y = train_test_split(
         pixels, labels, test_size=450, stratify=labels, random_state=seed
     )
@@ -210,7 +213,7 @@ def _train(pixels, labels, unseen_pixels, unseen_labels, *, seed, epochs, batch=
 
 
 def _time_in_turn(*calls: Callable[[], jax.Array], rounds: int) -> list[tuple[float, jax.Array]]:
-    # In turn, so that a drift of the machine's speed falls on all of them alike.
+    # Calls alternate, so that a drift of the machine's speed affects all of them alike.
     answers = [jax.block_until_ready(call()) for call in calls]  # warm
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
@@ -229,7 +232,7 @@ def _draw(out: Path, x: np.ndarray, labels: np.ndarray, params: Params, both: np
     chosen = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10) if (labels == digit).any()]
     limit = float(np.abs(both[chosen]).max())
 
-    # A figure of its own, not pyplot: no global state, no display.
+    # Figure instead of pyplot: no global state, no display needed.
     figure = Figure(figsize=(1.25 * len(chosen) + 2.2, 5.2), layout="constrained")
     grid = figure.subplots(3, len(chosen), squeeze=False)
     figure.suptitle("Which pixels move the score of a class? Two rows of each image's Jacobian", fontsize=14)

@@ -1,6 +1,6 @@
-"""A call `jac(*args, **kwargs)` taken apart: arrays that are traced, values that are part of the program.
+"""A call `jac(*args, **kwargs)`, taken apart into arrays, which are traced, and static values, part of the program.
 
-Knows trees and types. Knows nothing of f.
+Knows trees and types. Knows nothing of what f computes.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _STATIC = (str, bytes, bool)
 
 
 class Static:
-    """A value that is part of the program. 1, 1.0 and True are three values, and so are 0.0 and -0.0."""
+    """A value that is part of the program. Types count too: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
 
     __slots__ = ("key", "value")
 
@@ -44,11 +44,11 @@ def _typed(value: Any) -> Hashable:
 
 
 class Call(NamedTuple):
-    """One call, taken apart. Everything but `leaves` is hashable and says how to put it together again."""
+    """One call, taken apart. All fields but `leaves` are hashable, and say how to put the call together again."""
 
     leaves: list  # arrays
-    treedef: Any  # of (args, kwargs) without static arguments
-    fixed: tuple[tuple[int, Static], ...]  # leaves that are part of the program, with their places
+    treedef: Any  # the tree of (args, kwargs) without static arguments
+    fixed: tuple[tuple[int, Static], ...]  # (place among all leaves, value) of each leaf that is static
     static_args: tuple[tuple[int, Static], ...]
     static_kwargs: tuple[tuple[str, Static], ...]
 
@@ -58,18 +58,18 @@ class Call(NamedTuple):
 
     @property
     def carries_state(self) -> bool:
-        """Whether a callable among the arguments may compute something else at the next call."""
+        """Whether a callable among the static values may compute something else at the next call."""
         held = [item.value for _, item in (*self.fixed, *self.static_args, *self.static_kwargs)]
         return any(callable(value) and carries_state(value) for value in held)
 
     def path(self, leaf: int) -> str:
-        """The name of one of the leaves, as a caller would write it."""
+        """The name of a leaf, as the caller would write it, such as `args[0]['w']`."""
         fixed = {place for place, _ in self.fixed}
         places = [k for k in range(self.treedef.num_leaves) if k not in fixed]
         return leaf_path(self.treedef, [k for k, _ in self.static_args], places[leaf])
 
     def rebuild(self, leaves: list) -> tuple[tuple, dict]:
-        """The arguments of f with other arrays in the places of `leaves`."""
+        """The arguments of f, with these arrays in the places of `leaves`."""
         if self.fixed:
             leaves = list(leaves)
             for place, item in self.fixed:
@@ -82,15 +82,15 @@ class Call(NamedTuple):
 
 
 class StaticArguments(NamedTuple):
-    """Which arguments are part of the program, however they are passed."""
+    """Which arguments are static, by position and by name."""
 
     numbers: tuple[int, ...]
     names: tuple[str, ...]
-    named: int  # f has so many positional arguments with names: a number below may be missing in a call
+    named: int  # the number of named positional parameters of f; arguments below it may be absent from a call
 
 
 def static_arguments(f: Callable, numbers: tuple[int, ...], names: tuple[str, ...]) -> StaticArguments:
-    """As in `jax.jit`: where numbers or names alone are given, the others are those of the same parameters of f."""
+    """The static arguments of f. As in `jax.jit`, numbers and names that are not given follow from the signature."""
     if not (numbers or names):
         return StaticArguments((), (), 0)
     try:
@@ -117,7 +117,11 @@ def take_apart(
 ) -> Call:
     """Split a call. NumPy arrays are copied; Python numbers become weakly typed arrays, as in `jax.jit`.
 
-    The last three arguments are those of `StaticArguments`.
+    `static_argnums`, `static_argnames` and `named` are the fields of `StaticArguments`.
+
+    Raises:
+      TypeError: an argument of a type that is neither an array nor a static value; a static argument without a hash.
+      ValueError: a number in `static_argnums` that is out of range.
     """
     for k in static_argnums:
         if not -len(args) <= k < max(len(args), named):
@@ -175,7 +179,7 @@ def _no_argument(name: str, path: str, value: Any) -> TypeError:
 
 
 def of_numbers(name: str, call: Call, path: str, dtype: Any) -> TypeError | None:
-    """The error for integers in a list of numbers, or in a sparse array; None: it is another one."""
+    """The error for integers in a list of numbers or in a sparse array. None: the path is of neither."""
     top = path.split("]")[0] + "]"
     whole = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
     if path == top or not top.startswith("args[") or not whole:
@@ -191,13 +195,14 @@ def of_numbers(name: str, call: Call, path: str, dtype: Any) -> TypeError | None
 
 
 def _is_numeric(dtype: Any) -> bool:
-    # bfloat16 and its like are numbers, though NumPy files them under "V".
+    # The dtypes that JAX adds to NumPy, such as bfloat16, are numbers, though their NumPy kind is "V".
     return dtype.kind not in "OSUMmV" or jnp.issubdtype(dtype, jnp.inexact)
 
 
 class _Copies:
-    # NumPy arrays become arrays of JAX. device_put compiles nothing, and takes five times as long as a compiled copy,
-    # which is worth it for shapes that come again and again. Counted for so many shapes, then forgotten.
+    # Copies NumPy arrays into JAX arrays. A compiled copy is five times as fast as device_put, but has to be compiled
+    # for each shape. So a shape is compiled once it has been copied `often` times. At most `shapes` shapes are counted;
+    # then counting starts anew.
     often, shapes = 32, 256
 
     def __init__(self) -> None:
@@ -205,7 +210,7 @@ class _Copies:
         self._compiled = jax.jit(jnp.copy)
 
     def of(self, array: Any) -> jax.Array:
-        own = np.array(array)  # which the copy may read late
+        own = np.array(array)  # JAX may read it later
         name = own.shape, own.dtype
         times = self._met.get(name, 0)
         if times >= self.often:
@@ -217,7 +222,7 @@ class _Copies:
 
 
 copied = _Copies().of
-"""A NumPy array as one of JAX: changing the original later changes nothing."""
+"""A copy of a NumPy array as a JAX array. Later changes of the NumPy array have no effect on the copy."""
 
 
 def _checked(name: str, path: str, value: Any) -> Static:
@@ -233,7 +238,7 @@ def _checked(name: str, path: str, value: Any) -> Static:
 
 
 def leaf_path(treedef: Any, static_places: Sequence[int], place: int) -> str:
-    """The name of a leaf of (args, kwargs) without static arguments, as a caller would write it."""
+    """The name of a leaf of (args, kwargs) without static arguments, as the caller would write it."""
     paths = tree_flatten_with_path(tree_unflatten(treedef, range(treedef.num_leaves)))[0]
     (_, top, *rest), _ = paths[place]
     if not hasattr(top, "idx"):
@@ -250,8 +255,13 @@ def differentiated(
     """Which leaves are differentiated.
 
     Returns:
-      positions in `call.leaves`; their paths; the tree of the differentiated arguments (an int argnum
-      drops the tuple level); and for each leaf of that tree whether it is differentiated.
+      positions of the differentiated leaves in `call.leaves`; their paths; the tree of the differentiated arguments (an
+      int argnum drops the tuple level); and for each leaf of that tree, whether it is differentiated.
+
+    Raises:
+      TypeError: an argument to differentiate is no array or tree of arrays; or `where` is neither a predicate nor a
+        tree of booleans.
+      ValueError: `argnums` is out of range, repeated or static; or `where` has another tree structure.
     """
     fixed = {place for place, _ in call.fixed}
     traced = iter(range(len(call.leaves)))
@@ -319,8 +329,8 @@ def _listed(call: Call, numbers: list) -> str:
 
 
 class _Number(NamedTuple):
-    leaf: int | None  # in call.leaves; None: part of the program
-    place: int  # among all leaves
+    leaf: int | None  # the place in call.leaves; None: a static value
+    place: int  # the place among all leaves, static values included
 
 
 def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[bool]:
@@ -330,7 +340,7 @@ def _kept(name: str, call: Call, flat: list, in_tree: Any, where: Any) -> list[b
     leaves = [values[n.place] if n.leaf is None else call.leaves[n.leaf] for n in flat]
     tree, structure = tree_flatten(where)
     if is_predicate(where):
-        if tree and structure == in_tree != _ONE_LEAF:  # a module is callable, but is no function of a leaf
+        if tree and structure == in_tree != _ONE_LEAF:  # a callable module is not a function of a leaf
             raise _no_mask(name, where)
         return [_answer(name, where, leaf) for leaf in leaves]
     if not all(map(_is_boolean, tree)):
@@ -375,7 +385,7 @@ def _answer(name: str, where: Callable, leaf: Any) -> bool:
 
 
 def is_predicate(where: Any) -> bool:
-    """Whether `where` is a function of a leaf; a module with booleans in the places of its arrays is a mask."""
+    """Whether `where` is a function of a leaf. A callable module whose leaves are booleans is a mask instead."""
     if not callable(where):
         return False
     leaves = tree_leaves(where)
@@ -383,7 +393,7 @@ def is_predicate(where: Any) -> bool:
 
 
 def copied_where(name: str, where: Any) -> Any:
-    """`where` as it is now: changing a mask later changes nothing."""
+    """`where`, with its booleans copied: later changes of a mask have no effect."""
     if where is None or is_predicate(where):
         return where
     leaves, treedef = tree_flatten(where)
@@ -403,12 +413,13 @@ def _is_boolean(value: Any) -> bool:
 
 
 def _is_flags(value: Any) -> bool:
-    # Booleans for the entries of a leaf: a mask, though not one that is taken.
+    # An array of booleans, one for each entry of a leaf. It is recognized as a mask, so that the error can explain that
+    # masks of entries are not supported.
     return isinstance(value, (np.ndarray, jax.Array)) and value.dtype == bool
 
 
 def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str) -> None:
-    """Raise unless a leaf can be differentiated in both directions."""
+    """Raise unless a leaf has a dtype that can be differentiated, real or complex as `holomorphic` says."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         raise TypeError(
             f"{name}({path}): expected a float {what} to differentiate, got a typed key, {dtype}. Leave it out with "

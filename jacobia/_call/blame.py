@@ -1,8 +1,9 @@
-"""Why tracing f has failed, in the words of whoever called the transform: which argument, and what to write instead.
+"""Why tracing f has failed, in the caller's words: which argument is the cause, and what to write instead.
 
-A cause is found by trying: f is traced again with that argument as a constant, or with a list as an array, and what
-then passes is what was wrong. No text of JAX is read. Runs only where an error is raised anyway.
-Knows arguments, and the errors that JAX raises. Knows no derivatives.
+A cause is found by trying. f is traced again with one argument as a constant, or with a list as an array; if that
+succeeds, this argument is the cause. The text of JAX's errors is never read. This runs only if an error will be raised
+anyway.
+Knows arguments, and the types of JAX's errors. Knows nothing of derivatives.
 """
 
 import inspect
@@ -18,17 +19,17 @@ from jacobia._call.arguments import Call
 from jacobia._call.options import OPTIONS
 from jacobia._compat import Tracer
 
-# So many arguments are tried one by one.
+# At most this many arguments are tried one by one.
 _FEW = 8
 
 
 def reason(
     name: str, f: Callable, call: Call, differentiated: tuple[int, ...], run: Callable, error: Exception
 ) -> Exception | None:
-    """The error to raise in place of this one; None: it is f's own.
+    """The error to raise instead of `error`. None: `error` is f's own, and is raised as it is.
 
     Args:
-      differentiated: places in `call.leaves`.
+      differentiated: the places of the differentiated leaves in `call.leaves`.
       run: f as a function of (leaves, change), where `change` maps (args, kwargs) before f gets them.
     """
     return (
@@ -40,7 +41,7 @@ def reason(
 
 
 def looks_at_values(name: str, f: Callable, error: Exception, jit: bool) -> TypeError | None:
-    """The error for an f that asks a traced array for its value, if this is one of JAX's for it."""
+    """The error for an f that needs the value of a traced array. None: `error` is not one of JAX's errors for that."""
     if isinstance(error, errors.TracerArrayConversionError):
         got = "got a function of NumPy, SciPy or another library, which wants its numbers"
         hint = "Write jax.numpy for numpy (jnp.sin for np.sin) and jax.scipy for scipy"
@@ -91,7 +92,7 @@ def _is_an_option(name: str, f: Callable, call: Call) -> TypeError | None:
             f"{name}(f)({given[0]}=...): expected the arguments of f, got {given[0]}, which is one of {name}. Write "
             f"{name}(f, {given[0]}=...)(x)."
         )
-    except ValueError:  # a builtin has no signature
+    except ValueError:  # builtins may have no signature
         pass
     return None
 
@@ -111,7 +112,7 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
         to_blame = [
             k for k in constants if not _passes(run, call.leaves, {j: v for j, v in constants.items() if j != k})
         ]
-        to_blame = to_blame or list(constants)  # each alone would do
+        to_blame = to_blame or list(constants)  # none is needed if the others are constant
     paths = [call.path(k) for k in to_blame[:_FEW]]
     paths = _static_paths(call, constants, paths)
     shown, many = ", ".join(_parameter(f, p) for p in paths), len(paths) > 1
@@ -119,7 +120,7 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
     for k in to_blame:
         if k in numbers and type(numbers[k]) is not type(constants[k]):
             hint = f"Write {constants[k]} for {numbers[k]}. {hint}"
-        elif k in numbers and not call.leaves[k].weak_type:  # an array has no hash
+        elif k in numbers and not call.leaves[k].weak_type:  # arrays are not hashable
             hint = f"Write {type(numbers[k]).__name__}({_parameter(f, call.path(k))}). {hint}"
     return TypeError(
         f"{name}({shown}=...): expected {'static values' if many else 'a static value'}, since {name_of(f)} uses "
@@ -129,7 +130,7 @@ def _must_be_constant(name: str, f: Callable, call: Call, differentiated: tuple[
 
 
 def _static_paths(call: Call, constants: dict[int, Any], paths: list[str]) -> list[str]:
-    # Whole arguments where these can be static, such as a tuple of numbers.
+    # Name whole arguments instead of leaves if they can be static, such as a tuple of numbers.
     args, kwargs = call.rebuild([constants.get(k, a) for k, a in enumerate(call.leaves)])
     out = []
     for path in paths:
@@ -160,7 +161,7 @@ def _static(name: str, paths: list[str], are_numbers: bool) -> str:
 
 
 def _parameter(f: Callable, path: str) -> str:
-    # args[1]['n'] as a caller of f knows it: n['n'].
+    # The path with the parameter's name instead of its number: for a parameter n, args[1]['k'] becomes n['k'].
     if not path.startswith("args["):
         return path
     number, rest = path[len("args[") :].split("]", 1)

@@ -1,6 +1,6 @@
-"""What is given to a product, as an array.
+"""A factor of a product, as an array.
 
-Knows types of other libraries by what they have. Knows nothing of views.
+Knows the types of other libraries by their attributes. Knows nothing of views.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from jacobia._call.uncalled import Uncalled
 
 
 def as_array(call: str, value: Any) -> jax.Array:
-    """A vector or a matrix as an array of JAX; a TypeError that says what to write for other things."""
-    if hasattr(value, "__jax_array__") or isinstance(value, Uncalled):  # which raise errors of their own
+    """A vector or matrix as a JAX array. Anything else raises a TypeError that says what to write instead."""
+    if hasattr(value, "__jax_array__") or isinstance(value, Uncalled):  # these raise errors of their own
         return jnp.asarray(value)
-    if isinstance(value, (str, bytes)):  # NumPy takes some for names of types
+    if isinstance(value, (str, bytes)):  # NumPy takes some strings for dtypes
         raise no_array(call, value)
     try:
         return jnp.asarray(value)
@@ -26,7 +26,7 @@ def as_array(call: str, value: Any) -> jax.Array:
 
 
 def no_array(call: str, value: Any) -> TypeError:
-    """The error for something that is no array of numbers."""
+    """The error for a value that is not an array of numbers."""
     if hasattr(value, "toarray") or hasattr(value, "todense"):
         hint = "Write J @ S, or S @ J, for a sparse matrix S"
     elif hasattr(value, "matvec") or hasattr(value, "mv") or callable(value):

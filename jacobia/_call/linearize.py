@@ -1,7 +1,7 @@
-"""A program and a point, turned into the one thing everything is read off: a linear program.
+"""A program and a point → the linear program, from which everything else is read off.
 
-`pullback`, `pushforward` and `linearize` are the linearization of a `Program` at a point. Knows nothing of rows,
-columns or what is remembered.
+`pullback`, `pushforward` and `linearize` linearize a `Program` at a `Point`. Knows programs and points. Knows nothing
+of rows, columns or what is remembered.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +19,20 @@ from jacobia._space import Batch, Space, to_front, to_place
 
 
 class Point(NamedTuple):
-    """Where f is linearized, and which of its leaves are differentiated."""
+    """A program f, the point where f is linearized, and which of its leaves are differentiated."""
 
     program: Program
-    positions: tuple[int, ...]  # of the differentiated leaves
+    positions: tuple[int, ...]  # the places of the differentiated leaves
     consts: Sequence
     leaves: Sequence
-    batch: Batch | None = None  # with it, tangents and cotangents have the samples on their first axis
+    batch: Batch | None = None  # if given, tangents and cotangents have the batch axis first
 
 
 def _restricted(
     point: Point, outs: Sequence[int], ins: Sequence[int], head: Sequence | None = None
 ) -> tuple[Callable, list]:
-    # Only the outputs and inputs that are asked for: the Jacobian of a bias does not pay for the weights.
+    # f restricted to the requested outputs and inputs, and the point there: the Jacobian with respect to a bias does
+    # not pay for the weights.
     places, batch = [point.positions[k] for k in ins], point.batch
     own = [point.leaves[p] for p in places]
 
@@ -53,7 +54,7 @@ def _outputs(point: Point, outs: tuple[int, ...], head: Sequence | None) -> list
 
 
 def _moved(point: Point, places: Sequence[int], xs: list) -> Point:
-    # The point with other values in some of its leaves.
+    # The point with the values xs in the leaves at these places.
     leaves = list(point.leaves)
     for place, x in zip(places, xs, strict=True):
         leaves[place] = x
@@ -80,14 +81,14 @@ def pushforward(
 
     if point.program.jaxpr is None or not holds(point.program.jaxpr, "custom_vjp_call"):
         return push
-    # A pushforward leaves an operation behind for each custom_vjp, which nothing can run. Where no result needs that
-    # operation, it does not matter.
+    # jax.jvp leaves an operation `custom_lin` for each custom_vjp, and nothing can run it. Run only the operations that
+    # the results need: often `custom_lin` is not among them.
     closed = jax.make_jaxpr(push)(xs)
     return lambda tangents: run_needed(closed.jaxpr, list(closed.consts), list(tangents), "custom_lin")
 
 
 def transposed_pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
-    """The same where f has a pullback only (`custom_vjp`), and that is linear."""
+    """The pushforward of an f that has only a pullback (`custom_vjp`), if that pullback is linear: its transpose."""
     g, xs = _restricted(point, outs, ins)
     ys, pull = jax.vjp(g, xs)
     _, push = jax.vjp(lambda cotangents: pull(cotangents)[0], [jnp.zeros_like(y) for y in ys])
@@ -95,7 +96,7 @@ def transposed_pullback(point: Point, outs: Sequence[int], ins: Sequence[int]) -
 
 
 def second(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[list], list]:
-    """Tangents t of the inputs `ins` → the second derivative of the outputs `outs` along t and t.
+    """Tangents t of the inputs `ins` → the second derivative of the outputs `outs` along t, twice.
 
     Forward over forward: nothing is transposed, so no residuals are kept.
     """
@@ -111,9 +112,9 @@ def second(point: Point, outs: Sequence[int], ins: Sequence[int]) -> Callable[[l
 def derivative_program(
     program: Program, positions: tuple[int, ...], way: str, outs: Sequence[int], ins: Sequence[int]
 ) -> Any:
-    """The program of y and one pullback ("rows") or pushforward ("columns").
+    """The program of y, followed by one pullback ("rows") or one pushforward ("columns").
 
-    Its inputs are constants and leaves of f, then the seeds.
+    Its inputs are the constants and leaves of f, then the seeds.
     """
     if program.heads is not None:
         raise TypeError("the gradient of a vector-valued f is no single program")
@@ -134,27 +135,27 @@ def derivative_program(
 
 
 def inputs_of(program: Program) -> list[jax.ShapeDtypeStruct]:
-    """Constants and leaves, as shapes and dtypes to trace with."""
+    """The constants and leaves of a program as shapes and dtypes, to trace with."""
     avals = [v.aval for v in program.jaxpr.invars]
     return [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
 
 
 def linearize(point: Point) -> tuple[list, list, Callable[[list], list]]:
-    """y, aux, and the linear program of all differentiated leaves, with its residuals kept."""
+    """y, aux, and the linear program of all differentiated leaves, whose residuals are kept."""
     g, xs = _all(point)
     _, lin, (y, aux) = jax.linearize(g, xs, has_aux=True)
     return y, aux, lin
 
 
 def _every(point: Point) -> tuple[Callable, list]:
-    # Every output of every differentiated leaf.
+    # f as a function of all differentiated leaves, with all outputs.
     heads, num_y = point.program.heads, point.program.num_y
     num = num_y if heads is None else len(heads) * len(point.positions)
     return _restricted(point, range(num), range(len(point.positions)))
 
 
 def _all(point: Point) -> tuple[Callable, list]:
-    # Every output of every differentiated leaf; y as f has it, and aux, ride along.
+    # The same for jax.linearize with has_aux: the auxiliary output is y with its axes as f returns them, and aux.
     xs, batch = [point.leaves[p] for p in point.positions], point.batch
 
     def g(xs: list) -> tuple[list, tuple[list, list]]:
@@ -166,7 +167,7 @@ def _all(point: Point) -> tuple[Callable, list]:
 
 
 def value(point: Point) -> tuple[list, list]:
-    """y and aux alone."""
+    """y and aux, without derivatives."""
     program, heads = point.program, point.program.heads
     if heads is None:
         return program(point.consts, point.leaves)
@@ -174,7 +175,7 @@ def value(point: Point) -> tuple[list, list]:
 
 
 def _all_heads(program: Program, heads: Space, point: Point) -> list:
-    # All rows of the gradient of a vector-valued f: one pullback for each of its entries.
+    # The gradients of all entries of a vector-valued f: one pullback for each entry.
     zeros, width = heads.zeros(), len(point.positions)
     out = []
     for o, shape in enumerate(heads.shapes):
@@ -190,19 +191,20 @@ def _all_heads(program: Program, heads: Space, point: Point) -> list:
 
 
 def gradient(point: Point, heads: Space, forward: bool = False) -> tuple[Program, list]:
-    """The gradient of f as a program, whose Jacobian is the Hessian of f.
+    """The gradient of f as a program. Its Jacobian is the Hessian of f.
 
-    Its outputs are, for each output leaf of f, the gradient with respect to each differentiated leaf; its aux are
-    y and aux of f.
+    For each output leaf of f, its outputs are the gradients with respect to each differentiated leaf. Its aux is y and
+    aux of f.
 
     Args:
-      point: of f; arrays of any kind, only their shapes count.
-      heads: the output leaves of f (of one sample, with a batch).
-      forward: by one pushforward for each entry of the inputs, where f has no pullback.
+      point: a point of f. Its arrays may be of any kind, since only their shapes are used.
+      heads: the output leaves of f (of one sample, with a batch axis).
+      forward: for an f without a pullback: compute the gradient by one pushforward for each entry of the inputs.
 
     Returns:
-      the program, and the arrays that it closes over beyond those of f. Where f is no scalar, the program takes a
-      cotangent for each output leaf behind the leaves, and gives the gradient of that combination of its entries.
+      The program, and the arrays that it closes over in addition to the constants of f. If f is not scalar, the program
+      takes further leaves, a cotangent for each output leaf of f, and returns the gradient of the output leaf combined
+      with that cotangent.
     """
     program, positions, ins = point.program, point.positions, range(len(point.positions))
     bare = point._replace(batch=None)
@@ -218,7 +220,7 @@ def gradient(point: Point, heads: Space, forward: bool = False) -> tuple[Program
                 g, xs = _restricted(at, (o,), ins)
                 (y,), pull = jax.vjp(g, xs)
                 own = pull([jnp.ones_like(y) if scalar else vary_like(leaves[num + o], y)])[0]
-            keep = scalar and point.batch is None  # one entry in any shape keeps its shape
+            keep = scalar and point.batch is None  # an output of one entry keeps its shape
             grads += [a.reshape(shape + a.shape) for a in own] if keep else own
         y, aux = value(at)
         return [*grads, *y, *aux]
@@ -229,13 +231,14 @@ def gradient(point: Point, heads: Space, forward: bool = False) -> tuple[Program
         made = Program(run, num_y, num_leaves)
         made.heads = of
         return made, []
-    consts = [v.aval for v in program.jaxpr.invars[: len(point.consts)]]  # as the program has them, on a mesh or off it
+    consts = [v.aval for v in program.jaxpr.invars[: len(point.consts)]]  # with the shardings of the program
     jaxpr, own = opened(jax.make_jaxpr(run)(consts, [*point.leaves, *cotangents]))
     return interned(jaxpr, num_leaves, num_y, of), own
 
 
 def _pushed_gradient(at: Point, o: int, head: Any, batch: Batch | None) -> list:
-    # The gradient of output o (of a head times it), entry by entry; of all samples together, which are independent.
+    # The gradient of output o, or of `head` times output o: one pushforward for each entry of the inputs. Independent
+    # samples share a pushforward.
     grads = []
     for j, place in enumerate(at.positions):
         x, push = at.leaves[place], pushforward(at, (o,), (j,))
@@ -257,19 +260,19 @@ def _pushed_gradient(at: Point, o: int, head: Any, batch: Batch | None) -> list:
 
 
 def read_dependence(point: Point) -> Dependence:
-    """Which output leaves depend on which differentiated leaves: read off the linear program."""
+    """Which output leaves depend on which differentiated leaves, read off the linear program."""
     linear = linear_program(point)
     consts = linear.consts
-    if point.program.jaxpr is None:  # they are residuals, and may be zero at this point alone
+    if point.program.jaxpr is None:  # jit=False: constants are residuals, perhaps zero only here
         consts = [None] * len(consts)
     return dependence(linear.jaxpr, consts, linear.known, linear.num_tangents)
 
 
 def read_mixing(point: Point) -> Mixing | None:
-    """What mixes samples in the linear program, where something does."""
+    """The operation of the linear program that mixes samples; None: no operation does."""
     assert point.batch is not None
     linear = linear_program(point)
-    if holds(linear.jaxpr, "custom_lin"):  # a `custom_vjp`, which only the other direction has gone through
+    if holds(linear.jaxpr, "custom_lin"):  # left by a custom_vjp: read the pullback instead
         outs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in linear.jaxpr.outvars]
         linear = transposed_program(point, outs)
     inputs = [None if k is None else Known(k) for k in linear.known] + [0] * linear.num_tangents
@@ -277,21 +280,23 @@ def read_mixing(point: Point) -> Mixing | None:
 
 
 class LinearProgram(NamedTuple):
-    """The program of constants, leaves and tangents that gives the tangents of the outputs."""
+    """The program that maps constants, leaves and tangents to the tangents of the outputs."""
 
     jaxpr: Any
     consts: list
-    known: list  # of the inputs that are no tangents
+    known: list  # for each constant and leaf its value, or None if unknown
     num_tangents: int
 
 
 def linear_program(point: Point) -> LinearProgram:
-    """The linear program of all outputs and differentiated leaves at a point, of which shapes are enough."""
+    """The linear program of all outputs and differentiated leaves at a point. Shapes in place of arrays are enough."""
     return _read_program(point, None, lambda at: linearize(at)[2])
 
 
 def pushed_program(point: Point) -> LinearProgram:
-    """The same with what it is linear at computed on the way: a loop is one loop, and knows its counter.
+    """The linear program as a pushforward, which computes the values of f along with the tangents.
+
+    So a loop of f stays one loop, whose counter is known.
 
     Raises:
       TypeError: f has no pushforward.
@@ -307,7 +312,7 @@ def pushed_program(point: Point) -> LinearProgram:
 
 
 def transposed_program(point: Point, outs: Sequence) -> LinearProgram:
-    """The other direction: cotangents of the outputs, of these shapes, take the place of tangents."""
+    """The transposed linear program: it takes cotangents of the outputs, of these shapes, in place of tangents."""
 
     def pull(at: Point) -> Callable[[list], list]:
         g, xs = _every(at)
@@ -321,9 +326,9 @@ def _read_program(point: Point, outs: Sequence | None, linear: Callable) -> Line
     def tangents(leaves: list) -> list:
         return _all(point._replace(leaves=leaves))[1]
 
-    # A point may be one of shapes alone, of which no axis can be moved.
+    # The leaves may be shapes, whose axes cannot be moved: eval_shape traces them.
     seeds = jax.eval_shape(tangents, list(point.leaves)) if outs is None else list(outs)
-    if point.program.jaxpr is None:  # Python runs f at these very values, and at no others
+    if point.program.jaxpr is None:  # jit=False: Python runs f only at these values
         closed = jax.make_jaxpr(linear(point))(seeds)
         return LinearProgram(closed.jaxpr, closed.consts, [], len(seeds))
     closed = jax.make_jaxpr(lambda consts, leaves, seeds: linear(point._replace(consts=consts, leaves=leaves))(seeds))(

@@ -1,4 +1,4 @@
-"""The arguments of `jacobian` and `hessian` apart from f, checked once for each combination.
+"""The options of `jacobian` and `hessian`: all arguments but f, checked once for each combination.
 
 Knows names and types. Knows nothing of f.
 """
@@ -16,7 +16,7 @@ from jacobia._sparse.pattern import Pattern
 
 
 class Options(NamedTuple):
-    """The arguments of a transform, checked, in hashable form."""
+    """The options of a transform, checked and hashable."""
 
     name: str
     argnums: Any
@@ -33,8 +33,8 @@ class Options(NamedTuple):
     mode: str
     chunk_size: Any
     memory_limit: int | None
-    sparsity: Any = "auto"  # or "dense", a Pattern, a Coloring: hashed by content
-    spread: Any = None  # or an axis of a mesh
+    sparsity: Any = "auto"  # or "dense", or a Pattern or Coloring, which are hashed by content
+    spread: Any = None  # or a Spread: an axis of a mesh
 
 
 OPTIONS = frozenset(
@@ -51,7 +51,7 @@ def options(
     batch_axis: Any, verify_batch: Any, ravel: Any, strict: Any, lazy: Any, jit: Any, mode: Any, chunk_size: Any,
     memory_limit: Any,
 ) -> Options:  # fmt: skip
-    # Checked once for each combination: transforms are often made anew at each call.
+    # Cached: transforms are often made anew at each call, with the same options.
     flags = {
         "has_aux": has_aux,
         "holomorphic": holomorphic,
@@ -89,10 +89,10 @@ def options(
 
 
 def checked_function(name: str, what: str, f: Any, instead: str = "") -> None:
-    """Raise unless an argument is a function. `instead`: what to write."""
+    """Raise unless `f` is callable. `what`: the name of the argument. `instead`: what the error says to write."""
     if callable(f):
         return
-    if hasattr(f, "shape") and hasattr(f, "dtype"):  # an array, or a view
+    if hasattr(f, "shape") and hasattr(f, "dtype"):  # an array or a view
         hint = f"Pass the function, not its result: write {instead or f'{name}(f)(x)'}"
     elif isinstance(f, (list, tuple, dict)):
         hint = "Pass one function, which may return a tree"
@@ -102,12 +102,12 @@ def checked_function(name: str, what: str, f: Any, instead: str = "") -> None:
 
 
 def checked_argnums(name: str, given: Any, made: str) -> Any:
-    """The argument `argnums`, if it is one. `made`: how the transform is written without it."""
+    """`argnums`, checked. `made`: how the user writes the transform without it, for the error."""
     return _numbers(name, "argnums", given, keep_int=True, made=made)
 
 
 def checked_sparsity(name: str, given: Any) -> Any:
-    """The argument `sparsity`, if it is one."""
+    """`sparsity`, checked."""
     if isinstance(given, (Pattern, Coloring)) or (isinstance(given, str) and given in ("auto", "dense")):
         return given
     kind, got = (ValueError, repr(given)) if isinstance(given, str) else (TypeError, shown_type(given))
@@ -119,7 +119,7 @@ def checked_sparsity(name: str, given: Any) -> Any:
 
 
 def _index(given: Any) -> int | None:
-    # None: it is no whole number, such as a boolean or an array of several.
+    # An int; None if `given` is not a single integer, such as a boolean or an array of several numbers.
     try:
         return None if isinstance(given, bool) else operator.index(given)
     except TypeError:
@@ -162,7 +162,7 @@ def _numbers(name: str, what: str, given: Any, keep_int: bool = False, made: str
 
 
 def shown(value: Any) -> str:
-    """A value in a message: arrays by their shape, and nothing long."""
+    """A value as it appears in a message: arrays by type and shape, and at most about 60 characters."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return shown_type(value)
     text = repr(value)
@@ -170,14 +170,14 @@ def shown(value: Any) -> str:
 
 
 def shown_type(value: Any) -> str:
-    """The type of a value in a message; of an array, with its shape."""
+    """The type of a value as it appears in a message; for an array, with its shape."""
     if isinstance(value, np.generic):
         return repr(value)
     kind = "Array" if isinstance(value, jax.Array) else type(value).__name__
     return f"{kind} of shape {value.shape}" if hasattr(value, "shape") and hasattr(value, "dtype") else kind
 
 
-# What a direction is called elsewhere.
+# Mode → names for it in other libraries.
 _ELSEWHERE = {
     "fwd": "forward jacfwd jvp pushforward tangent linear",
     "rev": "reverse backward backprop jacrev vjp pullback adjoint",

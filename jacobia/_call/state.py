@@ -1,6 +1,6 @@
-"""Which callables compute the same at every call, so that tracing them once is enough.
+"""Which callables compute the same at every call, so that it is enough to trace them once.
 
-Knows types. Calls nothing.
+Knows types. Knows nothing of programs, and calls nothing.
 """
 
 import dataclasses
@@ -14,39 +14,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Values that cannot change. NumPy arrays, lists and dicts can.
+# Types whose values cannot change. NumPy arrays, lists and dicts can change, and are not among them.
 _VALUES = (
     int, float, complex, str, bytes, types.NoneType, types.EllipsisType, types.ModuleType, slice, range, enum.Enum,
     np.generic, np.dtype, np.ufunc, jnp.ufunc, jax.Array,
 )  # fmt: skip
 
-# `jit` traces what it wraps once, whatever that is, and so does its derivative.
+# A jitted function is traced once, whatever it wraps. So its derivative may be traced once, too.
 _JITTED = type(jax.jit(lambda x: x))
 
-# These are functions, or what they wrap: `jax.vmap` and its like leave a name of it by `functools.wraps`.
+# Functions may wrap a callable that carries state: `jax.vmap` and other transforms name it in `__wrapped__`.
 _FUNCTIONS = (types.FunctionType, jax.custom_jvp, jax.custom_vjp)
 
 _PARTIALS = (functools.partial, jax.tree_util.Partial)
 
 
 class Wrapping:
-    """A callable of this library, which says of itself whether it carries state."""
+    """A callable of this library. It says itself whether it carries state."""
 
     carries_state: bool
 
 
 class Stand(Wrapping):
-    """One that stands for a function in a transform of another name, such as the loss of `ggn(loss, f)`."""
+    """A callable that stands for a function in a transform of another name, such as the loss of `ggn(loss, f)`."""
 
-    written: str  # how the transform of it is written
+    written: str  # how a user writes the transform, such as "ggn(loss, f)"
 
 
 def carries_state(f: Any) -> bool:
     """Whether a callable may compute something else at the next call.
 
-    Functions do not, as for `jax.jit`: what they close over and globals are looked at once. Bound methods and other
-    callable objects do, unless nothing that they hold can change: frozen dataclasses (modules of Equinox are such),
-    partial functions and methods of arrays, numbers, strings, functions, and tuples of them.
+    Functions do not carry state, as for `jax.jit`: globals and closed-over values are read once, at tracing. Bound
+    methods and other callable objects do, unless nothing that they hold can change. Frozen dataclasses (and Equinox
+    modules, which are frozen), partial functions and bound methods carry no state if they hold only arrays, numbers,
+    strings, functions, and tuples of them.
     """
     return not _is_fixed(f)
 
@@ -58,7 +59,7 @@ def _is_fixed(value: Any) -> bool:
         return True
     if isinstance(value, Wrapping):
         return not value.carries_state
-    if isinstance(value, types.BuiltinFunctionType):  # of a module, or bound to an object
+    if isinstance(value, types.BuiltinFunctionType):  # its __self__ is a module, or the object it is bound to
         return _is_fixed(value.__self__)
     if isinstance(value, types.MethodType):
         return _is_fixed(value.__func__) and _is_fixed(value.__self__)
@@ -66,13 +67,14 @@ def _is_fixed(value: Any) -> bool:
         return all(map(_is_fixed, (value.func, *value.args, *value.keywords.values())))
     if isinstance(value, (tuple, frozenset)):
         return not getattr(value, "__dict__", None) and all(map(_is_fixed, value))
-    if isinstance(value, type):  # of numbers, as an argument dtype=; a class may have attributes that change
+    if isinstance(value, type):  # dtypes; other classes may have attributes that change
         return issubclass(value, np.generic) or value in (bool, int, float, complex) or _is_dtype(value)
     return _is_frozen(value)
 
 
 def _is_of_equinox(value: Any) -> bool:
-    # Its modules refuse assignment by a method of their own. Nobody can hold one without having imported it.
+    # Equinox modules forbid assignment themselves, without frozen=True. If Equinox was not imported, the value is not
+    # one.
     equinox = sys.modules.get("equinox")
     return equinox is not None and isinstance(value, equinox.Module)
 
@@ -82,7 +84,7 @@ def _is_dtype(kind: type) -> bool:
 
 
 def _is_frozen(value: Any) -> bool:
-    # Only what declares itself so: a class that inherits from a frozen one may add attributes that change.
+    # The class itself must declare that it is frozen: a subclass of a frozen class may add attributes that change.
     declared = vars(type(value)).get("__dataclass_params__")
     if declared is None or not (declared.frozen or _is_of_equinox(value)):
         return False

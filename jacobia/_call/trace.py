@@ -1,6 +1,6 @@
-"""f, traced: a pure function of its constants and leaves, known by what it computes.
+"""f, traced: a pure function of its constants and leaves, identified by what it computes.
 
-Functions that compute the same share one `Program`. Knows nothing of derivatives.
+Functions that compute the same share one `Program`. Knows calls and jaxprs. Knows nothing of derivatives.
 """
 
 import re
@@ -26,8 +26,8 @@ from jacobia._space import Space
 with jax.ensure_compile_time_eval():
     _NO_TRACE = trace_state()
 
-# Flags that cannot change a result (where and how to run, what to log, what to check), and those that jax.jit does not
-# notice either: what they change is seen when f is traced, as a program of its own.
+# Flags of JAX that are ignored: those that cannot change a result (where and how to run, what to log, what to check),
+# and those that jax.jit ignores too, since their effect appears when f is traced, in another program.
 _HARMLESS = re.compile(
     "debug|log|disable_jit|check|traceback|guard|device|platform|tracing|explain|cache|dump|pprint|profil|execution|folding"
     "|backend|prng_impl|custom_prng|mesh_context_manager|shmap_error|remat_pass|bcoo_cusparse|ragged_dot|refs_to_pins"
@@ -36,12 +36,12 @@ _HARMLESS = re.compile(
 
 
 def tracing() -> bool:
-    """Whether JAX is tracing something now, so that what is computed here is no array yet."""
+    """Whether JAX is tracing now. Results computed now are tracers, not arrays."""
     return trace_state() != _NO_TRACE
 
 
 def settings() -> dict[str, Any]:
-    """The configuration that can change results."""
+    """The values of all JAX flags that can change results."""
     return {k: v for k, v in config_values().items() if not _HARMLESS.search(k)}
 
 
@@ -50,10 +50,10 @@ def settings_key(values: dict[str, Any]) -> tuple:
 
 
 class Program:
-    """f at one abstract input: y and aux as a function of (consts, leaves).
+    """f at one abstract input: a function of (consts, leaves) that returns y and aux.
 
-    Functions that compute the same share one Program, unless they hold Python functions that only
-    identity can compare. `settings` are those of the moment it was traced.
+    Functions that compute the same share one Program. Exceptions are functions whose jaxpr holds Python functions,
+    which can be compared by identity only. `settings` are those at the time of tracing.
     """
 
     __slots__ = (
@@ -63,12 +63,12 @@ class Program:
 
     def __init__(self, run: Callable, num_y: int, num_leaves: int, jaxpr: Any = None, opaque: bool = True):
         self._run, self.num_y, self.num_leaves = run, num_y, num_leaves
-        self.jaxpr = jaxpr  # None: f is a Python function, run as it is (jit=False)
+        self.jaxpr = jaxpr  # None: jit=False, f is run by Python
         self.opaque = opaque
-        self.heads: Space | None = None  # of the gradient of a vector-valued f: cotangents, behind its leaves
-        self.found = Found()  # what had to be traced to know how to make kernels, walks and their like
-        self.directions: dict = {}  # what has been learned of them, by what is differentiated
-        self.lock = threading.Lock()  # of what has been learned
+        self.heads: Space | None = None  # for the gradient of a vector-valued f: the cotangents, after its leaves
+        self.found = Found()  # what was found by tracing: walks, kernels to be made, ...
+        self.directions: dict = {}  # differentiated leaves → the directions that f is known to have
+        self.lock = threading.Lock()  # guards `directions`
         self.settings = settings()
 
     def __call__(self, consts: Sequence, leaves: Sequence) -> tuple[list, list]:
@@ -76,7 +76,7 @@ class Program:
         return out[: self.num_y], out[self.num_y :]
 
     def part(self, consts: Sequence, leaves: Sequence, outs: tuple[int, ...]) -> list:
-        """Some leaves of y alone: the rest of f may hold rules that have not got the direction that these have."""
+        """Some leaves of y alone. The rest of f is not run, so it may hold rules that lack a direction."""
         if self.jaxpr is None:
             y, _ = self(consts, leaves)
             return [y[i] for i in outs]
@@ -88,10 +88,10 @@ _programs: weakref.WeakValueDictionary[Any, Program] = weakref.WeakValueDictiona
 
 
 class Traced(NamedTuple):
-    """What tracing f once has told."""
+    """The result of tracing f once."""
 
     program: Program
-    consts: list  # arrays that f closes over: arguments of every kernel
+    consts: list  # arrays that f closes over; every kernel takes them as arguments
     out_tree: Any
     out_avals: list
     out_paths: tuple[str, ...]
@@ -99,11 +99,11 @@ class Traced(NamedTuple):
 
 
 def trace(name: str, f: Callable, call: Call, differentiated: tuple[int, ...], has_aux: bool, jit: bool) -> Traced:
-    """Trace f once. With `jit=False` f is kept as it is and run by Python.
+    """Trace f once. With `jit=False`, f is kept as a function and run by Python.
 
     Raises:
-      TypeError: f returns something that is no array, has effects that could not be repeated, or looks at
-        the values of traced arrays (see `blame`).
+      TypeError: f returns something that is not an array, has effects that cannot be repeated, or looks at the values
+        of traced arrays (see `blame`).
     """
     found: dict[str, Any] = {}
 
@@ -138,7 +138,7 @@ def trace(name: str, f: Callable, call: Call, differentiated: tuple[int, ...], h
     jaxpr, consts = opened(closed)
     consts = [_constant(c) for c in consts]
     nested = [_constant(c) for c in nested_consts(jaxpr)]
-    if nested:  # arrays under an inner jit become arguments too
+    if nested:  # constants of an inner jit become arguments too
         again = jax.make_jaxpr(lambda cs, ns, xs: run_hoisted(jaxpr, [], iter(ns), [*cs, *xs]))
         jaxpr, more = opened(again(consts, nested, call.leaves))
         consts = [*more, *consts, *nested]
@@ -148,7 +148,7 @@ def trace(name: str, f: Callable, call: Call, differentiated: tuple[int, ...], h
 
 
 def interned(jaxpr: Any, num_leaves: int, num_y: int, heads: Space | None = None) -> Program:
-    """The Program of a jaxpr of constants and leaves, the same one for all that compute the same."""
+    """The Program of a jaxpr of constants and leaves. All jaxprs that compute the same get the same Program."""
     print_ = fingerprint(jaxpr)
     fresh = Program(
         lambda consts, leaves: eval_jaxpr(jaxpr, (), *consts, *leaves), num_y, num_leaves, jaxpr, print_.opaque
@@ -194,7 +194,7 @@ def _split_aux(name: str, out: Any, has_aux: bool) -> tuple[Any, Any]:
 
 
 def _is_array_like(leaf: Any) -> bool:
-    # A lazy view is a tree to JAX and an array to whoever returns it.
+    # A lazy view that f returns is meant as an array, though it is a pytree.
     return hasattr(leaf, "__jax_array__") and not isinstance(leaf, jax.Array)
 
 
@@ -205,7 +205,7 @@ def _checked_output(name: str, path: str, leaf: Any) -> Any:
         try:
             return jnp.asarray(leaf)
         except TypeError:
-            pass  # strings and objects
+            pass  # an array of strings or objects
     if _is_array_like(leaf):
         return jnp.asarray(leaf)
     if isinstance(leaf, Uncalled):
@@ -227,8 +227,8 @@ def _counted(out: Any) -> str:
 
 
 def _check_effects(name: str, f: Callable, closed: Any) -> None:
-    # jax.debug.print and its like may run once per kernel, and the name of an axis is no effect on anything; nothing
-    # else can be repeated or left out.
+    # Debug effects (jax.debug.print) may run any number of times, and axis names have no effect on values. Other
+    # effects must run exactly as often as the program says, and a kernel may repeat or skip parts of f.
     bad = sorted({type(e).__name__ for e in closed.effects} - {"DebugEffect", "NamedAxisEffect"})
     if bad:
         raise TypeError(
@@ -240,5 +240,5 @@ def _check_effects(name: str, f: Callable, closed: Any) -> None:
 def _constant(c: Any) -> Any:
     if isinstance(c, jax.Array):
         return c
-    with jax.ensure_compile_time_eval():  # it is known, also where something is traced
+    with jax.ensure_compile_time_eval():  # a concrete array, even inside a trace
         return jnp.array(np.asarray(c))

@@ -1,6 +1,6 @@
-"""`jacobian(f)` used as the view that it makes, and `jacobian(f, x)`: what to write instead.
+"""Errors for `jacobian(f)` used as if it were a view, and for `jacobian(f, x)`: they say what to write instead.
 
-Knows names and signatures. Knows nothing of derivatives. Looks only where an error is raised anyway.
+Knows names and signatures. Knows nothing of derivatives. Runs only if an error will be raised anyway.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from jacobia._call.state import Wrapping
 
 _F = TypeVar("_F", bound=Callable)
 
-# What an option is called elsewhere.
+# Option → names for it in other libraries.
 _ELSEWHERE = {
     "argnums": "argnum argname argnames wrt arg args_to_differentiate",
     "batch_axis": "batch_axes batch_dim batch_dims in_axes in_dims vmap_axis",
@@ -29,10 +29,10 @@ _ELSEWHERE = {
 
 
 def told(like: Callable | None = None) -> Callable[[_F], _F]:
-    """A decorator: a call that does not fit a signature, as `jacobian(f, x, y)`, is told what to write.
+    """A decorator for transforms: the error of a call that does not fit, as `jacobian(f, x, y)`, says what to write.
 
     Args:
-      like: the function that takes the `**options`.
+      like: the function that receives the `**options`. None: the decorated function itself.
     """
 
     def decorate(function: _F) -> _F:
@@ -57,14 +57,14 @@ def _check_call(function: Callable, like: Callable, args: tuple, kwargs: dict) -
         given = None
     parameters = inspect.signature(like).parameters.values()
     known = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    closed = all(p.kind is not p.VAR_KEYWORD for p in parameters)  # else what is made of the options checks them
+    closed = all(p.kind is not p.VAR_KEYWORD for p in parameters)  # otherwise the receiver of **options checks them
     functions = [n for n in ("loss", "f") if n in signature.parameters]
     made = f"{name}({', '.join(functions)})"
     open_end = any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
     for option in kwargs:
         if closed and option not in known and option not in signature.parameters:
             raise unknown(name, option, [n for n in known if n not in functions], made) from None
-    if given is not None:  # a check of what is given has failed, perhaps under another name
+    if given is not None:  # the call fits: a check in it has failed
         for what in functions:
             checked_function(name, what, given[what], f"{name}(f, x)" if open_end else f"{made}(x)")
         if "argnums" in given:
@@ -85,7 +85,12 @@ def _check_call(function: Callable, like: Callable, args: tuple, kwargs: dict) -
 
 
 def unknown(name: str, option: str, known: list[str], made: str) -> TypeError:
-    """The error for an option that is not there."""
+    """The error for an option that does not exist.
+
+    Args:
+      known: the options that exist.
+      made: how the user writes the transform, such as `jacobian(f)`.
+    """
     elsewhere = [k for k, names in _ELSEWHERE.items() if option in names.split() and k in known]
     close = elsewhere or difflib.get_close_matches(option, known, 1, 0.75)
     if option in OPTIONS:
@@ -98,22 +103,25 @@ def unknown(name: str, option: str, known: list[str], made: str) -> TypeError:
 
 
 class Uncalled(Wrapping):
-    """A function of the arguments of `f`, which says so where it is taken for what it returns."""
+    """A function of the arguments of `f`, such as `jacobian(f)`.
 
-    result = "a view"  # what is returned, and that of many calls
+    If it is used as if it were its own result, it raises an error that says to call it first.
+    """
+
+    result = "a view"  # what a call returns, in the singular and the plural
     results = "views"
 
     @property
     def written(self) -> str:
-        """How it is written, such as `jacobian(f)`."""
+        """How a user writes it, such as `jacobian(f)`."""
         raise NotImplementedError
 
     def result_has(self, name: str) -> bool:
-        """Whether what is returned has an attribute."""
+        """Whether the result of a call has an attribute of this name."""
         raise NotImplementedError
 
     def called_first(self, what: str = "") -> str:
-        """The message: call it first, and then do what was done here."""
+        """The message: call it first, then apply `what`, such as `.shape` or `[0]`."""
         return (
             f"{self.written}{what}: expected {self.result}, got the function {self.__name__} that makes "
             f"{self.results}. Call it with the arguments of f first: write {self.written}(x){what}."
