@@ -60,7 +60,7 @@ def jacobian(
     memory_limit: int | None = None,
     mesh: Any = None,
 ) -> Callable:
-    """Make a function that computes the Jacobian of `f` lazily.
+    """The Jacobian of `f`, computed lazily: a function that returns views.
 
     `jacobian(f)(x)` returns a view and computes no derivative. Indexing the view computes the requested rows (one
     pullback each) or columns (one pushforward each) in one call of one compiled kernel, and remembers them.
@@ -170,7 +170,7 @@ def hessian(
     memory_limit: int | None = None,
     mesh: Any = None,
 ) -> Callable:
-    """Make a function that computes the Hessian of `f` lazily.
+    """The Hessian of `f`, computed lazily: a function that returns views.
 
     The Hessian is the Jacobian of the gradient. A row is a Hessian-vector product, forward over reverse; all missing
     rows are computed in one kernel call. The Hessian of a scalar `f` is symmetric, and jacobia uses that: a remembered
