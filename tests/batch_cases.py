@@ -1,4 +1,4 @@
-"""Functions of a batch: which keep its samples apart, and which do not."""
+"""Functions of a batch: some keep samples apart, the others mix them."""
 
 import operator
 from typing import NamedTuple
@@ -25,7 +25,7 @@ LABELS = np.array([1, 0, 5, 1])
 
 
 def quick_options():
-    """For what is compiled and run once; not every XLA knows the second option."""
+    """Compiler options for programs that run once. Not every version of XLA knows the second one."""
     options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
     try:
         jax.jit(lambda: 0, compiler_options=options)()
@@ -84,7 +84,7 @@ def rnn(x):
 
 
 def rnn_inside(x):
-    """Time first, samples in the middle."""
+    """Axis 0 is time; the batch axis is in the middle."""
     return lax.scan(lambda h, t: (jnp.sin(h + t), h * t), jnp.ones(x.shape[1:]), x)[1]
 
 
@@ -114,7 +114,7 @@ def loop(x):
 
 
 def until_large(x):
-    """How long it takes depends on all samples; the derivative does not mix them."""
+    """The number of steps depends on all samples, but the derivative does not mix them."""
     return lax.while_loop(lambda s: jnp.sum(s) < 30, lambda s: s * 1.5, x)
 
 
@@ -127,7 +127,7 @@ def blocks(x):
 
 
 def solved(matrix, b):
-    """A solve whose matrix and solver are handed over as functions."""
+    """lax.custom_linear_solve: the matrix and the solver are functions."""
     inverse = np.linalg.inv(matrix)
     return lax.custom_linear_solve(lambda v: matrix @ v, b, lambda _, b: inverse @ b, lambda _, b: inverse.T @ b)
 
@@ -255,7 +255,7 @@ INDEPENDENT = SOLVES | {
 FORWARD_ONLY = {"loop": Case(loop), "until large": Case(until_large)}
 
 
-# Programs that mix samples, or put them elsewhere
+# Programs that mix samples, or move them to another axis
 
 
 @jax.custom_jvp

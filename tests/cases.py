@@ -1,6 +1,6 @@
-"""Small functions with everything a Jacobian can meet: ranks, trees, rules, loops, complex numbers.
+"""Small functions with everything that a Jacobian must handle: ranks, trees, rules, loops, complex numbers.
 
-Functions are defined once, so that a kernel serves every test that reads the same case.
+Each function is defined once, so that all tests of the same case share its kernels.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def draw(*shape):
 
 @dataclass(frozen=True)
 class Case:
-    """A function and where it is differentiated, how, and what it has to give.
+    """A function, where and how it is differentiated, and the expected result.
 
     `modes` are the directions that the program allows; `same` is f without its custom rules, for the reference.
     """
@@ -70,7 +70,7 @@ class Case:
         return central_differences(f, *self.args, where=self.options.get("where"), **given)
 
     def _of_samples(self, f, given):
-        if self.transform is hessian:  # of one number for each sample, so that the gradient of their sum is theirs
+        if self.transform is hessian:  # f gives one number a sample: the gradient of their sum holds all gradients
             f = jax.grad(lambda *args, of=f: jnp.sum(of(*args)), self.argnums)
         full = central_differences(f, *self.args, **given)
         ys, y_tree = jax.tree.flatten(jax.eval_shape(f, *self.args))

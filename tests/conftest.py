@@ -7,16 +7,16 @@ import tempfile
 import weakref
 from importlib import metadata
 
-# Two devices, of which all but the tests of several devices use the first. Kernels that are run once need not be fast.
+# Two devices; only the tests of several devices use the second one. XLA optimizes nothing, since most kernels run once.
 _DEVICES = os.environ.get("JACOBIA_DEVICES", "2")
 _FLAGS = f"--xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=0"
-if metadata.version("jaxlib").startswith("0.10."):  # newer ones have neither the emitters nor the flag
-    _FLAGS += " --xla_cpu_use_fusion_emitters=false"  # a quarter of the time of the tests
-if "JACOBIA_TESTS" not in os.environ:  # else a worker, which has it all from the process that started it
+if metadata.version("jaxlib").startswith("0.10."):  # newer versions have no such flag
+    _FLAGS += " --xla_cpu_use_fusion_emitters=false"  # the tests take a quarter of the time
+if "JACOBIA_TESTS" not in os.environ:  # otherwise a worker, which inherits the environment
     os.environ["JACOBIA_TESTS"] = folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
-    # What one worker has compiled, no other one compiles.
+    # Workers share one compilation cache.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
@@ -49,7 +49,7 @@ def empty_cache():
 
 @pytest.fixture
 def new_programs(monkeypatch):
-    """Nothing is known of any program: what was decided elsewhere about an f that computes the same is not met."""
+    """Forget all programs, so that nothing found for another f with the same program is used."""
     monkeypatch.setattr(_trace, "_programs", weakref.WeakValueDictionary())
 
 

@@ -1,6 +1,6 @@
-"""Functions whose Hessians are tested, with closed forms of some.
+"""Functions whose Hessians are tested, some with closed forms.
 
-Functions are defined once, so that a kernel serves every test that reads the same case.
+Each function is defined once, so that all tests of the same case share its kernels.
 """
 
 from functools import partial
@@ -128,7 +128,7 @@ def with_custom_vjp(x):
     return jnp.sum(sine(x) * x[0])
 
 
-# Rules that call the function again: reverse over reverse alone works, since JAX has no pushforward through them.
+# Rules that call the function again: JAX cannot push forward through them, so only reverse over reverse works.
 @jax.custom_vjp
 def softsign(x):
     return x / (1 + jnp.abs(x))

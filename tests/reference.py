@@ -1,4 +1,4 @@
-"""References that share nothing with the library: central differences, comparison of trees; what views have done.
+"""References that share no code with the library: central differences, comparison of trees, and the work of views.
 
 Shapes: y.shape + x.shape for every block.
 """
@@ -17,7 +17,7 @@ from jacobia import Jacobian
 # Fourth order: f'(x) = (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h, error h**4 and eps / h.
 STEP = 1e-3
 STENCIL = ((1, 8 / 12), (-1, -8 / 12), (2, -1 / 12), (-2, 1 / 12))
-# Of second differences: h**4 / 30 and eps / h**2 meet at 1e-10.
+# For second differences the errors are h**4 / 30 and eps / h**2, which are equal at 1e-10.
 SECOND_STEP = 2e-3
 TOLERANCE = {
     "float16": 2e-2,
@@ -47,7 +47,7 @@ def dense(tree):
 
 
 def wide(leaf):
-    # NumPy, 64 bits, for whatever is inexact; the rest as it is.
+    # Inexact leaves as 64-bit NumPy arrays; other leaves unchanged.
     if not jax.numpy.issubdtype(jax.numpy.result_type(leaf), jax.numpy.inexact):
         return leaf
     is_complex = jax.numpy.issubdtype(jax.numpy.result_type(leaf), jax.numpy.complexfloating)
@@ -132,7 +132,7 @@ def second_differences(f, *args, argnums=0, **kwargs):
                 full[n] = arg
             return f(*full, **kwargs)
 
-        # A fourth-order stencil in one direction, in each of its points the same in the other one.
+        # A fourth-order stencil in one direction; at each of its points, the same stencil in the other direction.
         steps = np.array([shift for shift, _ in STENCIL]) * SECOND_STEP
         weights = np.array([weight for _, weight in STENCIL]) / SECOND_STEP
         moves = steps[None, :, None] * np.eye(flat.size)[:, None, :]
@@ -158,14 +158,14 @@ def second_differences(f, *args, argnums=0, **kwargs):
 
 
 def blocks_of_samples(full, y_axis, y_ndim, x_axis):
-    """The diagonal over samples of a whole Jacobian; shows that the rest of it is zero.
+    """The diagonal blocks over samples of a whole Jacobian. Asserts that all other blocks are zero.
 
     Args:
       full: y.shape + x.shape, with the samples at `y_axis` of y and at `x_axis` of x.
       y_ndim: number of axes of y.
 
     Returns:
-      (B,) + y.shape without y_axis + x.shape without x_axis.
+      (B,) + y.shape without the sample axis + x.shape without the sample axis.
     """
     moved = np.moveaxis(full, (y_axis % y_ndim, y_ndim + x_axis % (full.ndim - y_ndim)), (0, 1))
     samples = np.arange(len(moved))
@@ -176,7 +176,7 @@ def blocks_of_samples(full, y_axis, y_ndim, x_axis):
 
 
 def assert_close(actual, expected, *, tolerance=None):
-    """Two trees have one structure, and every leaf the shape and, within tolerance, the values."""
+    """Assert that two trees have the same structure, and all leaves the same shapes and, within tolerance, values."""
     actual_leaves, actual_tree = jax.tree.flatten(actual, is_leaf=is_block)
     expected_leaves, expected_tree = jax.tree.flatten(expected, is_leaf=is_block)
     assert actual_tree == expected_tree
@@ -196,7 +196,7 @@ def assert_close(actual, expected, *, tolerance=None):
 
 
 def assert_helpful(caught, *words):
-    """The message has the form of the contract and names these words."""
+    """Assert that the message has the form of the library's errors and contains these words."""
     message = str(caught.value)
     assert re.search(r"\w+\(.*\).*: expected .+, got .+\. \S", message, re.DOTALL | re.IGNORECASE), message
     for word in words:
@@ -207,7 +207,7 @@ NOTHING = (0, 0, 0, 0, 0, 0)
 
 
 def work(view):
-    """What a view has done; `NOTHING` where it has not been read."""
+    """The counters of a view; `NOTHING` if it has not been read."""
     s = view.stats
     return s.rows_computed, s.columns_computed, s.pullbacks, s.pushforwards, s.seeds_run, s.kernel_calls
 
@@ -225,7 +225,7 @@ def scattered(view):
 
 
 def in_threads(work_of):
-    """What `work_of(k)` gives in eight threads that start at once."""
+    """Results of `work_of(k)` in eight threads that start at once."""
     start = threading.Barrier(8)
 
     def run(k):

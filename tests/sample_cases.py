@@ -1,7 +1,7 @@
-"""Functions of a batch, whose samples are differentiated one by one.
+"""Functions of a batch whose samples are differentiated one by one.
 
-Functions are defined once, so that a kernel serves every test that reads the same case. B = 3 samples, M = 5 outputs,
-N = 4 inputs.
+Each function is defined once, so that all tests of the same case share its kernels. B = 3 samples, M = 5 outputs, N = 4
+inputs.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
-"""Random programs, each made so that a shortcut is taken on its way: the same number gives the same program.
+"""Random programs, each built so that a certain shortcut applies. The same number gives the same program.
 
-A program is a function of one float32 vector. Factors have axes of length 1 beside longer ones wherever they may.
+A program is a function of one float32 vector. Factors are stretched along axes of length 1 as often as possible.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
 
 class Draw:
-    """Random choices, and what is made of them."""
+    """Random choices, and arrays and steps made of them."""
 
     def __init__(self, number):
         self.random = np.random.default_rng(number)
@@ -45,7 +45,7 @@ class Draw:
         return self.random.uniform(0.3, 1.2, n).astype(np.float32)
 
     def shape(self, size):
-        """So many elements over up to four axes, some of length 1."""
+        """A shape with this many elements, up to four axes, some of length 1."""
         axes = []
         while size > 1:
             parts = [k for k in range(2, size) if size % k == 0]
@@ -56,11 +56,11 @@ class Draw:
         return tuple(axes)
 
     def stretched(self, shape):
-        """The shape of an array that is stretched to this one, or has it."""
+        """A shape that broadcasts to this shape, or is equal to it."""
         return tuple(1 if self.chance() else k for k in shape)
 
     def chain(self, steps, shape, length):
-        """So many of these steps one after the other, from an array of this shape."""
+        """This many random steps in sequence, starting from an array of this shape."""
         chosen = []
         for _ in range(length):
             step = self.one_of(steps)(self, shape)
@@ -76,7 +76,7 @@ class Draw:
         return Step(run, shape)
 
 
-# Steps through which one element stays one
+# Steps that map a single nonzero element to a single nonzero element
 
 
 def negative(draw, shape):
@@ -252,7 +252,7 @@ def flat(parts):
 
 
 def rows_met(number):
-    """Seeds of some rows meet a matrix while they are one element; beside these rows there is anything."""
+    """Row seeds with a single nonzero element meet a matrix; anything may be beside these rows."""
     draw, parts = Draw(number), []
     for _ in range(draw.count(1, 2)):
         before, m = draw.chain(FREE, (N,), draw.count(0, 2)), draw.one_of([4, 6, 8])
@@ -268,7 +268,7 @@ def rows_met(number):
 
 
 def columns_met(number):
-    """Seeds of columns meet a matrix while they are one element."""
+    """Column seeds with a single nonzero element meet a matrix."""
     draw = Draw(number)
     shape, m = draw.shape(N), draw.count(2, 8)
     before, weight = draw.chain(KEEPING, shape, draw.count(1, 5)), draw.matrix(m, N)
@@ -280,7 +280,7 @@ def columns_met(number):
 
 
 def narrow(number):
-    """All goes through at most three numbers, and there are more inputs and outputs than these."""
+    """Everything goes through at most three numbers, fewer than inputs or outputs."""
     draw, k = Draw(number), 1 + number % 3
     before = draw.chain(FREE, (N,), draw.count(0, 3))
     middle = draw.chain([bent, scaled, negative, reshaped, under_jit, masked, looped, branched], (k,), draw.count(0, 2))
@@ -296,7 +296,7 @@ def narrow(number):
 
 
 def partly_constant(number):
-    """Of closed-over arrays: a function, some of whose rows do not depend on x, made of much that does not either."""
+    """A function of closed-over arrays. Some of its rows do not depend on x, nor do many intermediates."""
     draw, parts = Draw(number), []
     linear = [*KEEPING, turned, flipped, summed, centred, picked, padded, beside_itself, multiplied]
     before, m = draw.chain(linear, (N,), draw.count(0, 2)), draw.count(2, 6)
@@ -317,7 +317,7 @@ def partly_constant(number):
 
 
 def samples_apart(number, count):
-    """Of a batch, samples first: no sample sees another. With it, the function of one sample."""
+    """A function of a batch along axis 0 that keeps samples apart, and the function of one sample."""
     draw, steps, shape = Draw(number), [], (N,)
     for _ in range(draw.count(1, 4)):
         step = draw.chain(FREE, shape, 1)

@@ -1,7 +1,7 @@
 """Does an installed jacobia work? `python -I tests/smoke.py`, or `python -I tests/smoke.py README.md` for its examples.
 
-For `.ci/release`, which runs it where a wheel is installed and nothing else. It is no test of pytest, as pytest is not
-there.
+`.ci/release` runs this script where only a wheel of jacobia and its dependencies are installed. It does not use pytest,
+which is missing there.
 """
 
 import re

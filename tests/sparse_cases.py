@@ -1,4 +1,4 @@
-"""Programs whose matrices have zeros, and the truth about them: derivatives at many random points, in float64.
+"""Programs whose matrices have zeros, and reference patterns: float64 derivatives at many random points.
 
 Shapes: M outputs, N inputs (all leaves flattened and concatenated), P points.
 """
@@ -62,7 +62,7 @@ class Case:
 
 
 def points(case):
-    """P points as one tree, leading axis P; the same ones each time."""
+    """P points as one tree with leading axis P. The same points at every call."""
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))
     shapes, tree = jax.tree.flatten(case.shape, is_leaf=lambda s: isinstance(s, tuple))
     dtypes = [case.dtypes] * len(shapes) if isinstance(case.dtypes, str) else case.dtypes
@@ -78,7 +78,7 @@ def point(case, k=0):
 
 
 def derivative(case):
-    """JAX's own, dense and nested."""
+    """JAX's derivative, dense and nested."""
     if case.kind == "hessian":
         return jax.jacfwd(jax.jacrev(case.f))
     return jax.jacrev(case.f) if case.mode == "rev" else jax.jacfwd(case.f)
@@ -89,7 +89,7 @@ def sizes(tree):
 
 
 def dense(case, points):
-    """JAX's own dense matrix at every point, shape (P, M, N), float64."""
+    """JAX's dense matrix at every point, shape (P, M, N), float64."""
     with jax.enable_x64(True):
         x = jax.tree.map(lambda leaf: leaf[0], points)
         widths = sizes(x)
@@ -106,13 +106,13 @@ def dense(case, points):
 
 
 def nonzero(matrices):
-    """What is no zero, up to the rounding of sums that cancel: (P, M, N) -> (M, N)."""
+    """Which entries are nonzero beyond the rounding of sums that cancel: (P, M, N) -> (M, N)."""
     scale = np.max(np.abs(matrices), axis=(1, 2), keepdims=True, initial=1.0)
     return np.any(np.abs(matrices) > 1e-12 * scale, axis=0)
 
 
 def truth(case, points):
-    """The entries of the matrix that are no zero at one of the points or more, shape (M, N), bool."""
+    """Which entries of the matrix are nonzero at one point at least, shape (M, N), bool."""
     return nonzero(dense(case, points))
 
 
@@ -151,7 +151,7 @@ def brusselator(state):
 
 
 def burgers(x):
-    """Upwind: which neighbour counts depends on x."""
+    """Upwind differences: which neighbor is used depends on x."""
     left, right = jnp.roll(x, 1), jnp.roll(x, -1)
     return -x * jnp.where(x > 0, x - left, right - x)
 
@@ -459,7 +459,7 @@ def causal_weights(x):
 
 
 def linear_attention(x):
-    """The mask multiplies: no exponential of infinity on the way."""
+    """The mask is a factor, so no exponential of infinity occurs."""
     return (x @ x.T * np.tri(4)) @ x
 
 
@@ -608,7 +608,7 @@ def carried_back(x):
 
 
 def two_carries(x):
-    """Only one of them moves."""
+    """Only one of the two carries changes."""
     return lax.scan(lambda c, k: ((jnp.roll(c[0], 1), c[1] * k), c[1]), (x, jnp.sin(x)), np.arange(1.0, 3.0))
 
 
@@ -649,7 +649,7 @@ def known_switch(x):
 
 
 def switch_in_a_loop(x):
-    """Every step takes its own branch."""
+    """Every step takes a branch of its own."""
     branches = [lambda a: a, lambda a: a.at[0].multiply(a[1]), lambda a: a.at[2].add(a[3])]
     return lax.scan(lambda a, i: (lax.switch(i, branches, a), None), x, np.array([1, 2, 0]))[0]
 
@@ -716,7 +716,7 @@ def dynamics(z):
 
 
 def kkt(z):
-    """The gradient of a Lagrangian with one constraint on all."""
+    """The gradient of a Lagrangian whose single constraint involves all inputs."""
     return jax.grad(lambda z: jnp.sum(z["x"] ** 4) + z["multiplier"] * (jnp.sum(z["x"] ** 2) - 1))(z)
 
 
@@ -766,7 +766,7 @@ def control_cost(z):
 
 
 def shooting(x):
-    """Every control moves all later states."""
+    """Every control influences all later states."""
     return lax.scan(lambda s, u: (jnp.sin(s) + u, None), 0.3, x)[0]
 
 

@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def row(case):
-    """One line, computed: the union of the nonzeros at all points of the case, and the pattern."""
+    """One line of the table: the entries that are nonzero at one of the points of the case, and the pattern found."""
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*jacobia has no sparsity rule")
         true = nonzero(cases.dense(case, points(case)))
@@ -55,7 +55,7 @@ def row(case):
 
 
 def rows(page):
-    """What stands in the page, by program."""
+    """The lines in the page, by program."""
     table = page.split(BEGIN)[1].split(END)[0]
     lines = re.findall(r"^\| (.*) \|$", table, flags=re.M)
     found = [Row(*(cell.strip() for cell in line.split("|"))) for line in lines]
@@ -63,7 +63,7 @@ def rows(page):
 
 
 def table():
-    """All of it, and above it how many rows are equal."""
+    """The whole table, and above it the number of exact patterns."""
     made = {family: [row(case) for case in own.values()] for family, own in FAMILIES.items()}
     flat = [r for own in made.values() for r in own]
     equal = sum(not r.note for r in flat)

@@ -1,4 +1,4 @@
-"""On a GPU or TPU: the laws, the row kernel, memory. Without one: every kind of read lowers for such devices.
+"""On a GPU or TPU: the laws, the row kernel, memory. Elsewhere: every kind of read can be lowered for such devices.
 
 `JACOBIA_PLATFORM=cuda pytest tests/test_accelerator.py` runs the first part.
 """

@@ -1,4 +1,4 @@
-"""`python -m jacobia explain`, on functions of this file: what it prints, and one line for what is wrong."""
+"""`python -m jacobia explain`, on functions of this file: what it prints, and its one-line errors."""
 
 import os
 import subprocess
@@ -86,7 +86,7 @@ def printed(capsys, *argv):
 
 
 def refused(capsys, *argv):
-    """The one line on stderr, which has every part of a message of this library."""
+    """The one line on stderr. Asserts that it has all parts of an error message of this library."""
     assert main(["explain", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.endswith("\n") and err.count("\n") == 1 and "Traceback" not in err
@@ -189,7 +189,7 @@ def test_objects_and_their_methods(capsys, name):
 )
 def test_keys(capsys, text, key):
     assert _command._key(text) == key
-    told = str(jacobian(layer)(jnp.ones(4)).explain(key)).replace(", cpu:0)", ")")  # shapes are on no device
+    told = str(jacobian(layer)(jnp.ones(4)).explain(key)).replace(", cpu:0)", ")")  # shapes have no device
     assert printed(capsys, f"{HERE}:layer", "--shape", "4", f"--key={text}") == f"{told}\n"
 
 

@@ -1,6 +1,6 @@
 """What Paddle, PyTorch and JAX promise of their Jacobians, case by case, against central differences.
 
-`expected_error.class` is what the source system raises; here the class is the one this library promises.
+`expected_error.class` is what the other library raises; this file maps it to the class that jacobia promises.
 """
 
 import json
@@ -19,7 +19,7 @@ from jacobia import hessian, jacobian
 CASES = json.loads((Path(__file__).parent / "conformance" / "cases.json").read_text())["cases"]
 NAMES = {"jnp": jnp, "jax": jax, "np": np}
 
-# What this library raises where the source system raises what it raises.
+# Error of the other library → error of jacobia.
 ERRORS = {
     "tf-strict-001": jacobia.IndependenceError,
     "tf-strict-003": jacobia.IndependenceError,
@@ -36,7 +36,7 @@ ERRORS = {
     "pd-hessb-notsingle": ValueError,
     "pd-hessb-axisstr": TypeError,
 }
-# The source system refuses these; the contract allows them, so the values are checked.
+# The other library refuses these; jacobia allows them, so their values are checked.
 ALLOWED = {"tf-strict-vec", "pd-hess-2d", "tf-hess-err-001", "tf-hess-err-002", "ob-batchaxis1", "ob-batchaxis-1"}
 MIXED_DTYPES = {"jx-012", "jx-013", "tf-jac-014"}
 
@@ -146,14 +146,14 @@ class Conformance:
 
 
 def own_samples(block, first, second):
-    """The part of a block of the whole batch in which a sample meets itself, with the samples in front."""
+    """The blocks of each sample with itself, from a block of the whole batch; batch axis first."""
     return np.moveaxis(np.diagonal(block, axis1=first, axis2=second), -1, 0)
 
 
 def second_differences(f, *args, argnums, batched):
     """The Hessian of f, or of its sum over samples: central differences of an exact gradient.
 
-    The gradient is checked against central differences as well, so that nothing here rests on it alone.
+    The gradient itself is checked against central differences as well.
     """
 
     def number(*args):

@@ -1,6 +1,6 @@
-"""The Python examples on the pages of docs/ hold as they are printed.
+"""The Python examples on the pages of docs/ run, and their assertions hold.
 
-Each section (`##`) runs alone, with names of its own: first the examples above the first section, then those in it.
+Each section (`##`) runs alone with its own names: first the examples before the first section, then its own.
 """
 
 import re
@@ -16,7 +16,7 @@ PAGES = {
     path.relative_to(DOCS).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
     for path in sorted(DOCS.rglob("*.md"))
 }
-# Fences first: a line of code that begins with "## " is no heading.
+# Code fences are found first: a line of code that begins with "## " is not a heading.
 FENCE_OR_HEADING = re.compile(r"^```(\w*)\n(.*?)^```$|^## ([^\n]+)$", flags=re.M | re.S)
 
 

@@ -1,4 +1,4 @@
-"""What has been found out: made once, by what it is and a key, and no more of it than the limit says."""
+"""`Found`: each result is made once for its kind and key, and the number kept is limited."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Random programs, read in random ways, give what JAX gives. More of them: `python -m tests.fuzz`."""
+"""Random programs, read in random ways, give the results of JAX. For more programs: `python -m tests.fuzz`."""
 
 import pytest
 from fuzz import check as checks
@@ -29,7 +29,7 @@ NAMES = sorted(OPERATIONS)
 
 @pytest.mark.parametrize("names", [NAMES[k : k + 3] for k in range(0, len(NAMES), 3)], ids=",".join)
 def test_every_operation(names):
-    """Each as an output of its own, of a product, by which its operand depends on neighbours."""
+    """Each operation is one output. Its operand is a product, whose elements depend on neighboring inputs."""
     steps = [Step(name, k, k + 1, 5) for k, name in enumerate(names)]
     program = Program(0, ((6,),), (Step("multiply", 0, 0, 0), *steps), outputs=len(names))
     result = check(program, more=0)

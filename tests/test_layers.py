@@ -1,4 +1,4 @@
-"""A file of the package imports only files above it in this list."""
+"""The layers of the package: a file imports only files before it in the list ROOMS."""
 
 import ast
 import graphlib
@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jacobia"
-# The order of the rooms: folders, and files beside them. Files of one folder may import each other, but not in a
-# circle; its folders inside have an order of their own.
+# The order of the layers: folders, and files beside them. Files of one folder may import each other, but not in a
+# circle. The folders inside a folder have their own order, INSIDE.
 ROOMS = """
 _errors _compat _words _progress _found _space _sparse _program _call _run _store _plans _read _operators _stream _view
 _transform _derived scipy testing _demo _command __init__ __main__

@@ -1,6 +1,6 @@
 """Every notebook runs from top to bottom, and is committed without outputs.
 
-The quickstart runs with the other tests; those that take longer, and packages of the extra `examples`, by
+The quickstart runs with the other tests. Notebooks that take longer, or need packages of the extra `examples`, run with
 `pytest -m notebook`.
 """
 
@@ -29,7 +29,7 @@ def test_committed_without_outputs(path):
 
 
 def packages(notebook):
-    """What a notebook imports, by its cells; what is tried only is not needed."""
+    """The packages that the cells of a notebook import, except imports inside `try`."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             for node in ast.parse(cell.source).body:

@@ -1,4 +1,4 @@
-"""Bars of what takes longer than a second: off by default, and never in the way of results."""
+"""Progress bars: off by default, shown only for more than a second, and without effect on results."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from jacobia import _progress, jacobian
 
 @pytest.fixture
 def bars(monkeypatch):
-    """With progress on: the bars that were opened, without a delay; a dict of settings for each."""
+    """Turn progress on without a delay, and list the bars that are opened, each as a dict of its settings."""
     tqdm = pytest.importorskip("tqdm")
     made = []
 
@@ -63,7 +63,7 @@ def test_chunks_are_counted(bars):
     np.testing.assert_allclose(J.row_norms(), jnp.linalg.norm(jax.jacrev(wide)(jnp.ones(500)), axis=1), rtol=1e-5)
     (counted,) = [bar for bar in bars if "total" in bar]
     assert counted["total"] == counted["done"] == 40 and counted["unit"] == " row"
-    assert counted["delay"] == 0.0 and counted["disable"] is None  # a second, and terminals alone
+    assert counted["delay"] == 0.0 and counted["disable"] is None  # passed on to tqdm: no delay, only in terminals
 
 
 def test_blocks_are_counted(bars):
@@ -77,7 +77,7 @@ def test_blocks_are_counted(bars):
 
 
 def test_compiling_and_reading_are_told(bars, empty_cache, new_programs):
-    def slow(x):  # nothing that another test has compiled
+    def slow(x):  # a program that no other test has compiled
         return jnp.cumsum(jnp.sin(x) * 1.25)[::3]
 
     x = jnp.ones(301)

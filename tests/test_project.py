@@ -1,4 +1,4 @@
-"""What the project's files claim about it."""
+"""The project's files agree with what they claim of the project."""
 
 import ast
 import os

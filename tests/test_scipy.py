@@ -1,4 +1,4 @@
-"""Callbacks for SciPy: what its solvers get, and what they find by it."""
+"""Callbacks for SciPy: what they return to solvers, and that the solvers find the solutions."""
 
 import jax
 import jax.numpy as jnp

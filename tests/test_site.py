@@ -1,4 +1,4 @@
-"""The site: what stands on its pages agrees with the code, and the checks of docs/build.py see what is wrong."""
+"""The site: its pages agree with the code, and the checks in docs/build.py detect errors."""
 
 import importlib.util
 import json

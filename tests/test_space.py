@@ -1,4 +1,4 @@
-"""Leaves as one flat vector: sizes, some of the leaves, and one element of the basis at a time."""
+"""A `Space`, leaves as one flat vector: sizes, selected leaves, and single elements of the basis."""
 
 import jax
 import jax.numpy as jnp

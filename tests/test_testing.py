@@ -1,4 +1,4 @@
-"""`check_jacobian`: right derivatives pass, at every scale; each kind of wrong one is found and named."""
+"""`check_jacobian` accepts right derivatives at every scale, and names each kind of wrong derivative."""
 
 import re
 
@@ -91,7 +91,7 @@ def test_functions_with_difficulties(f, x):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_another_function_in_float64(dtype):
-    # Other random bits are drawn for another dtype.
+    # The random bits depend on the dtype, so the value in float64 is another one.
     def f(x, key):
         return jnp.sin(x) * jax.random.uniform(key, x.shape, x.dtype)
 
@@ -209,7 +209,7 @@ def test_a_second_derivative_that_is_not_symmetric():
         assert "symmetry" in fails(f, X, hessian=True, num_directions=count)
 
 
-# Reading: what no function can do wrong, the view is made to
+# Checks of the view itself: no function f makes it wrong, so it is patched to be wrong
 
 
 def test_another_matrix(monkeypatch):
@@ -222,7 +222,8 @@ def test_another_product(monkeypatch):
     vm = Jacobian.vm
     monkeypatch.setattr(Jacobian, "vm", lambda J, u: 2 * vm(J, u))
     assert "adjoint identity" in fails(jnp.sin, X)
-    # <u, J v> does not see what is orthogonal to all v that are drawn.
+    # The adjoint identity alone misses errors orthogonal to the random vectors: without it, another check must find
+    # them.
     monkeypatch.setattr("jacobia.testing._Checks._duality", lambda *_: None)
     message = fails(jnp.sin, X)
     assert "product with the matrix" in message and "J.vm" in message

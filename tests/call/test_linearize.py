@@ -1,4 +1,4 @@
-"""f as a program, and its linearization at a point, beside `jax.jacrev` of the function itself."""
+"""f as a program, and its linearization at a point, compared with `jax.jacrev` of f."""
 
 import jax
 import jax.numpy as jnp
@@ -241,7 +241,8 @@ def test_tracing_is_seen():
     jax.make_jaxpr(lambda x: seen.append(_trace.tracing()) or x)(1.0)
     jax.vmap(lambda x: seen.append(_trace.tracing()) or x)(jnp.ones(2))
     jax.grad(lambda x: seen.append(_trace.tracing()) or x)(1.0)
-    # What a call of an old jaxpr shows is whether something is traced, not whether this value is.
+    # `tracing` tells whether a trace is active, not whether a certain value is traced. What it tells under jax.grad is
+    # not checked.
     assert seen[:2] == [True, True] and not _trace.tracing()
 
 

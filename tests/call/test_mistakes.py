@@ -1,4 +1,4 @@
-"""Mistakes of newcomers: each message names the argument, tells what was expected and what came, and what to write."""
+"""Mistakes of newcomers: each message names the argument, what was expected and given, and what to write instead."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Callables that carry state: each call sees what they hold now, and nothing is compiled again for it."""
+"""Callables that carry state: each call sees their current state, and compiles nothing again."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ W = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 
 
 class Model:
-    """Weights that may be replaced, or changed in place; counts how often it runs."""
+    """Weights that may be replaced or changed in place. Counts how often it is called."""
 
     scale = 1.0
 
@@ -51,7 +51,7 @@ class Model:
         return x**2
 
 
-# From a model to a function of one argument that is kept, while the weights of the model change.
+# How a function of one argument is made of a model. The function is kept while the weights of the model change.
 KEPT = {
     "bound method": lambda m: m.method,
     "callable object": lambda m: m,
@@ -140,7 +140,7 @@ def test_training_compiles_once_and_learns(compiles):
 
 @pytest.mark.usefixtures("empty_cache")
 def test_nonzeros_see_the_weights_of_now():
-    # Zeros among the weights are looked for in the first ones only: after those nothing is compiled.
+    # Only the first weights are searched for zeros. Later steps compile nothing.
     model = Model()
     jac = jacobian(model)
     for step in range(7):
@@ -200,7 +200,7 @@ def test_a_predicate_may_change_its_mind():
 
 
 def runs(f, count):
-    # How often `count` is called while three Jacobians are read, the first of which traces.
+    # How much `count` grows over further Jacobians, after a first one has traced f.
     jac = jacobian(f)
     np.asarray(jac(X)[0])
     before = count()
@@ -260,7 +260,7 @@ def test_what_may_change_is_traced_at_every_call():
 
 
 def test_closures_and_globals_are_looked_at_once():
-    # As in `jit`, and so it is documented.
+    # The documented behavior, as in `jit`.
     model = Model()
     f = lambda x: model(x)  # noqa: E731
     first = jacobian(f)(X)[...]
@@ -278,7 +278,7 @@ def test_a_jitted_method_is_what_jit_makes_of_it():
 
 
 class Loose(Frozen):
-    """Inherits from a frozen class without being one: it may take other attributes."""
+    """Inherits from a frozen class but is not frozen itself: instances may get further attributes."""
 
     def __call__(self, x):
         return self.factor * x

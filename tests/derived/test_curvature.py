@@ -1,4 +1,4 @@
-"""Gauss-Newton and empirical Fisher matrices beside products of dense ones by JAX."""
+"""Gauss-Newton and empirical Fisher matrices, compared with products of JAX's dense matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_ggn():
     close(G.diagonal(), np.diagonal(right).reshape(3, 2))
     close(G.matrix[...], right)
     assert np.linalg.eigvalsh(right).min() > -1e-10
-    assert np.abs(np.asarray(hessian(lambda w: cross_entropy(model(w)))(W).matrix) - right).max() > 0.01  # another one
+    assert np.abs(np.asarray(hessian(lambda w: cross_entropy(model(w)))(W).matrix) - right).max() > 0.01  # differs
 
 
 def test_targets_as_arguments_and_trees():

@@ -1,4 +1,4 @@
-"""Estimates of traces and diagonals: close to the truth, with standard errors that tell how close."""
+"""Estimates of traces and diagonals are close to the truth, as close as their standard errors say."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,8 @@ def test_standard_errors_of_traces(method):
     made = [estimate_trace(J, jax.random.key(k), method, samples=24) for k in range(200)]
     found, errors = np.array(made).T
     apart = np.abs(found - np.trace(MATRIX))
-    # Of a normal distribution 95 % lie within two of them; of the mean of 24 or 12 numbers somewhat fewer.
+    # For a normal distribution 95 % lie within two standard errors. With an estimated standard error, from 24 or 12
+    # numbers, it is somewhat less.
     assert np.mean(apart < 2 * errors) > 0.86
     assert 0.6 < np.sqrt(np.mean(errors**2) / np.mean(apart**2)) < 1.6
     assert abs(np.mean(found) - np.trace(MATRIX)) < 4 * np.std(found) / 200**0.5  # no bias

@@ -127,7 +127,7 @@ def test_programs(name):
 @pytest.mark.parametrize("factored, room", [(False, None), (True, 1), (False, 1)], ids=str)
 @pytest.mark.parametrize("name", ["mlp", "products with the input", "one row for all", "scan", "cond", "determinants"])
 def test_pairs_and_chunks(name, factored, room):
-    # What takes the place of a factor under a derivative, and directions some at a time.
+    # Factored or not, and all directions at once or some at a time.
     f = PROGRAMS[name]
     jaxpr, consts = opened(jax.make_jaxpr(f)(X))
     sweep = Sweep(jaxpr, [len(consts)])
@@ -245,7 +245,7 @@ def test_what_can_only_be_pulled_through():
 
 
 def test_rules_that_say_something_else():
-    # Second derivatives are those of the rule: its own result is not differentiated through the rule again.
+    # The second derivative is that of the rule's tangent, which is constant here: the rule is not applied again.
     @jax.custom_jvp
     def rounded(x):
         return jnp.round(x)

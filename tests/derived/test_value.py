@@ -1,4 +1,4 @@
-"""Values and views of one linearization."""
+"""The value and the views of `value_and_jacobian` and `value_and_hessian`, from one linearization."""
 
 import pickle
 

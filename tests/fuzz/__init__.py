@@ -1,4 +1,4 @@
 """Random programs, read in random ways, compared with `jax.jacfwd` and `jax.jacrev`.
 
-Longer than the tests do: `python -m tests.fuzz --programs 1000 --seed 0`.
+To run more programs than the tests do: `python -m tests.fuzz --programs 1000 --seed 0`.
 """

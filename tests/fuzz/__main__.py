@@ -1,4 +1,4 @@
-"""Run programs by hand: `python -m tests.fuzz --programs 1000 --seed 0`. Exit status 1 where one failed."""
+"""Run random programs: `python -m tests.fuzz --programs 1000 --seed 0`. The exit status is 1 if a program failed."""
 
 import argparse
 import os

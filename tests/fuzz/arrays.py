@@ -1,4 +1,4 @@
-"""Constants, and arrays in the shapes that operations need. What is drawn depends on the generator and on shapes."""
+"""Constants, and arrays in the shapes that operations need. Random numbers depend only on generator and shapes."""
 
 import math
 
@@ -9,7 +9,7 @@ LARGEST = 14  # elements of an array; results are cut to that
 
 
 def known(rng, *shape, zeros=0.0):
-    """A constant without dangerous values; a part of it zero."""
+    """A constant without tiny or large elements. Each element is zero with probability `zeros`."""
     values = rng.uniform(0.4, 1.4, shape) * rng.choice([-1.0, 1.0], shape)
     return np.where(rng.random(shape) < zeros, 0.0, values)
 
@@ -21,7 +21,7 @@ def constant(rng, a, *shape, zeros=0.0):
 
 
 def vector(a):
-    """All elements, and at least one."""
+    """All elements of an array as a vector, at least one."""
     return a.reshape(-1) if a.size else jnp.concatenate([a.reshape(-1), jnp.ones(1, a.dtype)])
 
 
@@ -40,13 +40,13 @@ def square(rng, a, side=3):
 
 
 def some(a, *shape):
-    """Elements of a, repeated or cut to a shape, without a division of lengths that are zero."""
+    """Elements of a, repeated or cut to fit a shape. Handles lengths of zero."""
     a = vector(a)
     return a[np.arange(math.prod(shape)) % a.size].reshape(shape)
 
 
 def beside(rng, b, a):
-    """b in the shape of a, or in one that is broadcast to it: with axes of length 1, or fewer axes."""
+    """b in the shape of a, or in a shape that broadcasts to it: with axes of length 1, or with fewer axes."""
     shape = [n if rng.random() < 0.7 else 1 for n in a.shape]
     if rng.random() < 0.2:
         shape = shape[rng.integers(0, len(shape) + 1) :]
@@ -58,7 +58,7 @@ def axis_of(rng, a):
 
 
 def ranked(a):
-    """At least one axis, and none that is empty."""
+    """a with at least one axis, and no empty axis."""
     return a if a.ndim and a.size else vector(a)
 
 

@@ -1,4 +1,4 @@
-"""One program, read in some sessions, compared; what failed, and the smallest program that fails in the same way."""
+"""Check one program: read it in several sessions, compare, and find the smallest program that fails in the same way."""
 
 import re
 import signal
@@ -20,17 +20,17 @@ from .readings import READS, TRACED, WAYS, Block, Read, nonzeros, of_key, patter
 from .rules import NOT_LINEAR
 from .truth import Skip, Truth, truth
 
-# Faults that are known and not mended yet: (program, failure) → whether it is this one. To be empty.
+# Known bugs: functions (program, failure) → whether the failure is this bug. Should be empty.
 KNOWN: dict[str, Callable] = {}
-SECONDS = 30  # of the processor, for one program; what takes longer hangs
+SECONDS = 30  # CPU seconds for one program; a longer run counts as a hang
 
 
 class Failure(NamedTuple):
-    """What was not right.
+    """One failure.
 
     Attributes:
-      kind: what makes two failures one: "mismatch", or the type and the beginning of an error.
-      session, reads: how it was read.
+      kind: failures of the same kind count as the same: "mismatch", or the type and the beginning of an error.
+      session, reads: how the program was read.
       detail: for people.
     """
 
@@ -57,7 +57,7 @@ class Session(NamedTuple):
 
 
 class Hang(BaseException):
-    """No `except Exception` on the way may take it for something else."""
+    """Not an `Exception`, so that no `except Exception` on the way catches it."""
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def within(seconds: int) -> Iterator[None]:
     def ring(number: int, frame: Any) -> None:
         raise Hang(f"more than {seconds} s in\n{''.join(traceback.format_stack(frame)[-12:])}")
 
-    # Time of the processor, since a machine may be busy; and ten times that by the clock, for what waits for ever.
+    # CPU time, since the machine may be busy; and ten times as much wall time, for programs that wait for ever.
     timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, 10 * seconds)}
     before = {number: signal.signal(number, ring) for number in timers}
     for timer, limit in timers.values():
@@ -129,7 +129,7 @@ def transform(program: Program, **more: Any) -> Callable:
 
 
 def refused(program: Program, true: Truth) -> Result:
-    # Each read must raise, and say what JAX says; a second read too.
+    # Each read must raise the error that JAX raises; so must a second read.
     for what, read in (
         ("[...]", lambda J: J[...]), ("nonzeros", lambda J: J.nonzeros()), ("[...]", lambda J: J[...])
     ):  # fmt: skip
@@ -140,7 +140,7 @@ def refused(program: Program, true: Truth) -> Result:
                 told = isinstance(error, BatchMixingError)
             else:
                 text = "".join(traceback.format_exception(error))
-                # Where several directions are missing, the one that is tried first is spoken of.
+                # If several directions are missing, the error is that of the direction that is tried first.
                 told = any(e.split("\n")[0][:60] in text for e in true.errors) or said_by_jax(error) is not None
             if not told:
                 return sorted_out(program, [failure_of(error, "must raise", what, str(true.errors))], 1)
@@ -170,7 +170,7 @@ def sessions(program: Program, true: Truth, more: int) -> list[Session]:
 
 
 def usual_reads(rng: np.random.Generator, blocks: list) -> list[Read]:
-    # Of every program: a row, a column, all nonzeros, and a few samples where there are any.
+    # For every program: a row, a column, all nonzeros, and a few samples if there are any.
     k = int(rng.integers(len(blocks)))
     block = blocks[k]
     if 0 in block.shape:
@@ -186,7 +186,7 @@ def has_not_linear(program: Program) -> bool:
 
 
 def readable(program: Program, reads: list[Read], way: str) -> list[Read]:
-    # Where a pullback is not linear, a product with a vector is none of rows, and a walk raises.
+    # If a pullback is not linear, u @ J is not a combination of rows, and a walk raises: leave these reads out.
     words = (".vm(", "nonzeros", "pattern", ".to_") if has_not_linear(program) else ()
     return [
         read for read in reads if (read.traced or way not in TRACED) and not any(word in read.name for word in words)
@@ -213,7 +213,7 @@ def drawn_options(rng: np.random.Generator, program: Program, true: Truth, way: 
 
 
 def arranged(program: Program, true: Truth, more: dict, way: str) -> list[Block]:
-    # Shape, axes of samples and axes of y of each block as the session reads it.
+    # The shape, the number of batch axes and the number of axes of y of each block, as the session reads it.
     lead = (program.batch is not None) + (way == "vmapped")
     blocks = dense_blocks(program, true, more, way)[0]
     own = [1] if more.get("ravel") else true.rows
@@ -266,7 +266,7 @@ def run(program: Program, session: Session, true: Truth) -> tuple[list[Failure],
             outs, expected = WAYS[session.way](transform(program, **more), points, reads, truths)
     except Exception as error:
         if isinstance(error, BatchMixingError) and program.native and any(s.name in MIXING for s in program.steps):
-            return [], 0  # what mixes for other inputs may be refused
+            return [], 0  # may be refused: it mixes for other inputs
         return [failure_of(error, str(session), names)], 1
     failures = []
     for place, (a, e) in enumerate(zip(outs, expected, strict=True)):

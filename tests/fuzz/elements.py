@@ -1,4 +1,4 @@
-"""Operations that move elements, change each, or sum and order them: (generator of constants, array, array) → array."""
+"""Operations that move, change, sum or sort elements: (generator of constants, array, array) → array."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,8 @@ def padded(rng, a, b):
 
 
 def padded_by_value(rng, a, b):
-    # Both depend on the same inputs: JAX cannot transpose a pad of which the value alone is linear.
+    # The padding value depends on the same inputs as the operand: JAX cannot transpose a pad whose padding value alone
+    # is linear.
     value = vector(b)[0] + 0 * vector(a)[0]
     return lax.pad(ranked(a) + 0 * value, value, [(1, 0, 0)] * ranked(a).ndim)
 
@@ -54,7 +55,7 @@ def expanded(rng, a, b):
 
 
 def spread(rng, a, b):
-    """Axes of length 1 become longer ones."""
+    """Stretch axes of length 1."""
     a = a.reshape((1, *a.shape) if rng.random() < 0.5 else (*a.shape, 1))
     return jnp.broadcast_to(a, [2 if n == 1 else n for n in a.shape])
 
@@ -79,7 +80,7 @@ def emptied(rng, a, b):
 
 
 def beside_empty(rng, a, b):
-    """Empty arrays beside others."""
+    """Empty arrays concatenated with others."""
     v = vector(a)
     return jnp.concatenate([v[:0], v, constant(rng, a, 0, v.size) @ v, v[2:2] * 3])
 

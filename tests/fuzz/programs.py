@@ -1,4 +1,4 @@
-"""A program from a number: inputs, steps, outputs. And how it is written, made into a function, and made smaller.
+"""A program from a number: its inputs, steps and outputs; how it is written, made into a function, and made smaller.
 
 Shapes: N inputs, M outputs, B samples.
 """
@@ -110,7 +110,7 @@ def inputs(program: Program, point: int = 0) -> tuple:
 
 
 def cut(a: Any, native: bool = False) -> Any:
-    # The longest axis is cut until there are few elements; that of samples is not.
+    # The longest axis is cut until there are few elements. The batch axis is never cut.
     while a.size > LARGEST * (B if native else 1):
         axis = max(range(native, a.ndim), key=lambda k: a.shape[k])
         rest = a.size // a.shape[axis]
@@ -138,7 +138,7 @@ def one_sample(program: Program) -> Callable:
     def f(*xs):
         ys = values(program, xs)[-program.outputs :]
         if program.batch == 1 and not program.native:
-            ys = [y if y.ndim else y[None] for y in ys]  # samples are to be their axis 1
+            ys = [y if y.ndim else y[None] for y in ys]  # the batch axis becomes axis 1
         if program.kind == "hessian":
             axes = 1 if program.native else None
             return sum(jnp.sum(jnp.sin(y), axis=axes) for y in ys)
@@ -209,6 +209,6 @@ def spelled(program: Program) -> str:
         with jax.enable_x64(program.dtype == "float64"):
             shapes = jax.tree.map(jax.typeof, inputs(program))
             jaxpr = str(jax.make_jaxpr(function(program))(*inputs(program)))
-    except Exception as error:  # a program that can't be traced is told as it is
+    except Exception as error:  # a program that can't be traced is shown as Python
         shapes, jaxpr = program.shapes, f"(not traced: {error})"
     return f"{program}\nat {shapes}, options {options(program)}\n{jaxpr[:4000]}"

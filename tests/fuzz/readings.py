@@ -1,6 +1,6 @@
-"""Ways to read views: one list of reads, and one of ways to come by a view.
+"""Ways to read views (READS), and ways to obtain views (WAYS).
 
-A read is a pair: of the views of a tree, and of the dense blocks in their order.
+A read is a pair of functions: one of the views of a tree, one of the dense blocks in the same order.
 """
 
 import copy
@@ -15,10 +15,10 @@ from jacobia import Jacobian, materialize
 
 
 class Read(NamedTuple):
-    """How views are read, and what is to come.
+    """How views are read, and the expected result.
 
     Attributes:
-      name: how it is written.
+      name: the read as code.
       of_views: views → array or arrays.
       of_blocks: dense blocks → the same arrays, by NumPy.
     """
@@ -70,7 +70,7 @@ def axis_key(rng: np.random.Generator, n: int) -> Any:
 
 
 def random_key(rng: np.random.Generator, shape: tuple[int, ...], rows: int) -> Any:
-    """Keys of all kinds: those that are written most, and others."""
+    """A random key: often one of the common kinds, sometimes another."""
     if not shape:
         return [..., ()][rng.integers(2)]
     n, last = shape[0], shape[-1]
@@ -241,7 +241,7 @@ def together(rng: np.random.Generator, k: int, block: Block) -> Read:
     def read(vs: list) -> Any:
         if all(v.shape and all(v.shape) for v in vs):
             return materialize({"all": vs}, key)["all"][k]
-        return materialize({"all": vs})["all"][k][key]  # the key of one view is none of an empty one
+        return materialize({"all": vs})["all"][k][key]  # an empty view has no entry at this key
 
     return Read(f"materialize(all, {written(key)})[{k}]", read, lambda bs: bs[k][key])
 
@@ -256,7 +256,8 @@ def written(key: Any) -> str:
     return repr(key).replace("Ellipsis", "...").replace("slice", "s")
 
 
-# Ways to come by views. Each takes the transform, the points and the reads, and gives what came and what is expected.
+# Ways to obtain views. Each takes the transform, the points and the reads, and returns the results and the expected
+# results.
 
 
 def plain(jac: Callable, points: list, reads: list[Read], truths: list) -> tuple[list, list]:

@@ -1,4 +1,4 @@
-"""What JAX itself gives: all blocks of a Jacobian or Hessian, by every direction that the program has.
+"""The reference: all blocks of a Jacobian or Hessian by JAX, in every direction that the program has.
 
 Blocks are in the order of `jax.tree.leaves` of a tree of views: outputs, then inputs (then inputs again).
 """
@@ -16,7 +16,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Skip(Exception):
-    """The program has no derivative that two ways agree on."""
+    """The program has no derivative on which JAX's own directions agree."""
 
 
 class Truth(NamedTuple):
@@ -82,7 +82,7 @@ def truth_of(f: Callable, program: Program, count: int) -> Truth:
         total = of_tree if program.batch is None else lambda xs, rest: of_tree(xs, rest).sum()
         ways = [jax.jacfwd(jax.jacrev(total)), jax.jacrev(jax.jacrev(total)), jax.jacfwd(jax.jacfwd(total))]
     ways, errors = possible([jax.jit(way) for way in ways], leaves(args[0]), args[0])  # traced once
-    if any("Zero(" in error for error in errors):  # a zero that a transposition has not filled in: a fault of JAX
+    if any("Zero(" in error for error in errors):  # a symbolic zero leaked: a bug of JAX
         raise Skip("JAX itself fails in reverse")
     x_ndims = [leaf.ndim for leaf in leaves(args[0])]
     if program.kind == "hessian":
@@ -95,7 +95,7 @@ def truth_of(f: Callable, program: Program, count: int) -> Truth:
     for arg in args:
         try:
             found = [[np.asarray(a) for a in jax.tree.leaves(tree)] for tree in run(leaves(arg), arg)]
-        except Exception as error:  # in compiling what it has traced, as where a sparse array meets no seeds
+        except Exception as error:  # JAX traces it, but cannot compile it
             raise Skip(f"JAX itself fails: {type(error).__name__}") from error
         if not all(np.isfinite(a).all() for a in found[0]):
             raise Skip("not finite")
@@ -114,7 +114,7 @@ def truth_of(f: Callable, program: Program, count: int) -> Truth:
 
 
 def possible(ways: list, *args: Any) -> tuple[list, list[str]]:
-    """The ways that JAX has, None in place of the others, and what it says of these."""
+    """The ways that JAX can trace (None in place of the others), and the errors of the others."""
     errors = []
     for k, way in enumerate(ways):
         try:

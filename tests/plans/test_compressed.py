@@ -1,4 +1,4 @@
-"""Nonzeros by given patterns and colorings, against derivatives written out in NumPy.
+"""Nonzeros by given patterns and colorings, compared with derivatives written out in NumPy.
 
 Shapes: M outputs, N inputs, B samples, nnz stored entries.
 """
@@ -309,7 +309,7 @@ def sine(x):
 
 
 def test_copies_and_pickles():
-    J = jacobian(sine, sparsity=given(np.tri(5), "columns"))(X)  # more than there is
+    J = jacobian(sine, sparsity=given(np.tri(5), "columns"))(X)  # more entries than J has
     for other in (copy.copy(J), copy.deepcopy(J), pickle.loads(pickle.dumps(J))):
         assert_close(scattered(other.nonzeros(), (5, 5)), np.diag(np.cos(X)))
         assert other.coloring == J.coloring
@@ -407,7 +407,7 @@ def test_a_while_loop_has_pushforwards_alone():
     def f(x):
         return jnp.stack([doubled(x).sum(), doubled(x)[0]])
 
-    # Five columns that cross, two rows: by rows there would be fewer colors.
+    # All five columns share row 0 and take 5 colors; the two rows take 2.
     A = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]], np.float32)
     assert coloring(Pattern.from_dense(A)).partition == "rows"
     message = r"pullbacks, got .*coloring\(pattern, 'columns'\) takes pushforwards alone"
@@ -701,7 +701,7 @@ def test_counters(partition):
     assert (stats.pullbacks, stats.pushforwards) == (rows, columns)
     assert (stats.rows_computed, stats.columns_computed) == (0, 0)
     ways = (rows > 0) + (columns > 0)
-    assert stats.seeds_run == own.num_colors + 4 * ways  # the first time random vectors besides
+    assert stats.seeds_run == own.num_colors + 4 * ways  # the first time, products with random vectors too
     assert stats.kernel_calls == 1 + ways
     assert stats.nbytes == 4 * np.count_nonzero(ARROW)
     other = jac(X + 1)

@@ -1,4 +1,4 @@
-"""Entries at pairs of places, by the fewest rows and columns."""
+"""Entries at given pairs (row, column), from the fewest rows and columns that cover them."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def layer(x):
 
 
 def smallest(mask):
-    """By trying all sets of rows; what they leave is columns."""
+    """Brute force: try all sets of rows, and cover the other entries by columns."""
     m = len(mask)
     return min(
         bin(chosen).count("1") + int(mask[[k for k in range(m) if not chosen >> k & 1]].any(axis=0).sum())

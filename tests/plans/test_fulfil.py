@@ -1,4 +1,4 @@
-"""From what is missing to what is known: directions that fail, joint reads, memory limits, other devices."""
+"""`fulfil` computes what is missing: directions that fail, joint reads, memory limits, several devices."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def close(a, b):
     np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-5)
 
 
-# Arrays that are not in this machine's memory are taken by jax.numpy
+# Arrays outside the host's memory are indexed by jax.numpy
 
 
 KEYS = [
@@ -448,7 +448,7 @@ def test_rows_that_are_deleted_are_still_known_or_computed_again(compiles):
         close(rows, dense[3:9])
         rows.delete()
         close(J[3:9], dense[3:9])
-        # From the third time on the kernel needs no padding, and what it gives is both remembered and the result.
+        # From the third time on, the kernel runs no padding, and its array is both the result and remembered.
         assert J.stats.rows_computed == (6 if k < 2 else 12)
         if k == 3:
             assert compiles.count == before

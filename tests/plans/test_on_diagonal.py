@@ -1,4 +1,4 @@
-"""The diagonal out of nonzeros, computed alone or known, beside that of the dense matrix.
+"""The diagonal from nonzeros, computed alone or already known, compared with that of the dense matrix.
 
 Shapes: B samples, N inputs.
 """
@@ -32,7 +32,7 @@ F = {
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch, new_programs):
-    """Nonzeros on the diagonal are computed wherever they can be."""
+    """Compute nonzeros on the diagonal whenever that is possible."""
     monkeypatch.setattr(on_diagonal, "WORTH_LOOKING", -1.0)
     monkeypatch.setattr(on_diagonal, "BETTER", float("inf"))
     monkeypatch.setattr(on_diagonal, "_FEW", 0)
@@ -49,7 +49,7 @@ def test_of_one_matrix(name):
     right = np.diagonal(jax.jacobian(f)(X))
     for view in (jacobian(f)(X), jacobian(f)(X).T, jacobian(f)(X).matrix):
         close(view.diagonal(), right)
-        if name != "constant":  # whose passes cost nothing either
+        if name != "constant":  # for a constant f, passes cost nothing either
             assert view.stats.pullbacks == view.stats.pushforwards == 0 and view.stats.kernel_calls == 1
     close(jax.jit(lambda x: jacobian(f)(x).diagonal())(X), right)
 

@@ -1,4 +1,4 @@
-"""The choice of a direction, widths, chunks and byte limits: counts alone."""
+"""The choice of a direction, of widths, chunks and byte limits, tested on counts alone."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def never():
         ("all", 5, 4, ROWS, "rows"),
         ("all", 0, 4, BOTH, "none"),
         ("rows", 4, 0, ROWS, "none"),
-        # Some rows stay rows, unless columns would take a fourth of very many passes.
+        # Some rows are computed by rows, unless there are many of them and columns take at most a fourth of the passes.
         ("rows", 5, 4, BOTH, "rows"),
         ("rows", 64, 1, BOTH, "rows"),
         ("rows", 65, 260, BOTH, "rows"),
@@ -57,7 +57,7 @@ def test_the_way(asked, rows, columns, ways, way):
         ("block", 1998, 2000, 2.0, "columns"),  # fewer pullbacks, which cost twice as much
         ("all", 400, 101, 0.5, "rows"),
         ("all", 400, 101, None, "columns"),
-        # What was not asked for must take less than half.
+        # Columns for requested rows must take less than half of the cost of the rows.
         ("rows", 100, 60, 1.9, "rows"),
         ("rows", 100, 60, 2.1, "columns"),
         ("rows", 65, 17, None, "rows"),

@@ -1,6 +1,6 @@
-"""Random programs for every shortcut: it is taken, and gives what JAX gives. `--programs 500` for more of them.
+"""Random programs for every shortcut: the shortcut is taken, and the results are those of JAX.
 
-Taken is what a reading of the program, or the view, says of itself.
+`--programs 500` runs more programs. Whether a shortcut is taken is read off the reading of the program, or the view.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Reads inside one trace: what was computed there is not computed again, and no axis of length 1 is left behind."""
+"""Reads inside one trace: nothing is computed twice, and no axis of length 1 is left over."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ CASES = {
             lambda v, x: v[0],
         ),
         [DENSE[:3].sum(0) + 6 * DENSE[0], DENSE[0]],
-        4,  # what a step computes is not kept beyond the step
+        4,  # results of a step are not kept beyond that step
     ),
     "in a map, and behind": (
         reading(lambda v, x: jax.vmap(lambda k: v[k] + v[0])(jnp.arange(3)), lambda v, x: v[0]),

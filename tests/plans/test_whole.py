@@ -1,4 +1,4 @@
-"""All of a block without seeds: chosen where it is far cheaper, and right wherever it is chosen."""
+"""All of a block without seeds: chosen if it is far cheaper, and right wherever it is chosen."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ X = RNG.normal(size=256).astype(np.float32)
 
 @pytest.fixture
 def always(monkeypatch, new_programs):
-    """Nonzeros are taken wherever they can be."""
+    """Use nonzeros whenever that is possible."""
     monkeypatch.setattr(_whole, "_WAYS", {"accumulate": accumulated})
     monkeypatch.setattr(_whole, "WORTH_LOOKING", -1.0)
     monkeypatch.setattr(_whole, "BETTER", float("inf"))

@@ -1,4 +1,4 @@
-"""Loops of many steps: what their carry can depend on, and the values of a carry that depends on nearly everything."""
+"""Loops of many steps: what their carry can depend on, and the values of a carry that depends on nearly every input."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,8 @@ def test_powers_of_drawn_steps(size, density, length):
         np.testing.assert_array_equal(found.toarray(), brute_force(step, entering, length))
 
 
-# One way through all elements, in both directions, around, and in rings that lead to each other: many steps are needed.
+# Chains through all elements, forward, backward and closed to a ring, and rings that lead to each other: it takes many
+# steps until nothing is new.
 STRUCTURED = {
     "forward": np.eye(40, k=-1),
     "backward": np.eye(40, k=1),
@@ -75,7 +76,7 @@ def test_products_of_dense_and_of_sparse_matrices_are_the_same(monkeypatch, leng
 
 @pytest.fixture
 def products(monkeypatch):
-    """A list that grows with each product of matrices."""
+    """A list that grows by one entry for each matrix product."""
     made, product = [], closure._product
     monkeypatch.setattr(closure, "_product", lambda a, b: made.append((a, b)) or product(a, b))
     return made
@@ -101,7 +102,7 @@ def test_nothing_is_looked_for_once_everything_depends_on_everything(products):
 
 
 def test_nothing_is_looked_for_once_nothing_is_new(products):
-    # What only the last element has goes nowhere, though others go far.
+    # The step moves nothing out of the last element, the only one that gets something.
     entering = sp.csr_array(np.eye(40, dtype=bool)[:, 39:])
     assert powers(sp.eye_array(40, k=-1, format="csr"), entering, 31).nnz == 1
     assert len(products) == 1

@@ -1,4 +1,4 @@
-"""The program of one sample against the program of the whole batch."""
+"""The program of one sample, compared with the program of the whole batch."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def pullbacks(f):
     return run
 
 
-# Their derivatives keep samples apart. They themselves do not, or only along more than one axis.
+# The derivatives of these keep samples apart, but the functions do not, or do so along several axes only.
 WHOLE = {
     "dynamic slice", "branch by all", "halves", "permuted and back", "reversed twice", "rolled and back",
     "samples in pairs", "labels", "labels of the input", "diagonal", "known diagonal", "known permutations",

@@ -1,4 +1,4 @@
-"""Values that are written before entries are chosen among them: the same numbers with the fence and without."""
+"""The fence, which makes XLA write values before entries of them are selected: the same numbers with and without it."""
 
 import jax
 import jax.numpy as jnp

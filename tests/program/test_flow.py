@@ -1,4 +1,4 @@
-"""Which results depend on marked inputs: those that are listed, and none that changes with an input is left out."""
+"""Which results depend on marked inputs: exactly the expected ones, and none that changes with an input is left out."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def counted(a, b):
 
 
 def handed_on(a, b):
-    # the second of the carry is made of the first, and the third of the second, a step later
+    # a step hands the first carry to the second, and the second to the third
     return lax.scan(lambda c, _: ((c[0], c[0], c[1]), c[2]), (a, b, b), None, length=3)
 
 

@@ -1,6 +1,6 @@
 """Whether the derivative of a function keeps the samples of a batch apart, read off its program.
 
-The truth each reading is held against: tangents of one sample alone, pushed through the function at two points.
+The reference pushes tangents of single samples through the function at two points.
 """
 
 import math
@@ -43,7 +43,7 @@ def seeds(shape, axis):
 
 
 def crosses(answers, axis):
-    """Whether an answer to the seed of one sample shows at another: (points, seeds, ...)."""
+    """Whether the answer to a seed of one sample is nonzero at another sample: (points, seeds, ...)."""
     answers = np.moveaxis(answers, axis + 2 if axis >= 0 else axis, 2)
     size = answers.shape[2]
     return bool(np.any(np.abs(answers[:, ~np.eye(size, dtype=bool)]) > 1e-5))

@@ -1,6 +1,6 @@
-"""Loops whose steps read by their number: patterns against the nonzeros of JAX's dense derivatives, and their values.
+"""Loops whose steps index by their number: patterns compared with the nonzeros of JAX's dense derivatives, and values.
 
-Shapes: N inputs and outputs of most programs, more than the steps that are walked one by one.
+Shapes: N inputs and outputs of most programs, more than the number of steps that are walked one by one.
 """
 
 import itertools
@@ -56,7 +56,7 @@ def substituted_by_a_loop(b):
 
 
 def two_apart(x):
-    """Two samples of a loop that goes on for one longer than for the other."""
+    """Two samples in a loop that runs longer for one of them."""
     step = lambda s: (s[0] + 1, s[1].at[s[0]].set(s[1][s[0] - 1] * x[s[0]]))  # noqa: E731
     run = lambda stop: lax.while_loop(lambda s: s[0] < stop, step, (1, x))[1]  # noqa: E731
     return jax.vmap(run)(jnp.array([N // 2, N]))
@@ -215,7 +215,7 @@ _numbers = itertools.count(1)
 
 
 def fresh(f):
-    """Times a number that no other test has: what has been walked for another one does not count."""
+    """x times a number that no other test uses, so that walks of other tests are not reused."""
     factor = 1 + next(_numbers) / 1024
     return lambda x: factor * f(x)
 
@@ -234,7 +234,7 @@ def walks(monkeypatch):
     return seen
 
 
-# Programs that have a counter, where it does not matter to the pattern which step it is.
+# Programs with a counter whose pattern does not depend on the step.
 STEADY = {
     "a factor": lambda x: lax.fori_loop(0, N, lambda i, u: u + jnp.roll(u, 1) / (i + 1.0), x),
     "a wave": lambda x: lax.fori_loop(0, N, lambda i, u: u + jnp.sin(u) * jnp.sin(jnp.arange(N) - 0.3 * i), x),

@@ -1,7 +1,7 @@
-"""Two readings of one program that differ: which of them is trusted, and that the numbers are right.
+"""Two readings of one program that differ: which reading is trusted, and that the numbers are right.
 
-Independence and symmetry are decided by one reading, nonzeros by another, which may see more entries than there are.
-Values are those of JAX's dense derivatives. Shapes: B samples, M outputs, N inputs.
+Independence and symmetry are decided by one reading; nonzeros by another one, whose pattern may have extra entries.
+Values are compared with JAX's dense derivatives. Shapes: B samples, M outputs, N inputs.
 """
 
 import jax
@@ -18,12 +18,12 @@ KERNEL = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
 
 
 def convolved(x):
-    """A kernel that is the tangent: taken to depend on everything, other samples too."""
+    """The tangent is the kernel of a convolution: it is taken to affect everything, other samples included."""
     return jnp.convolve(KERNEL, x)
 
 
 def solved(x):
-    """An iteration whose result alone is linear: taken to depend on everything."""
+    """An iterative solver, linear in its result only: the tangent is taken to affect everything."""
     return jax.scipy.sparse.linalg.cg(lambda v: 5 * v + v.sum(), x)[0]
 
 
@@ -134,7 +134,7 @@ def test_samples_under_transformations():
 
 
 def test_independence_that_was_promised():
-    far, one = 10 * np.arange(3)[:, None], X[:, :1]  # so far apart that their order stays
+    far, one = 10 * np.arange(3)[:, None], X[:, :1]  # far apart, so that their order is fixed
     J = jacobian(lambda x: x * jnp.sort(x + far, axis=0), batch_axis=0, verify_batch=False)(one)
     expected = 2 * one + far
     np.testing.assert_allclose(scattered(J)[:, 0], expected, rtol=1e-5)

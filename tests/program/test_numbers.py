@@ -1,4 +1,4 @@
-"""Equations by NumPy give what JAX gives, to the bit."""
+"""Equations evaluated by NumPy give the results of JAX, to the bit."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What of a program is computed once, and which of its results can change."""
+"""Which parts of a program are computed once, and which of its results can change."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A seed that is followed as its number: rows of a matrix are taken, and the answers are those of JAX."""
+"""A seed that is followed as an index: rows of matrices are selected instead of multiplied, with the results of JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def taken(x):
     return jnp.asarray(A, x.dtype) @ x
 
 
-# f, and how many products a pullback and a pushforward have left
+# f, and the number of matrix products left in a pullback and in a pushforward
 PROGRAMS = {
     "layer": (lambda x: jnp.tanh(jnp.asarray(A, x.dtype) @ x), 0, 0),
     "linear": (lambda x: jnp.asarray(A, x.dtype) @ x, 0, 0),
@@ -73,7 +73,7 @@ def test_rows_and_columns_are_those_of_jax(name):
         close(J[key], expected[key])
         close(jax.jit(lambda x, mode=mode, key=key: jacobian(f, mode=mode)(x)[key])(X), expected[key])
     J = jacobian(f, mode="rev")(X)
-    for k in (1, 0, 2):  # from the second on by the residuals that are kept
+    for k in (1, 0, 2):  # from the second row on, residuals are kept
         close(J[k], expected[k])
 
 

@@ -210,7 +210,7 @@ def test_errors_come_first(call):
 
 
 def reversal(impl=lambda x: np.flip(np.array(x), -1)):
-    """A linear operation of its own: the last axis from behind. Python runs it: nobody sees what it does."""
+    """Reverses the last axis: a linear primitive of our own, run by Python, so its pattern is unknown."""
     primitive = jax.extend.core.Primitive("reversal_of_a_kind")
     primitive.def_impl(impl)
     primitive.def_abstract_eval(lambda x: x)
@@ -477,7 +477,7 @@ def test_the_program_is_read_once(empty_cache):
 
 
 def test_the_truth_is_found_by_half_of_the_points():
-    """Enough of them: the other half adds nothing."""
+    """There are enough points: one half of them finds the whole pattern."""
     late = [case.name for case in CASES.values() if (nonzero(known(case)) != nonzero(known(case)[::2])).any()]
     assert not late
 

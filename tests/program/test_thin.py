@@ -1,6 +1,6 @@
-"""Patterns that what is known of values makes thin: few values of an index, zeros in a factor.
+"""Patterns that known values make sparser: an index with few values, zeros in a factor.
 
-The truth is the union of the nonzeros of JAX's dense derivative at many random points, in float64.
+The reference is the union of the nonzeros of JAX's dense derivative at many random points, in float64.
 Shapes: P points, M outputs, N inputs, nnz stored entries.
 """
 

@@ -1,4 +1,4 @@
-"""The narrow waist of a linear program, and the two programs that it is cut into, beside `jax.jacfwd`."""
+"""The waist (narrowest cut) of a linear program, and the two programs on its sides, compared with `jax.jacfwd`."""
 
 import itertools
 
@@ -21,7 +21,7 @@ from jacobia._space import Space
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=20)
 Z = X + 1j * RNG.normal(size=20)
-# By sizes: weights[m, n] takes n numbers to m.
+# weights[m, n] is an (m, n) matrix.
 WEIGHTS = {s: RNG.normal(size=s) / np.sqrt(s[1]) for s in itertools.product((2, 3, 4, 8, 10, 20), repeat=2)}
 
 
@@ -122,13 +122,13 @@ def looped_after(x):
 
 
 def carried_aside(x):
-    # What the head is linear at comes out of a loop of the tail.
+    # The head is linear at a value that a loop of the tail computes.
     y, _ = lax.scan(lambda c, _: (jnp.sin(c), None), dense(3, 20)(z := dense(20, 3)(x)), None, length=4)
     return {"y": y, "z": dense(3, 10)(z * lax.stop_gradient(y[:3]))}
 
 
 def looped_apart(x):
-    # Of one loop, a result is in the cut and another one behind it.
+    # One result of a loop is in the cut, another result of the same loop is behind it.
     def step(c, _):
         u, v, s = c
         return (jnp.sin(u), jnp.cos(v), jnp.sin(s) + v[:2]), None
@@ -276,7 +276,7 @@ def test_what_it_is_linear_at_is_evaluated_once():
     once = list(names(jax.make_jaxpr(lambda inputs: found.split(inputs)[0]([X]))(inputs).jaxpr))
     twice = list(names(jax.make_jaxpr(both)(inputs, X, X[:3]).jaxpr))
     assert once.count("tanh") == twice.count("tanh") == 4
-    # Four products of the value, four of tangents, which JAX writes down at zero tangents too.
+    # Four products for the value and four for tangents. JAX writes the latter even if the tangents are zero.
     assert once.count("dot_general") == 12 and twice.count("dot_general") == 16
 
 
@@ -314,7 +314,7 @@ def test_constants_are_the_first_inputs():
 
 @pytest.mark.parametrize("n, size", [(2**31 - 2, 2), (2**31, None)])
 def test_sizes_near_the_limit_of_integers(n, size):
-    def f(x):  # twice an operand and twice an output: edges without a limit are not to be added up
+    def f(x):  # one value is both operands, and two outputs: infinite capacities must not be added
         y = jnp.broadcast_to(x[:4].sum(), (n,)) * x[4]
         return [z := y + y, z]
 
@@ -346,7 +346,7 @@ def tangent_graph(jaxpr, num_tangents):
 
 
 def is_cut(graph, chosen, outs):
-    reached = set()  # from an input, through nothing that is chosen
+    reached = set()  # reached from an input without passing a chosen value
     for v, made_of in graph.items():
         if v not in chosen and (not made_of or any(u in reached for u in made_of)):
             reached.add(v)

@@ -1,4 +1,4 @@
-"""Programs that are hard to walk: nothing is missed, and the values are those of JAX's dense derivatives.
+"""Programs that are hard to walk: no entry is missed, and values are those of JAX's dense derivatives.
 
 Every case once gave a wrong number, an exception, a program that does not end, or a pattern that was much too full.
 """
@@ -110,7 +110,7 @@ def richardson(matvec, b):
 
 
 def solved_until_good(x):
-    """The test of the loop looks at what is linear."""
+    """The condition of the loop depends on the linear value."""
     return lax.custom_linear_solve(lambda v: SQUARE @ v, x, richardson, transpose_solve=richardson)
 
 
@@ -319,7 +319,7 @@ def test_what_a_mesh_makes_of_zeros_is_kept():
 
 
 def test_what_is_linear_in_no_step_is_linear_still():
-    """Of two tangents that are multiplied and divided only the whole is linear."""
+    """Two tangents are multiplied and divided: no single step is linear, but the whole is."""
 
     @jax.custom_jvp
     def f(x):
@@ -335,13 +335,13 @@ def test_what_is_linear_in_no_step_is_linear_still():
 
 
 def test_known_indices_are_known_under_jit():
-    """Also where nothing has been read outside of it before."""
+    """Also if nothing was read outside of jit before."""
     jac = jacobian(lambda x: jnp.zeros(6).at[INDEX].add(jnp.tanh(x[INDEX])), ravel=True)
     x = np.arange(6.0)
     assert jax.jit(lambda x: jac(x).nonzeros()[0])(x).shape == jac(x).nonzeros()[0].shape == (6,)
 
 
-# Walks are kept by program, and what they rely on may be another the next time
+# Walks are kept by program, but the values that they rely on may change between calls
 
 
 def test_walks_of_other_indices_and_other_zeros(empty_cache):
@@ -489,7 +489,7 @@ def widely(f, x, **options):
 def narrow(monkeypatch):
     monkeypatch.setattr(_walking, "_WIDE", 24_000)
     monkeypatch.setattr(_walking, "_LONG", 0)
-    return {"memory_limit": 2**40}  # another limit, another walk than that of a test which is content with more
+    return {"memory_limit": 2**40}  # a limit of its own, so that walks of other tests are not reused
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -544,7 +544,7 @@ def counted_by_the_point(x):
 )
 def test_what_does_not_fit_says_so(f, empty_cache):
     x = jnp.arange(1.0, LENGTH + 1)
-    expected = widely(f, x)  # what was walked with more memory does not count
+    expected = widely(f, x)  # a walk with more memory must not be reused below
     J = jacobian(f, ravel=True, memory_limit=60_000)(x)
     for read in (J.nonzeros, J.to_bcoo, lambda: J.pattern):
         with pytest.raises(MaterializationError, match=r"\(60, 60\).*60.0 KB, got 60 elements x 6[01] .*J\.mv.*J\["):

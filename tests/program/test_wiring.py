@@ -1,4 +1,4 @@
-"""The one table of operations: each named once, in one table of the package, and what it says of them is so."""
+"""The table of operations: each operation is named once, in one table of the package, and its entry is true."""
 
 import ast
 from pathlib import Path

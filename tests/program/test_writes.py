@@ -1,4 +1,4 @@
-"""Loops that write into what they carry: walked side by side where no step reads what another one has written.
+"""Loops that write into their carry: all steps are walked at once if no step reads what another step has written.
 
 Shapes: N inputs and outputs.
 """
@@ -32,7 +32,7 @@ def loop(step, start=None, first=1, last=N - 1):
     return lambda x: lax.fori_loop(first, last, lambda i, o: step(i, o, x), jnp.zeros(N) if start is None else start(x))
 
 
-# What no step reads of another one.
+# Loops in which no step reads what another step has written.
 APART = {
     "set": loop(lambda i, o, x: o.at[i].set(x[i] * x[i - 1])),
     "every other": loop(lambda i, o, x: o.at[2 * i + 1].set(x[2 * i] ** 2), last=N // 2),
@@ -57,7 +57,7 @@ APART = {
     "rows": lambda x: lax.fori_loop(0, N, lambda i, o: o.at[i, :2].set(x[i] * x[:2]), jnp.zeros((N, 3))),
 }  # fmt: skip
 
-# What some step reads, or replaces, behind another one.
+# Loops in which some step reads or overwrites what another step has written.
 MEET = {
     "read behind": loop(lambda i, o, x: o.at[i].set(o[i - 1] * x[i]), start=jnp.sin),
     "read behind, reversed": lambda x: lax.scan(

@@ -1,6 +1,6 @@
-"""What is zero by structure: outputs, blocks and intermediates without any tangent, through every reading of nonzeros.
+"""Structural zeros: outputs, blocks and intermediates without tangents, in every reading of nonzeros.
 
-Values are those of JAX's dense derivatives. Shapes: M outputs, N inputs, nnz stored entries.
+Values are compared with JAX's dense derivatives. Shapes: M outputs, N inputs, nnz stored entries.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Reads that take enough memory to be measured. As a script: what was predicted, and the rise of the peak, as JSON."""
+"""Reads that take enough memory to be measured. As a script: prints the predicted and the measured peak as JSON."""
 
 import ctypes
 import gc
@@ -116,7 +116,7 @@ CASES = {
 
 
 def resident(name):
-    """`VmRSS`, what is resident now, or `VmHWM`, the most since it was last set back."""
+    """`VmRSS`, the resident memory now, or `VmHWM`, its peak since the last reset."""
     return int(_STATUS.read_text().split(name + ":")[1].split()[0]) * 1024
 
 
@@ -128,12 +128,12 @@ def measured(case):
         return J
 
     x = normal(*case.shape)
-    for scale in (3.0, 2.0):  # what is compiled or found out for a program, is found at the first two points
+    for scale in (3.0, 2.0):  # everything is compiled and found at the first two points
         view(scale)[case.key].block_until_ready()
     J = view(1.0)
     told = J.explain(case.key)
     predicted = told.memory
-    for _ in range(3):  # an array that was copied in the background is let go of by a thread, and then by a collection
+    for _ in range(3):  # background copies are freed by a thread, then by gc
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         time.sleep(0.02)

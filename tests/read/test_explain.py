@@ -1,4 +1,4 @@
-"""What a read would do, told before it is done; and its kernel compiled ahead of it."""
+"""Explanations of reads, which agree with what is then done; and compilation ahead of time."""
 
 import dataclasses
 import re

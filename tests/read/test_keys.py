@@ -1,4 +1,4 @@
-"""Every key and every pair of keys against NumPy, and the proof that no more ran than was asked.
+"""Every key and every pair of keys against NumPy, and that no more rows or columns are computed than necessary.
 
 Shapes: M = 5 outputs, N = 4 inputs for the 2-D view; (2, 3) + (3, 2), M = N = 6, for the N-D view.
 """
@@ -336,7 +336,7 @@ def test_many_keys_in_turn_compute_nothing_twice(subject):
     J, view = subject.fresh()
     for key in KEYS_IN_TURN:
         assert_same(view[key], subject.dense[key])
-    # `...` came first and took all of it by the cheaper side.
+    # `...` was read first, and computed everything in the cheaper direction.
     assert passes_done(J) == min(subject.num_rows, subject.num_columns)
 
 

@@ -19,7 +19,7 @@ from sample_cases import HESSIAN_CASES as SAMPLE_HESSIANS
 import jacobia
 from jacobia import Hessian, hessian, jacobian
 
-# What Hessians and samples have in common with Jacobians need not be shown of every one of their cases.
+# Cases of Hessians and of batches that are tested here: a selection, since much is common to all transforms.
 OF_HESSIANS = (
     "1-D", "0-D", "2-D", "no inputs", "no outputs", "size 1", "vector", "tree of one argument",
     "both arguments, swapped", "custom_vjp", "rules that call it again", "scan", "holomorphic", "keywords",
@@ -39,7 +39,7 @@ COMBINATIONS = [
     ("rev", "float32", "auto"),
     ("rev", "float64", 1),
 ]
-# Where the kernels are those of a Jacobian in other clothes, fewer.
+# Fewer combinations, for cases that run much the same kernels as Jacobians.
 FEW = [("auto", "float32", 2), ("rev", "float64", "auto")]
 
 
@@ -168,7 +168,7 @@ def test_transpose_and_matrix(case, x64):
         assert_close(view.T[...], block.T)
         assert_close(view.matrix[...], matrix)
         assert_close(view.matrix.mT[..., :1, :], matrix.swapaxes(-1, -2)[..., :1, :])
-        # Three looks at one store.
+        # Three views on one store.
         assert passes(view) <= min(matrix.shape[-2:])
 
 

@@ -1,4 +1,4 @@
-"""Keys of blocks of which nothing is known: later reads of a kind equal the first one, and compile nothing."""
+"""Keys of blocks of which nothing is known: later reads of the same kind give equal results and compile nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,8 @@ def test_a_key_is_read_alike_at_every_point(view):
             key_of_numpy = np.asarray(key) if isinstance(key, jax.Array) else key
             np.testing.assert_allclose(got, full[key_of_numpy], rtol=2e-4, atol=2e-5, err_msg=f"{name} of {view}")
             assert isinstance(got, jax.Array) and got.shape == full[key_of_numpy].shape and got.dtype == J.dtype
-            # The kernel that gives the result as well, from the third time on, runs no padding.
+            # From the third time on, another kernel also makes the result, and runs no padding: leave seeds_run and
+            # nbytes out.
             stats.append(J.stats._replace(constant_rows=0, seeds_run=0, nbytes=0))
             calls = J.stats.kernel_calls
             np.testing.assert_allclose(J[key], full[key_of_numpy], rtol=2e-4, atol=2e-5)  # remembered
@@ -135,7 +136,7 @@ def test_new_sets_of_the_same_kind_compile_nothing(compiles):
         full = np.asarray(jax.jacrev(layer)(x))
         for key in keys():
             np.testing.assert_allclose(jac(x)[key], full[key], rtol=1e-4, atol=1e-5)
-    # What jax.jacrev compiles without jit is compiled once.
+    # Most of these are operations of jax.jacrev, which compiles each of them once without jit.
     assert compiles.count - before <= 60
 
 

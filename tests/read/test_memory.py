@@ -1,4 +1,4 @@
-"""What `J.explain(key).memory` predicts, beside the measured rise of the peak of resident memory."""
+"""The prediction `J.explain(key).memory`, compared with the measured rise of the peak of resident memory."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("memory_cases.py")
 def test_the_predicted_peak_is_the_measured_one():
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("only Linux sets the peak of a process back, by /proc/self/clear_refs")
-    # What is freed goes back to the system at once, so that what is taken afterwards is seen.
+    # Freed memory goes back to the system at once, so that later allocations raise the resident memory.
     here = str(Path(jacobia.__file__).parents[1])
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": here}
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment, timeout=600)

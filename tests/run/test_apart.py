@@ -1,4 +1,4 @@
-"""Rows of functions that evaluate samples one by one: each through the program of its own sample."""
+"""Rows of functions that evaluate samples independently: each row through the program of its own sample."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jacobia._run import blueprint
 B, N = 24, 20
 RANDOM = np.random.default_rng(0)
 X, Y, S = RANDOM.normal(size=(B, N)), RANDOM.normal(size=(B, 5)), RANDOM.normal(size=(B, 3, N))
-SQUARE = RANDOM.normal(size=(B, N)) / 5  # as many rows as there are samples, and no samples
+SQUARE = RANDOM.normal(size=(B, N)) / 5  # as many rows as samples, but its rows are not samples
 W, V = RANDOM.normal(size=(N, N)) / 5, RANDOM.normal(size=(N, 5)) / 5
 
 APART = {

@@ -1,4 +1,4 @@
-"""Directions that f lacks, pullbacks that are not linear, and errors that say nothing about either; beside JAX."""
+"""Directions that f lacks, pullbacks that are not linear, and errors that are about neither; compared with JAX."""
 
 import jax
 import jax.numpy as jnp

@@ -34,7 +34,7 @@ def close(a, b):
     np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-5)
 
 
-# Sweeps by themselves: the linear map is a matrix
+# Sweeps alone, of a linear map that is a matrix
 
 
 def push(tangents):
@@ -185,7 +185,7 @@ def test_padding_is_never_read_as_a_row():
 
 
 def test_few_kernels_serve_all_row_sets():
-    jac = jacobian(lambda x: tanh(x), mode="rev")  # of which no key has been read before
+    jac = jacobian(lambda x: tanh(x), mode="rev")  # a program that has not been read before
     for count in (1, 2, 3, 4, 5, 6, 7, 8):
         jac(X)[RNG.permutation(M)[:count]]
     info = cache_info()

@@ -1,4 +1,4 @@
-"""Rows, columns and samples spread over the devices of a mesh: values, how results lie, and no communication."""
+"""Rows, columns and samples spread over the devices of a mesh: values, shardings, and no communication."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Numbers of 32 bits: what has more elements than these is refused, or needs no such number. Nothing large is made.
+"""Sizes beyond 32-bit integers: a program is refused, or needs no such size. No large array is made.
 
 Shapes: M outputs, N inputs, nnz entries, K slots.
 """
@@ -89,7 +89,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_where_numbers_end_is_an_error_and_no_wrong_number(name, monkeypatch, empty_cache):
-    # With few numbers in place of many: whatever fits gives the same, and the rest says so.
+    # The limit is lowered: programs that fit give the same numbers, and others raise an error.
     f, refused, expected = PROGRAMS[name], 0, np.asarray(jax.jacfwd(PROGRAMS[name])(X))
     for most in (3, 10, 30, 100, 10_000):
         monkeypatch.setattr(room, "MOST", most)

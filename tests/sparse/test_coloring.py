@@ -1,6 +1,6 @@
-"""Colorings beside brute force: J is compressed by dense seeds in NumPy, and every nonzero must come back.
+"""Colorings against brute force: J is compressed with dense seeds in NumPy, and every nonzero must be recovered.
 
-Shapes: M rows, N columns, C colors. Counts of colors are those of theorems.
+Shapes: M rows, N columns, C colors. The expected numbers of colors come from theorems.
 """
 
 import itertools
@@ -241,7 +241,8 @@ def test_the_direction_with_fewer_colors():
     assert count(Pattern.from_dense(dense), "both") == count(Pattern.from_dense(dense.T), "both") == 2
     triangle = Pattern.from_dense([[1, 1, 0], [0, 1, 1], [1, 0, 1]])  # 3 colors either way, though 2 are the bound
     assert coloring(triangle).partition == "columns" and coloring(triangle).num_colors == 3
-    # Rows may need no more than 2 colors and columns need 3, but so do the rows, any two of which share a column.
+    # The lower bound for rows is 2 colors, and for columns 3. But rows take 3 as well, since any two rows share a
+    # column.
     tie = Pattern.from_dense([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 1, 0]])
     assert coloring(tie, "rows").lower_bound == 2 and coloring(tie, "rows").num_colors == 3
     assert coloring(tie).partition == "columns" and coloring(tie).num_colors == 3
@@ -258,7 +259,7 @@ def test_dense_rows_and_columns_beside_a_stencil():
 
 
 def fewest_star_colors(adjacent):
-    # All colorings, cut off where a path of four has two colors.
+    # Search all colorings; a branch is cut where a path of four vertices has only two colors.
     n = len(adjacent)
 
     def is_star(colors):

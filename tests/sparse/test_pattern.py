@@ -1,4 +1,4 @@
-"""Patterns beside dense NumPy arrays: made from anything, kept in order, saved and loaded, shown.
+"""Patterns, compared with dense NumPy arrays: made from anything, sorted, saved and loaded, displayed.
 
 Shapes: M rows, N columns.
 """

@@ -1,6 +1,6 @@
-"""Keys taken apart and put together again, beside NumPy, on numbers alone: no derivative is computed.
+"""Keys taken apart and put together again, compared with NumPy. No derivative is computed.
 
-Shapes: b samples, m rows, n columns; a cube (b, m, n) of different numbers stands for the Jacobian.
+Shapes: B samples, M rows, N columns; a cube (B, M, N) of distinct numbers stands for the Jacobian.
 """
 
 import collections
@@ -193,7 +193,7 @@ def test_what_is_wanted_is_sorted_and_different():
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.array.ndim], ids=str)
 def test_integers_and_slices_are_taken_apart_as_any_other_key(layout):
-    # As index arrays they go the general way.
+    # As index arrays, keys take the general path.
     rng = np.random.default_rng(1)
     for _ in range(40):
         key, ramps = [], []
@@ -214,7 +214,7 @@ def test_a_slice_wants_only_what_it_names():
     assert pick((slice(1, 3), slice(None)), matrix).whole == (True, False, True)
     assert pick((slice(None), 2), matrix).whole == (True, True, False)
     assert pick((slice(0, 5), slice(0, 4)), matrix).ids[1].tolist() == [0, 1, 2, 3, 4]
-    # A transpose of two axes is asked for in another order, but for all of it.
+    # A transposed layout: the order of the axes differs, but all lines are requested.
     turned = Layout((), (3, 2), (4,), reverse=True).axes
     assert pick(slice(None), turned).whole == (True, True, True)
 
@@ -334,7 +334,7 @@ def test_traced_integers_on_several_sides_are_those_of_numpy(layout):
 
 
 def test_traced_places_are_no_more_than_asked_for():
-    # (2, 3), one of the other axis in between: two rows, not six.
+    # The index arrays are separated by a slice. Still only two rows are requested, not six.
     choice = jax.eval_shape(lambda i: pick((i, slice(None), i), Layout((), (5,), (3, 4)).axes).ids, np.arange(2))
     assert [k.size for k in choice] == [1, 2, 6]
 

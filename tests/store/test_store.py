@@ -1,4 +1,4 @@
-"""What one view remembers, with arrays of its own: no derivative is computed."""
+"""What one view remembers, tested on given arrays. No derivative is computed."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,7 @@
 """One of several processes over whose devices rows are spread. Run by `test_processes.py`.
 
-Arguments: the number of this process, how many there are, a port, a folder, and the number of one that dies, or -1.
+Arguments: the number of this process, the number of processes, a port, a folder, and the number of the process that
+dies, or -1.
 """
 
 import os

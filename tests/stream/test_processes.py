@@ -1,4 +1,4 @@
-"""The same program in several processes, of two devices each: rows, bits, blocks, one save of all, one that dies."""
+"""The same program in several processes of two devices each: rows, bits, blocks, a joint save, a dying process."""
 
 import os
 import socket

@@ -318,7 +318,7 @@ def test_a_damaged_description_is_written_again(tmp_path, text):
 
 
 class Touching:
-    """What is no data: unpickled, it makes a file."""
+    """An object that is not data: unpickling it creates a file."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""Attempts to get wrong numbers without an error, or a crash, out of the public interface."""
+"""Attempts to get wrong numbers without an error, or a crash, from the public interface."""
 
 import functools
 import threading
@@ -50,7 +50,7 @@ def dense(f, x=X):
     return np.asarray(jax.jit(jax.jacfwd(f))(x))
 
 
-# One program, other shapes behind it: several right-hand sides, several samples
+# The same program at other shapes: several right-hand sides, several samples
 
 
 PROGRAMS = [with_rule, with_jit, without]
@@ -94,7 +94,7 @@ def test_the_values_of_three_samples_then_of_five(f):
         close(jax.vmap(jacobian(f))(batch).value, jax.vmap(f)(batch))
 
 
-# Programs with rules that differ in what no derivative shows
+# Programs whose rules differ only in parts that no derivative shows
 
 
 def rule_of(kind, factor=1.0):
@@ -404,7 +404,7 @@ def test_sharded_inputs(f):
     close(J.mv(X), dense(f) @ X)
 
 
-# What held
+# Attempts that found no error
 
 
 KEYS = [0, slice(1, 3), [2, 0, 2], (slice(None), 1), (2, 3), ([0, 1], [2, 3]), ..., slice(0, 0)]

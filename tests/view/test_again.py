@@ -1,4 +1,4 @@
-"""The same function at point after point, as solvers call it: by NumPy arrays, by functions made anew, for nonzeros."""
+"""The same function at point after point, as solvers call it: NumPy arrays, functions made anew, nonzeros."""
 
 import pickle
 import warnings

@@ -1,4 +1,4 @@
-"""A batch axis: one Jacobian or Hessian for each sample, by functions of a whole batch and by vmap.
+"""The batch axis: one Jacobian or Hessian for each sample, of functions of a whole batch and by vmap.
 
 Shapes: (B,) + y.shape without the batch axis + x.shape without it; B = 3 samples, M = 5 outputs, N = 4 inputs.
 """
@@ -975,7 +975,7 @@ def test_the_check_can_be_left_out():
     assert_close(hessian(energy, batch_axis=0, verify_batch=False)(X)[:, 1], HESSIANS[:, 1])
 
 
-# Samples that do not mix, however it may look
+# Samples that do not mix, though the program looks as if they did
 
 
 def attention(x):
@@ -1119,7 +1119,7 @@ def test_another_lambda_with_the_same_body_compiles_nothing(compiles, empty_cach
         reads = J[:, 1], J[..., 2], J[1, 2], J.mv(V), H[:, 1], H[...]
         assert_close(reads[0], -np.sin(scale * X @ W[1])[:, None] * W[1])
         assert_close(reads[-1], -np.cos(scale * X)[:, :, None] * np.eye(4))
-        if scale == 2:  # at last with what keys make of the rows
+        if scale == 2:  # by now, indexing of the rows is compiled too
             first, compiled = compiles.count, jacobia.cache_info().compiles
             assert compiled >= 2
     assert compiles.count == first
@@ -1128,7 +1128,7 @@ def test_another_lambda_with_the_same_body_compiles_nothing(compiles, empty_cach
 
 def test_another_set_of_rows_or_samples_compiles_nothing(empty_cache):
     jac = jacobian(layer, batch_axis=0)
-    for _ in range(3):  # at last with what a key of the kind makes of the rows
+    for _ in range(3):  # from the third time on, keys of this kind have a kernel of their own
         jac(X)[:, [0, 1]], jac(X)[1, 2], jac(X)[:, [1, 0]]
     compiled = jacobia.cache_info().compiles
     for rows in ([2, 4], [3, 1], [4, 0]):

@@ -1,4 +1,4 @@
-"""The kernel cache and the row store: nothing traced or compiled twice, and never another one's numbers."""
+"""The kernel cache and the row store: nothing is traced or compiled twice, and functions never mix up numbers."""
 
 import gc
 import weakref
@@ -179,7 +179,7 @@ def test_the_cache_is_bounded(monkeypatch, empty_cache, new_programs):
         x = np.full(size, 0.5, np.float32)
         assert_close(jacobian(f)(x)[-1], np.cos(0.5) * np.eye(size)[-1])
         held.append(jacobia.cache_info().kernels)
-    # 30 programs were read; the least recently used have gone.
+    # 30 programs were read; the least recently used were dropped.
     assert held[11:] == [12] * 19 and jacobia.cache_info().misses == 30
 
 
@@ -236,12 +236,12 @@ def test_nothing_holds_a_tracer():
         concrete = jacobian(f)(X)[...]
     assert_close(rows, expected[1:3])
     assert_close(concrete, expected)
-    # What was traced under jit serves no concrete view, and the other way round.
+    # Results traced under jit are not used for concrete views, nor the other way round.
     assert_close(jacobian(f)(X)[0], expected[0])
     assert_close(jax.jit(lambda x: jacobian(f)(x)[0])(X), expected[0])
 
 
-# Never the other one's numbers: two functions that differ in one thing
+# Two functions that differ in one thing never get each other's numbers
 
 
 def with_jvp_rule(factor):
@@ -456,13 +456,13 @@ def test_matmul_precision_switched_between_two_reads():
     x = rng.normal(size=64).astype(np.float32)
     expected = np.asarray(matrix, np.float64) @ np.asarray(matrix, np.float64)
 
-    def f(x):  # of the outer matrix rows are taken, and multiplied with the inner one
+    def f(x):  # a pullback selects rows of the outer matrix, then multiplies by the inner one
         return matrix @ (matrix @ x)
 
     def lowered(read):
         return jax.jit(read).lower(x).as_text()
 
-    # Whether the numbers differ depends on the device; the program inside a trace always does.
+    # Whether the numbers differ depends on the device, but the lowered program always shows the setting.
     with jax.default_matmul_precision("highest"):
         highest = lowered(lambda x: jacobian(f)(x)[0:2])
     default = lowered(lambda x: jacobian(f)(x)[0:2])
@@ -612,7 +612,8 @@ def test_deleting_another_point_changes_nothing():
     assert_close(jacobian(jnp.sin)(X)[0], np.diag(np.cos(X))[0])
 
 
-# What a view remembers goes with the view, at once: waiting for a collection, the next one takes fresh memory.
+# Remembered rows are freed with the view, at once. If they waited for a garbage collection, the next view would take
+# fresh memory.
 
 
 def squares(p):

@@ -1,4 +1,4 @@
-"""What a view shows of itself: one line, HTML, treescope. Nothing is computed for it."""
+"""Displays of a view: one line, HTML, treescope. Nothing is computed for them."""
 
 import re
 import threading
@@ -171,7 +171,7 @@ def test_html_stands_alone_and_names_are_escaped(uncounted):
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r"src=|href=|url\(|@import|http", page)
     assert page.count("<details>") == 1 and "pullbacks" in page and "--jp-" in page
-    # Where styles are dropped, the text is left.
+    # Where styles are dropped, the plain text remains.
     assert "<pre class='jacobia-text'>Jacobian(f32[4,3]" in page and "style='display:none'" in page
 
 

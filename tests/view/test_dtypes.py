@@ -1,4 +1,4 @@
-"""Weak types, complex numbers beside real ones, and empty trees: what `jax.jacrev` and `jax.jacfwd` make of them."""
+"""Weak types, mixed real and complex dtypes, and empty trees, compared with `jax.jacrev` and `jax.jacfwd`."""
 
 import jax
 import jax.numpy as jnp

@@ -125,7 +125,7 @@ def test_half_precision_keeps_its_dtype(dtype):
     assert_close(H[...], np.diag([3.0, 6, 12]))
 
 
-# What it says of itself
+# Metadata and displays
 
 
 def test_it_is_a_hessian_and_says_so(H):
@@ -188,7 +188,7 @@ def test_rules_that_call_the_function_again(f):
     assert_close(H[1], expected[1])
     assert (H.stats.pushforwards, H.stats.pullbacks, H.stats.kernel_calls) == (0, 1, 1)
     assert_close(H[:, 1], expected[:, 1])
-    assert H.stats.kernel_calls == 2  # rules of its own: nobody says that it is symmetric
+    assert H.stats.kernel_calls == 2  # custom rules: symmetry is not assumed
     assert_close(H[...], expected)
     assert_close(H.mv(X), expected @ X)
     assert_close(jax.jit(lambda x: hessian(f)(x)[2])(X), expected[2])
@@ -245,7 +245,7 @@ def test_only_the_output_that_is_read_is_computed():
     assert_close(H["pair"][1][1, 0], expected["pair"][1][1, 0])
 
 
-# Symmetric in fact
+# Symmetry is used
 
 
 def test_a_remembered_row_serves_its_column_and_its_entries(H):
@@ -1214,7 +1214,7 @@ def test_threads_read_a_block_and_its_transpose(blocks):
 
 
 def test_every_view_of_one_function_counts_in_the_same_way(empty_cache):
-    # A name that another mode has given to the same passes must not stick to the function.
+    # The counter of one mode ("pullbacks" or "pushforwards") must not be reused for another mode of the same function.
     def f(x):
         return with_rules_that_call_it_again(x)
 

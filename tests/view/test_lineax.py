@@ -1,4 +1,4 @@
-"""Linear operators of lineax: what it asks of them, and its solvers, beside dense matrices in float64."""
+"""Operators of lineax: answers to its questions, and its solvers, compared with dense matrices in float64."""
 
 import builtins
 

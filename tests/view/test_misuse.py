@@ -1,4 +1,4 @@
-"""Views in the hands of newcomers: what a mistake is answered with, before any work, and what to write."""
+"""Views misused by newcomers: each mistake raises before any work, and the message says what to write."""
 
 import re
 

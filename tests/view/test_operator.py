@@ -1,4 +1,4 @@
-"""A tree of blocks as one operator, beside products with the dense matrix of all leaves.
+"""A tree of blocks as one operator, compared with products with the dense matrix of all leaves.
 
 Shapes: B samples.
 """

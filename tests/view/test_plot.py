@@ -1,4 +1,4 @@
-"""Plots: what is known is drawn, what is not is hatched, and nothing is computed unless asked for."""
+"""Plots: known entries are drawn, unknown entries are hatched, and nothing is computed unless requested."""
 
 import sys
 

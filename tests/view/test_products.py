@@ -1,6 +1,6 @@
-"""Products as they are written, beside those of the dense matrix; and what they run.
+"""Products as users write them, compared with the dense matrix; and the passes that they run.
 
-Shapes: B samples, M outputs, N inputs, k vectors.
+Shapes: B samples, M outputs, N inputs, K vectors.
 """
 
 import jax

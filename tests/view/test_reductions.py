@@ -1,4 +1,4 @@
-"""Gram matrices and norms, beside those of the dense matrix; and that they fit where the matrix does not.
+"""Gram matrices and norms, compared with the dense matrix; and that they fit in memory if the matrix does not.
 
 Shapes: B samples, M outputs, N inputs.
 """
@@ -36,7 +36,7 @@ def close(found, right):
 
 @pytest.fixture(params=["whole", "in chunks", "nonzeros"])
 def by(request, monkeypatch, new_programs):
-    """How J is had: all of it, a few lines at a time, by its nonzeros."""
+    """How J is computed: as a whole, a few lines at a time, or as nonzeros."""
     if request.param == "in chunks":
         monkeypatch.setattr(lines, "_CHUNK", 2 * 4 * M)
         monkeypatch.setattr(lines, "whole", lambda J: None)

@@ -1,4 +1,4 @@
-"""What `vmap` does not map is held once: weights beside a batch of points, as arguments or closed over.
+"""Arrays that `vmap` does not map are held once: weights shared by a batch of points, as arguments or closed over.
 
 References: `jax.vmap` of `jax.jacrev` and `jax.hessian`. Shapes: B samples, M outputs, N inputs, H wide weights.
 """
@@ -47,7 +47,7 @@ def closed_over(transform, f):
 
 
 def computed_inside(transform, f):
-    # The weights that are closed over live in no frame but that of the mapped function.
+    # Only the frame of the mapped function holds the closed-over weights.
     def of_one(w, x):
         near = jax.tree.map(lambda a: 1.0 * a, w)
         return transform(lambda x: f(near, x))(x)
@@ -114,7 +114,7 @@ def test_value_aux_and_vm():
     assert_close(J.vm(u), jnp.einsum("bmn,bm->bn", JACOBIANS, u))
 
 
-# Nothing of the size of the weights of all samples, anywhere
+# No array is as large as one copy of the weights for each sample
 
 
 def arrays(jaxpr):
@@ -191,7 +191,7 @@ def test_gradients_with_respect_to_the_shared_weights(name):
 
 
 def test_a_training_step():
-    # As it is written: a jitted step, a field with traced weights, its derivatives at all points.
+    # Typical use: a jitted step, a field with traced weights, its derivatives at all points.
     def by(derivative):
         def loss(w, x):
             rows = derivative(w, x)
@@ -592,7 +592,7 @@ def test_weights_that_are_gone():
 
 
 def test_a_version_of_jax_that_does_not_ask():
-    # vmap flattens views then, and copies: slower, and as right.
+    # vmap then flattens views and copies the weights: slower, but right.
     code = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.interpreters import batching

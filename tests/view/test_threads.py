@@ -1,4 +1,4 @@
-"""Eight threads at once: reading one view, and making views of one function that nobody has seen before."""
+"""Eight threads at once: reading one view, and making views of a function that has not been called before."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

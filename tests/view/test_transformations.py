@@ -1,4 +1,4 @@
-"""Views inside, into and out of jit, grad, vmap and scan; traced indices; traps that must spring loudly."""
+"""Views inside, into and out of jit, grad, vmap and scan; traced indices; mistakes that must raise."""
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def test_a_view_comes_out_of_jit():
 
 
 def test_a_view_with_a_traced_array_closed_over_comes_out_of_jit_again_and_again():
-    # JAX keeps the number of leaves of the first result, and writes beyond them if a later one has more.
+    # JAX fixes the number of leaves at the first result, and would write out of bounds if a later result had more.
     view = jax.jit(lambda w, x: jacobian(lambda x: jnp.sin(w @ x))(x))
     w, x = np.arange(12.0, dtype=np.float32).reshape(3, 4), np.linspace(0, 1, 4, dtype=np.float32)
     for scale in (1, 2, 3, 4):

@@ -1,4 +1,4 @@
-"""Triplets: the structure once, values at each point."""
+"""Triplets: positions once, values at each point."""
 
 import jax
 import jax.numpy as jnp

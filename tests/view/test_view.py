@@ -1,4 +1,4 @@
-"""The view: what never computes, how it behaves as an array, what it forgets and what it keeps."""
+"""The view: metadata that never computes, its behavior as an array, and what it remembers and forgets."""
 
 import copy
 import operator
