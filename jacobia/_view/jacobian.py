@@ -137,7 +137,7 @@ class Jacobian(Reductions):
         return self._input(name)
 
     def block_until_ready(self) -> "Jacobian":
-        """Wait until all remembered rows and columns are computed, and return J. Starts no computation.
+        """Wait until everything that J remembers is computed, and return J. Starts no computation.
 
         To time a derivative, wait for the array that was read: `J[...].block_until_ready()`. Right after
         `J = jacobian(f)(x)`, nothing has been started, so there is nothing to wait for.
@@ -243,8 +243,7 @@ class Jacobian(Reductions):
 
         Raises:
           ValueError: the given pattern lacks an entry, or f lacks a direction that the coloring needs.
-          MaterializationError: an intermediate and its derivatives do not fit under the memory limit, in either
-            direction.
+          MaterializationError: an intermediate and its derivatives exceed the memory limit, in either direction.
 
         Example:
           >>> import jax.numpy as jnp
@@ -275,10 +274,8 @@ class Jacobian(Reductions):
     def to_scipy(self, format: str = "csr") -> Any:
         """`J.matrix` as a `scipy.sparse` array, without the dense matrix.
 
-        16-bit floats become float32, since SciPy has no 16-bit floats.
-
         Args:
-          format: the format of `scipy.sparse`, such as "csr", "csc" or "coo".
+          format: the format of `scipy.sparse`, such as "csr". 16-bit floats, which SciPy lacks, become float32.
 
         Raises:
           ValueError: an unknown format, or a view with samples.
