@@ -211,7 +211,7 @@ def test_help_has_an_example(capsys, monkeypatch):
     assert "python -m jacobia explain model:predict --shape 1000 --shape 3,4\n" in text
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize("target", ["model", "model.loss", ":loss", "model:", "", ".model:loss"])

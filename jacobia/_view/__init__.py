@@ -1,1 +1,1 @@
-"""What a user holds: views, laid out in one of several ways, alone or in trees. Open `jacobian` first."""
+"""Views, which users index and multiply, alone or in trees. To read the code, start with `jacobian.py`."""

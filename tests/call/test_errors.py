@@ -741,7 +741,7 @@ def test_a_mode_that_the_program_does_not_allow(mode, name):
     custom_vjp.defvjp(lambda x: (x**2, x), lambda x, u: (2 * x * u,))
     f = {"custom_vjp": custom_vjp, "while_loop": while_loop}[name]
     reference = central_differences(f, X)
-    # Refused, or read from the other side; never other numbers.
+    # Refused, or computed in the other direction, but never wrong numbers.
     try:
         forced = np.asarray(jacobian(f, mode=mode)(X))
     except (TypeError, ValueError):

@@ -294,7 +294,7 @@ def failure_of(error: BaseException, session: str, reads: str, more: str = "") -
 
 
 def minimal(program: Program, kind: str, tries: int = 60) -> tuple[Program, Failure | None]:
-    """A smaller program with a failure of this kind: parts are left out as long as it stays."""
+    """A smaller program with a failure of this kind: parts are left out as long as the failure stays."""
     failure, again = None, True
     while again and tries > 0:
         again = False

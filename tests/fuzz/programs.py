@@ -148,7 +148,7 @@ def one_sample(program: Program) -> Callable:
 
 
 def function(program: Program) -> Callable:
-    """What is differentiated, with samples along the axis where they are said to be."""
+    """The function that is differentiated, with samples along the axis that the options name."""
     f, axis = one_sample(program), program.batch
     if axis is None:
         return f

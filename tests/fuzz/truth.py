@@ -44,7 +44,7 @@ def differentiated(program: Program) -> tuple[int, ...]:
 
 
 def truth(program: Program, count: int = 2) -> Truth:
-    """By what f does; or, where JAX has no direction of that, by what its outputs need of it."""
+    """The truth by f itself; or, if JAX has no direction of f, by the part of f that its outputs need."""
     found = truth_of(function(program), program, count)
     return found if found.blocks or found.mixes else truth_of(without_dead(function(program)), program, count)
 

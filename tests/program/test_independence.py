@@ -300,7 +300,7 @@ def test_random_programs_are_of_both_kinds():
     assert 10 <= sum(seen) <= 30
 
 
-# What is said about them
+# The messages about samples that mix
 
 
 def said(f, shape=(B, N), axis=0):
@@ -444,7 +444,7 @@ def test_a_mutable_reference_mixes():
 
 
 def test_a_masked_value_that_is_doubled_often():
-    """What is asked of both operands is asked once."""
+    """A question about both operands of an operation is asked only once."""
 
     def f(x):
         y = x * np.eye(B, dtype=np.float32)

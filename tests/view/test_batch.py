@@ -935,7 +935,7 @@ def test_samples_that_mix_in_a_hessian():
     with pytest.raises(BatchMixingError) as caught:
         hessian(lambda x: jnp.sum((x - x.mean(0)) ** 2, axis=1), batch_axis=0)(X)
     assert_helpful(caught, "hessian", "batch_axis")
-    # The gradient of one sample's number moves with another sample.
+    # The gradient of one sample depends on another sample.
     with pytest.raises(BatchMixingError):
         hessian(lambda x: jnp.sum(x**2, axis=1) * jnp.sum(x), batch_axis=0)(X)
 

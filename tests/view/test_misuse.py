@@ -267,7 +267,7 @@ def test_solvers_of_scipy(solve):
     assert_close(x[0] if isinstance(x, tuple) else x, np.linalg.solve(A, X), tolerance=1e-3)
 
 
-# A point that is no more
+# Points that were deleted
 
 
 NEED_THE_POINT = {
