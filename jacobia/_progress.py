@@ -47,7 +47,7 @@ class Config:
 
 
 config = Config()
-"""Settings of this process. `config.progress = True` shows a bar for what takes longer than a second (package tqdm)."""
+"""Settings of this process. `config.progress = True` shows a bar for work of more than a second (package tqdm)."""
 
 
 def _tqdm(asked: str) -> Any:

@@ -300,7 +300,7 @@ def test_random_programs_are_of_both_kinds():
     assert 10 <= sum(seen) <= 30
 
 
-# The messages about samples that mix
+# What the errors say about samples that mix
 
 
 def said(f, shape=(B, N), axis=0):
