@@ -224,6 +224,20 @@ def scattered(view):
     return out
 
 
+def filled(matrix):
+    """A BCOO or BCSR array, of samples or not, as a NumPy array."""
+    data, by_rows = np.asarray(matrix.data), hasattr(matrix, "indptr")
+    places = [matrix.indptr, matrix.indices] if by_rows else [matrix.indices]
+    samples, own = data.shape[:-1], 1 if by_rows else 2  # places are those of each sample, or of all of them
+    places = [np.broadcast_to(a, samples + np.shape(a)[-own:]) for a in places]
+    out = np.zeros(matrix.shape, data.dtype)
+    for k in np.ndindex(samples):
+        first, *columns = (a[k] for a in places)
+        where = (np.repeat(np.arange(len(first) - 1), np.diff(first)), *columns) if by_rows else tuple(first.T)
+        np.add.at(out[k], where, data[k])
+    return out
+
+
 def in_threads(work_of):
     """Results of `work_of(k)` in eight threads that start at once."""
     start = threading.Barrier(8)

@@ -49,7 +49,7 @@ def check_case(case, dtype):
     check_jacobian(case.f, *args, argnums=case.argnums, where=where, **case.kwargs)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES[::2], ids=str)
 def test_the_standard_cases(case):
     check_case(case, np.float32)
 
@@ -59,14 +59,21 @@ def test_the_standard_cases_in_half_precision(case):
     check_case(case, jnp.bfloat16)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES[1::2], ids=str)
 def test_the_standard_cases_in_float64(case, x64):
     check_case(case, np.float64)
 
 
+def sine_of_quotient(x, scale):
+    return jnp.sin(x / scale)
+
+
 @pytest.mark.parametrize("scale", np.float32([1e-30, 1e-8, 1, 1e8, 1e30]))
 def test_every_scale(scale):
-    check_jacobian(lambda x: jnp.sin(x / scale), X * scale)
+    check_jacobian(sine_of_quotient, X * scale, scale)
+
+
+def test_outputs_of_two_scales():
     check_jacobian(lambda x: jnp.stack([1e10 * jnp.sin(x[0]), 1e-10 * jnp.cos(x[1])]), X)
 
 
@@ -84,9 +91,12 @@ def test_every_scale(scale):
     ],
 )
 def test_functions_with_difficulties(f, x):
-    check_jacobian(f, np.float32(x))
-    if f not in (jnp.log, jnp.sin, jnp.cos):
-        check_jacobian(lambda x: jnp.sum(f(x)), np.float32(x), hessian=True)
+    x = np.float32(x)
+    if jax.eval_shape(f, x).ndim:
+        check_jacobian(f, x)
+        f = None if f in (jnp.log, jnp.sin, jnp.cos) else lambda x, f=f: jnp.sum(f(x))
+    if f is not None:
+        check_jacobian(f, x, hessian=True)  # the first derivatives too
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -95,7 +105,7 @@ def test_another_function_in_float64(dtype):
     def f(x, key):
         return jnp.sin(x) * jax.random.uniform(key, x.shape, x.dtype)
 
-    check_jacobian(f, X.astype(dtype), jax.random.key(0))
+    check_jacobian(f, X.astype(dtype), jax.random.key(0, impl="rbg"))
 
 
 def test_hessians_of_trees():
@@ -114,16 +124,22 @@ def test_beyond_the_matrix():
 # Wrong derivatives
 
 
-@pytest.mark.parametrize("factor", [-1, 0, 0.98, 1.01, 2])
-@pytest.mark.parametrize("kind", ["pushforward", "pullback"])
+def sine(x, factor):
+    return jnp.sin(x)
+
+
+OFF = {
+    "pushforward": with_rule(sine, lambda x, factor, t, _: factor * jnp.cos(x) * t),
+    "pullback": with_pullback(sine, lambda xs, u: (xs[1] * jnp.cos(xs[0]) * u, jnp.zeros_like(xs[1]))),
+}
+SCALED = {kind: lambda x, factor, scale, f=f: scale * f(x, factor) for kind, f in OFF.items()}
+
+
+@pytest.mark.parametrize("factor", np.float32([-1, 0, 0.98, 1.01, 2]))
+@pytest.mark.parametrize("kind", OFF)
 def test_a_rule_off_by_a_factor(kind, factor):
-    f = jnp.sin
-    if kind == "pushforward":
-        f = with_rule(f, lambda x, t: factor * jnp.cos(x) * t)
-    else:
-        f = with_pullback(f, lambda xs, u: (factor * jnp.cos(xs[0]) * u,))
-    for scale in (1e-6, 1, 1e6):
-        message = fails(lambda x, s=scale: s * f(x), X)
+    for scale in np.float32([1e-6, 1, 1e6]):
+        message = fails(SCALED[kind], X, factor, scale)
         assert "central differences" in message and "args[0]" in message and "in float64" in message
 
 
@@ -164,10 +180,10 @@ def test_a_rule_that_only_differences_in_float32_see():
 
 
 def test_a_transpose_that_is_none():
-    a = jnp.diag(jnp.arange(1.0, 6, dtype=jnp.float32))
+    a = np.diag(np.arange(1, 6, dtype=np.float32))
 
     def f(b):
-        solve, wrong = lambda _, b: b / jnp.diag(a), lambda _, b: 2 * b / jnp.diag(a)
+        solve, wrong = lambda _, b: b / np.diag(a), lambda _, b: 2 * b / np.diag(a)
         return jax.lax.custom_linear_solve(lambda x: a.astype(x.dtype) @ x, b, solve, wrong)
 
     message = fails(f, X)
@@ -201,7 +217,7 @@ def test_a_wrong_second_derivative():
 
 
 def test_a_second_derivative_that_is_not_symmetric():
-    a = jnp.asarray(W[:5, :5])
+    a = W[:5, :5]
     slope = with_rule(lambda x: (a + a.T).astype(x.dtype) @ x, lambda x, t: 2 * a.astype(x.dtype) @ t)
     f = with_rule(lambda x: x @ a.astype(x.dtype) @ x, lambda x, t: jnp.dot(slope(x), t))
     check_jacobian(f, X)

@@ -44,7 +44,6 @@ def double(x64):
 def pushed(f, *args):
     """The linear program of a function, and what it takes beside tangents."""
     leaves, tree = jax.tree.flatten(args)
-    leaves = [jnp.asarray(a) for a in leaves]
 
     def push(xs, ts):
         flat = lambda xs: jax.tree.leaves(f(*jax.tree.unflatten(tree, xs)))  # noqa: E731
@@ -65,22 +64,25 @@ def flat_blocks(leaves, count):
 def factors(found, jaxpr, inputs, num_tangents):
     """A (M, k) by columns, B (k, N) by rows."""
     ins = [v.aval for v in jaxpr.invars[len(jaxpr.invars) - num_tangents :]]
-    seeds = jax.vmap(Space(found.shapes, found.dtypes, ("",) * len(found.shapes)).basis)(jnp.arange(found.size))
-    k = found.size
+    basis, k = Space(found.shapes, found.dtypes, ("",) * len(found.shapes)).basis, found.size
 
     @jax.jit
     def both(inputs):
+        seeds = jax.vmap(basis)(np.arange(k))
         head, tail = found.split(inputs)
         back = jax.linear_transpose(head, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ins])
         return flat_blocks(jax.vmap(tail)(seeds), k).T, flat_blocks(jax.vmap(lambda u: back(u)[0])(seeds), k)
 
-    return both(inputs)
+    return map(np.asarray, both(inputs))
 
 
 def reference(f, *args):
-    flat, unflat = ravel_pytree(args)
-    holomorphic = jnp.iscomplexobj(flat)
-    return jax.jacfwd(lambda v: ravel_pytree(f(*unflat(v)))[0], holomorphic=holomorphic)(flat)
+    @jax.jit
+    def of(args):
+        flat, unflat = ravel_pytree(args)
+        return jax.jacfwd(lambda v: ravel_pytree(f(*unflat(v)))[0], holomorphic=jnp.iscomplexobj(flat))(flat)
+
+    return np.asarray(of(args))
 
 
 def check(f, *args, size):
