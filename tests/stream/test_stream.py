@@ -471,7 +471,7 @@ def test_killed_at_random_moments(tmp_path):
 
     run(str(tmp_path / "whole"))
     finished, moments = 0, np.random.default_rng(1)
-    for _ in range(20):
+    for _ in range(10):
         run(str(tmp_path / "J"), moments.uniform(0, 0.4))
         if (tmp_path / "J" / "jacobia.journal").exists():
             lines = (tmp_path / "J" / "jacobia.journal").read_bytes().count(b"\n")
