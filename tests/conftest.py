@@ -12,6 +12,7 @@ _DEVICES = os.environ.get("JACOBIA_DEVICES", "2")
 _FLAGS = f"--xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=0"
 if metadata.version("jaxlib").startswith("0.10."):  # newer ones have neither the emitters nor the flag
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"  # a quarter of the time of the tests
+    _FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # a quarter of what is left of XLA's: kernels are small
 if "JACOBIA_TESTS" not in os.environ:  # else a worker, which has it all from the process that started it
     os.environ["JACOBIA_TESTS"] = folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -113,7 +113,9 @@ def test_tiles_of_two_views():
     net = lambda p, X: jnp.tanh(X @ p["w"].T + p["b"]).sum(-1)  # noqa: E731
     tile = jacobian(net, ravel=True)(params, XB).outer(jacobian(net, ravel=True)(params, 2 * XB[:2]))
     flat = [
-        np.concatenate([np.asarray(a).reshape(len(x), -1) for a in jax.tree.leaves(jax.jit(jax.jacobian(net))(params, x))], 1)
+        np.concatenate(
+            [np.asarray(a).reshape(len(x), -1) for a in jax.tree.leaves(jax.jit(jax.jacobian(net))(params, x))], 1
+        )
         for x in (XB, 2 * XB[:2])
     ]
     close(tile, flat[0] @ flat[1].T)
