@@ -375,7 +375,7 @@ def test_no_tracer_stays_behind():
             view = made(jacobian, model)
             jax.jit(lambda w, x, view=view: view(w, x)[:, 1])(WEIGHTS, X)
             jax.jit(lambda w, x, view=view: jax.vmap(lambda J: J[1])(view(w, x)))(WEIGHTS, X)
-            jax.grad(lambda w, view=view: jnp.sum(view(w, X)[2]))(WEIGHTS)
+            jax.jit(jax.grad(lambda w, view=view: jnp.sum(view(w, X)[2])))(WEIGHTS)
 
 
 def test_scan_cond_and_checkpoint():
