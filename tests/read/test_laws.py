@@ -30,8 +30,8 @@ OF_SAMPLES = (
 )  # fmt: skip
 CASES = [*JACOBIANS, *(c for c in HESSIANS if c.name in OF_HESSIANS), *(c for c in SAMPLES if c.name in OF_SAMPLES)]
 CASES += SAMPLE_HESSIANS
-# Modes, dtypes and chunk sizes: every pair of two of them occurs, not every triple. A case is read in every mode, in one
-# of two ways.
+# Modes, dtypes and chunk sizes: every pair of two of them occurs, not every triple. A case is read in every mode once,
+# with the dtypes and chunk sizes of the even ones or of the odd ones.
 COMBINATIONS = [
     ("auto", "float32", "auto"),
     ("auto", "float64", 1),
