@@ -3,14 +3,15 @@
 Shapes: y.shape + x.shape for every block.
 """
 
+import functools
 import re
 import threading
+import types
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jacobia import Jacobian
 
@@ -54,6 +55,26 @@ def wide(leaf):
     return np.asarray(leaf).astype(np.complex128 if is_complex else np.float64)
 
 
+def remembered(differences):
+    """The same differences of the same function, identical in bits of its arguments, are computed once."""
+    known = weakref.WeakKeyDictionary()
+
+    @functools.wraps(differences)
+    def once(f, *args, **kwargs):
+        if not isinstance(f, types.FunctionType):  # what may be equal to another one
+            return differences(f, *args, **kwargs)
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        arrays = [np.asarray(leaf) if hasattr(leaf, "dtype") else leaf for leaf in leaves]
+        of = (tree, *((a.dtype, a.shape, a.tobytes()) if isinstance(a, np.ndarray) else (type(a), a) for a in arrays))
+        found = known.setdefault(f, {})
+        if of not in found:
+            found[of] = differences(f, *args, **kwargs)
+        return jax.tree.map(np.copy, found[of])
+
+    return once
+
+
+@remembered
 def central_differences(f, *args, argnums=0, where=None, **kwargs):
     """The Jacobian of f in float64 (complex128 for complex inputs), nested as `jax.jacrev` nests it.
 
@@ -108,6 +129,7 @@ def central_differences(f, *args, argnums=0, where=None, **kwargs):
     return jax.tree.unflatten(y_tree, [nested(i) for i in range(len(ys))])
 
 
+@remembered
 def second_differences(f, *args, argnums=0, **kwargs):
     """The Hessian of f in float64 (complex128), nested as `jax.hessian` nests it, from values of f alone.
 
@@ -119,10 +141,19 @@ def second_differences(f, *args, argnums=0, **kwargs):
     with jax.enable_x64(True):
 
         def in_64_bits(leaf):
-            return jnp.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
+            return np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64)
 
         points = jax.tree.map(in_64_bits, tuple(args[n] for n in numbers))
-        flat, unravel = ravel_pytree(points)
+        leaves, tree = jax.tree.flatten(points)
+        flat = np.concatenate([leaf.ravel() for leaf in leaves])
+        ends = np.cumsum([leaf.size for leaf in leaves], dtype=int)
+
+        def unravel(moved):
+            parts = [
+                moved[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+                for end, leaf in zip(ends, leaves, strict=True)
+            ]
+            return jax.tree.unflatten(tree, parts)
 
         @jax.jit
         @jax.vmap
@@ -136,10 +167,9 @@ def second_differences(f, *args, argnums=0, **kwargs):
         steps = np.array([shift for shift, _ in STENCIL]) * SECOND_STEP
         weights = np.array([weight for _, weight in STENCIL]) / SECOND_STEP
         moves = steps[None, :, None] * np.eye(flat.size)[:, None, :]
-        moved = np.asarray(flat) + moves[:, :, None, None] + moves[None, None]
-        ys, y_tree = jax.tree.flatten(outputs(jnp.asarray(moved.reshape((flat.size * len(STENCIL)) ** 2, flat.size))))
-        leaves, x_tree = jax.tree.flatten(points if is_tuple else points[0])
-        ends = np.cumsum([leaf.size for leaf in leaves], dtype=int)
+        moved = flat + moves[:, :, None, None] + moves[None, None]
+        ys, y_tree = jax.tree.flatten(outputs(moved.reshape((flat.size * len(STENCIL)) ** 2, flat.size)))
+        x_tree = jax.tree.structure(points if is_tuple else points[0])
 
         def nested(y):
             shape = np.shape(y)[1:]

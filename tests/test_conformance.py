@@ -160,7 +160,7 @@ def second_differences(f, *args, argnums, batched):
         return jnp.sum(f(*args)) if batched else f(*args)
 
     holomorphic = any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(args))
-    gradient = jax.jacrev(number, argnums, holomorphic=holomorphic)
+    gradient = jax.jit(jax.jacrev(number, argnums, holomorphic=holomorphic))
     assert_close(gradient(*args), central_differences(number, *args, argnums=argnums), tolerance=1e-6)
     return central_differences(gradient, *args, argnums=argnums)
 

@@ -1,5 +1,6 @@
 """Laplacians against traces of Hessians by JAX, and against closed forms."""
 
+import functools
 import pickle
 
 import jax
@@ -113,6 +114,12 @@ def trace_of_hessian(f, x):
     return jnp.trace(jax.jacfwd(jax.jacfwd(flat))(x.ravel()), axis1=-2, axis2=-1)
 
 
+@functools.cache
+def trace_at(f):
+    """`trace_of_hessian` of a program of this file, compiled once."""
+    return jax.jit(lambda x: trace_of_hessian(f, x))
+
+
 def close(found, right, tolerance=1e-10):
     assert found.shape == right.shape and found.dtype == right.dtype
     np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance)
@@ -121,7 +128,7 @@ def close(found, right, tolerance=1e-10):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs(name):
     f = PROGRAMS[name]
-    close(laplacian(f)(X), trace_of_hessian(f, X))
+    close(laplacian(f)(X), trace_at(f)(X))
 
 
 @pytest.mark.parametrize("factored, room", [(False, None), (True, 1), (False, 1)], ids=str)
@@ -132,43 +139,43 @@ def test_pairs_and_chunks(name, factored, room):
     jaxpr, consts = opened(jax.make_jaxpr(f)(X))
     sweep = Sweep(jaxpr, [len(consts)])
     (z,) = jax.jit(lambda x: sweep.run([*consts, x], factored, room))(X)
-    close(z.value, f(X))
-    close(z.laplacian, trace_of_hessian(f, X))
+    close(z.value, jax.jit(f)(X))
+    close(z.laplacian, trace_at(f)(X))
 
 
 @pytest.mark.parametrize("name", ["mlp", "rules", "electrons", "scan", "attention", "solve", "determinants"])
 def test_samples(name):
     f = PROGRAMS[name]
-    right = jax.vmap(lambda x: trace_of_hessian(f, x))(BATCH)
+    right, value, slope = jax.jit(jax.vmap(lambda x: (trace_of_hessian(f, x), f(x), jax.grad(f)(x))))(BATCH)
     y, gradient, found = value_and_laplacian(jax.vmap(f), batch_axis=0)(BATCH)
     close(found, right)
-    close(y, jax.vmap(f)(BATCH))
-    close(gradient, jax.vmap(jax.grad(f))(BATCH))
+    close(y, value)
+    close(gradient, slope)
     close(jax.vmap(laplacian(f))(BATCH), right)
 
 
 def test_samples_elsewhere_and_several_outputs():
     f = lambda X: jnp.stack([jnp.sum(jnp.sin(SQUARE @ X), axis=0), jnp.prod(X, axis=0)])  # noqa: E731
-    right = jax.vmap(lambda x: trace_of_hessian(lambda x: f(x[:, None])[:, 0], x), out_axes=-1)(BATCH)
+    right = jax.jit(jax.vmap(lambda x: trace_of_hessian(lambda x: f(x[:, None])[:, 0], x), out_axes=-1))(BATCH)
     close(laplacian(f, batch_axis=-1)(BATCH.T), right)
 
 
 def test_blocks_of_samples(monkeypatch):
     monkeypatch.setattr("jacobia._run.swept.fits_cache", lambda num, each, cores: 2)
     f = lambda X: jnp.sum(jnp.tanh(X @ W.T) ** 3, axis=1)  # noqa: E731
-    right = jax.vmap(lambda x: trace_of_hessian(lambda x: f(x[None])[0], x))(BATCH)
+    right = jax.jit(jax.vmap(lambda x: trace_of_hessian(lambda x: f(x[None])[0], x)))(BATCH)
     y, gradient, found = value_and_laplacian(f, batch_axis=0)(BATCH)
     close(found, right)
-    close(gradient, jax.grad(lambda X: f(X).sum())(BATCH))
+    close(gradient, jax.jit(jax.grad(lambda X: f(X).sum()))(BATCH))
 
 
 @pytest.mark.parametrize("name", ["mlp", "electrons", "while_loop", "products with the input", "linear"])
 def test_value_and_gradient(name):
     f = PROGRAMS[name]
     y, gradient, found = value_and_laplacian(f)(X)
-    close(y, f(X))
-    close(gradient, jax.jacfwd(f)(X))
-    close(found, trace_of_hessian(f, X))
+    close(y, jax.jit(f)(X))
+    close(gradient, jax.jit(jax.jacfwd(f))(X))
+    close(found, trace_at(f)(X))
 
 
 def test_closed_forms():
@@ -191,7 +198,7 @@ def test_trees_and_arguments():
     _, gradient, _ = value_and_laplacian(lambda p: f(p, 1.0)["y"])(p)
     jax.tree.map(close, gradient, jax.grad(lambda p: f(p, 1.0)["y"])(p))
     found, aux = laplacian(lambda x: (mlp(x), x[0]), has_aux=True)(X)
-    close(found, trace_of_hessian(mlp, X))
+    close(found, trace_at(mlp)(X))
     assert aux == X[0]
     assert value_and_laplacian(lambda x: (mlp(x), x[0]), has_aux=True)(X)[0][1] == X[0]
 
@@ -199,8 +206,10 @@ def test_trees_and_arguments():
 @pytest.mark.parametrize("name", ["mlp", "one row for all", "electrons", "scan"])
 def test_derivatives_of_a_laplacian(name):
     f = PROGRAMS[name]
-    close(jax.grad(laplacian(f))(X), jax.grad(lambda x: trace_of_hessian(f, x))(X), 1e-9)
-    close(jax.hessian(laplacian(f))(X), jax.hessian(lambda x: trace_of_hessian(f, x))(X), 1e-8)
+    right = lambda x: trace_of_hessian(f, x)  # noqa: E731
+    slope, curvature = jax.jit(lambda x: (jax.grad(right)(x), jax.hessian(right)(x)))(X)
+    close(jax.grad(laplacian(f))(X), slope, 1e-9)
+    close(jax.jit(jax.hessian(laplacian(f)))(X), curvature, 1e-8)
 
 
 def test_derivatives_where_the_gram_matrix_is_singular():
@@ -208,7 +217,7 @@ def test_derivatives_where_the_gram_matrix_is_singular():
     weights = jnp.asarray(W).at[1].set(W[0]).at[2].set(0.0)
     loss = lambda w, laplacian: laplacian(lambda x: jnp.sum(jnp.tanh(w @ x) ** 2))(X) ** 2  # noqa: E731
     by_hessian = lambda f: lambda x: trace_of_hessian(f, x)  # noqa: E731
-    close(jax.grad(loss)(weights, laplacian), jax.grad(loss)(weights, by_hessian))
+    close(jax.grad(loss)(weights, laplacian), jax.jit(jax.grad(lambda w: loss(w, by_hessian)))(weights))
 
 
 def test_directions_are_as_few_as_what_everything_goes_through():
@@ -252,8 +261,8 @@ def test_rules_that_say_something_else():
 
     rounded.defjvp(lambda p, t: (jnp.round(p[0]), t[0]))
     f = lambda x: jnp.sum(rounded(x) ** 2 * x)  # noqa: E731
-    close(laplacian(f)(X), trace_of_hessian(f, X))
-    right = jax.vmap(lambda x: trace_of_hessian(f, x))(BATCH)
+    close(laplacian(f)(X), trace_at(f)(X))
+    right = jax.vmap(trace_at(f))(BATCH)
     close(laplacian(jax.vmap(f), batch_axis=0)(BATCH), right)
 
 
@@ -297,14 +306,14 @@ def test_stop_gradient():
     ]
     for f in programs:
         y, gradient, found = value_and_laplacian(f)(X)
-        close(found, trace_of_hessian(f, X))
-        close(gradient, jax.grad(f)(X))
+        close(found, trace_at(f)(X))
+        close(gradient, jax.jit(jax.grad(f))(X))
 
 
 def test_while_loops_of_samples():
     f = lambda a: lax.while_loop(lambda s: s < 4, lambda s: s * 1.5 + a**2 + 0.3, a)  # noqa: E731
     x = jnp.array([0.3, 1.7])
-    right = jax.vmap(jax.jacfwd(jax.jacfwd(f)))(x)
+    right = jax.jit(jax.vmap(jax.jacfwd(jax.jacfwd(f))))(x)
     close(laplacian(jax.vmap(f), batch_axis=0)(x), right)
     close(laplacian(lambda x: jax.vmap(f)(x).sum())(x), right.sum())
 

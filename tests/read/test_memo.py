@@ -8,7 +8,7 @@ import pytest
 from jacobia import hessian, jacobian
 
 RNG = np.random.default_rng(7)
-A = jnp.asarray(RNG.normal(size=(12, 5)), jnp.float32)
+A = RNG.normal(size=(12, 5)).astype(np.float32)
 B, N = 9, 5
 
 
@@ -33,7 +33,11 @@ def energies(p):
 
 
 def points(shape, count=3):
-    return [jnp.asarray(RNG.normal(size=shape), jnp.float32) for _ in range(count)]
+    return [RNG.normal(size=shape).astype(np.float32) for _ in range(count)]
+
+
+def rows_of_layer(x):
+    return (1 - np.tanh(A @ x) ** 2)[:, None] * A
 
 
 VECTORS, BATCHES = points((N,)), points((B, N))
@@ -98,6 +102,7 @@ KEYS = {
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_key_is_read_alike_at_every_point(view):
     make, dense, xs = VIEWS[view]
+    dense = jax.jit(dense)
     expected = [np.asarray(dense(x)) for x in xs]
     for name, key in KEYS.items():
         key, stats = key(expected[0].shape), []
@@ -133,11 +138,10 @@ def test_new_sets_of_the_same_kind_compile_nothing(compiles):
             jac(x)[key]
     before = compiles.count
     for x in VECTORS:
-        full = np.asarray(jax.jacrev(layer)(x))
+        full = rows_of_layer(x)
         for key in keys():
             np.testing.assert_allclose(jac(x)[key], full[key], rtol=1e-4, atol=1e-5)
-    # Most of these are operations of jax.jacrev, which compiles each of them once without jit.
-    assert compiles.count - before <= 60
+    assert compiles.count == before
 
 
 def test_few_kernels_serve_random_keys(compiles):
@@ -160,7 +164,7 @@ def test_fewer_lines_that_are_padded_to_as_many_are_not_the_answer():
     # Eight rows are asked for, of which three are known: five are computed, by a kernel for eight.
     jac = jacobian(lambda x: jnp.tanh(A @ x) * 5, mode="rev")
     for x in VECTORS:
-        J, full = jac(x), np.asarray(jax.jacrev(layer)(x)) * 5
+        J, full = jac(x), rows_of_layer(x) * 5
         J[5:8]
         np.testing.assert_allclose(J[:8], full[:8], rtol=1e-4, atol=1e-5)
         assert J.stats.rows_computed == 8
@@ -188,7 +192,7 @@ def test_a_sample_is_repeated(name):
     keys += [([0, 0], 1), ([0, 0], [1, 2]), np.arange(xs[0].shape[0]) == 0, (0, 1), ([0, 0], [1, 2], [0, 1])]
     for key in keys:
         for x in xs:
-            full = scale * np.asarray(jax.vmap(jax.jacrev(layer))(x))
+            full = scale * np.stack([rows_of_layer(row) for row in x])
             J = jac(x)
             np.testing.assert_allclose(J[key], full[key], rtol=2e-4, atol=2e-5, err_msg=str(key))
             np.testing.assert_allclose(J[0, :2], full[0, :2], rtol=2e-4, atol=2e-5)
@@ -200,7 +204,7 @@ def test_arrays_of_small_integers_and_other_byte_orders():
     keys = [np.array([-1, -2], np.int8), np.array([200, 3], np.uint8), np.array([1], "<i2"), np.array([256], ">i2")]
     keys += [np.array([-300], np.int16), (slice(None), np.array([-1], np.int8)), [1, 2], (1, 2)]
     for x in points((3,), 4):
-        full = np.asarray(jax.jacrev(lambda x: jnp.tanh(wide @ x))(x))
+        full = (1 - np.tanh(wide @ x) ** 2)[:, None] * wide
         for key in keys:
             np.testing.assert_allclose(jac(x)[key], full[key], rtol=2e-4, atol=2e-5, err_msg=repr(key))
 
@@ -208,28 +212,29 @@ def test_arrays_of_small_integers_and_other_byte_orders():
 @pytest.mark.parametrize("view", VIEWS)
 def test_what_is_explained_is_what_runs(view):
     make, dense, xs = VIEWS[view]
-    for before, read in BEFORE.items():
-        for name, key in KEYS.items():
-            for x in xs:  # the third time another kernel runs
-                J = make(x)
-                read(J)
-                given = key(J.shape)
-                told, old = J.explain(given), J.stats
-                J[given]
-                done = [b - a for a, b in zip(old, J.stats, strict=True)]
-                rows, columns, pulled, pushed, _, calls, *_ = done
-                case = f"{name} of {view} after {before}: {told.plan}, done {done}"
-                if told.way == "none":
-                    assert calls == 0 == rows + columns, case
-                elif told.way == "rows and columns":
-                    assert rows + columns == pulled + pushed == told.passes, case
-                    assert calls == (rows > 0) + (columns > 0), case
-                elif told.passes:
-                    assert (rows, columns) == ((told.passes, 0) if told.way == "rows" else (0, told.passes)), case
-                    by = told.by[0 if told.way == "rows" else 1]
-                    assert by == "Hessian-vector products" or (pulled, pushed) == (
-                        (told.passes, 0) if by == "pullbacks" else (0, told.passes)
-                    ), case
-                    assert pulled + pushed == told.passes and calls == 1, case
-                else:
-                    assert told.way in ("nonzeros", "waist") and (pulled, pushed, calls) == (0, 0, 1), case
+    for number, (name, key) in enumerate(KEYS.items()):
+        # Of views, keys and what is read before every pair of two occurs.
+        before = list(BEFORE)[(number + list(VIEWS).index(view)) % len(BEFORE)]
+        for x in xs:  # the third time another kernel runs
+            J = make(x)
+            BEFORE[before](J)
+            given = key(J.shape)
+            told, old = J.explain(given), J.stats
+            J[given]
+            done = [b - a for a, b in zip(old, J.stats, strict=True)]
+            rows, columns, pulled, pushed, _, calls, *_ = done
+            case = f"{name} of {view} after {before}: {told.plan}, done {done}"
+            if told.way == "none":
+                assert calls == 0 == rows + columns, case
+            elif told.way == "rows and columns":
+                assert rows + columns == pulled + pushed == told.passes, case
+                assert calls == (rows > 0) + (columns > 0), case
+            elif told.passes:
+                assert (rows, columns) == ((told.passes, 0) if told.way == "rows" else (0, told.passes)), case
+                by = told.by[0 if told.way == "rows" else 1]
+                assert by == "Hessian-vector products" or (pulled, pushed) == (
+                    (told.passes, 0) if by == "pullbacks" else (0, told.passes)
+                ), case
+                assert pulled + pushed == told.passes and calls == 1, case
+            else:
+                assert told.way in ("nonzeros", "waist") and (pulled, pushed, calls) == (0, 0, 1), case

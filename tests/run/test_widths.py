@@ -90,7 +90,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_where_numbers_end_is_an_error_and_no_wrong_number(name, monkeypatch, empty_cache):
     # The limit is lowered: programs that fit give the same numbers, and others raise an error.
-    f, refused, expected = PROGRAMS[name], 0, np.asarray(jax.jacfwd(PROGRAMS[name])(X))
+    f, refused, expected = PROGRAMS[name], 0, np.asarray(jax.jit(jax.jacfwd(PROGRAMS[name]))(X))
     for most in (3, 10, 30, 100, 10_000):
         monkeypatch.setattr(room, "MOST", most)
         try:

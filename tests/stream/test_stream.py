@@ -465,45 +465,62 @@ def test_a_sparse_matrix_that_is_too_large_as_a_dense_one(tmp_path):
     assert S[1_000_000, 999_999:1_000_003].shape == (4,)
 
 
+# A process that has imported everything, and forks one that saves for every path that it is told.
 _SAVING = """
-import sys, jax, jax.numpy as jnp, numpy as np
+import os, sys, jax, jax.numpy as jnp, numpy as np, zarr
 from jacobia import jacobian
 W = np.random.default_rng(0).normal(size=(600, 40)).astype(np.float32)
-J = jacobian(lambda x: jnp.tanh(W @ x) * jnp.sum(x))(np.linspace(0, 1, 40, dtype=np.float32))
-print("begun", flush=True)
-J.save(sys.argv[1], block=5)
-print("pulled", J.stats.pullbacks, flush=True)
+for path in sys.stdin:
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        print("over", flush=True)
+        continue
+    J = jacobian(lambda x: jnp.tanh(W @ x) * jnp.sum(x))(np.linspace(0, 1, 40, dtype=np.float32))
+    print("begun", os.getpid(), flush=True)
+    J.save(path.strip(), block=5)
+    print("pulled", J.stats.pullbacks, flush=True)
+    os._exit(0)
 """
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments(tmp_path):
-    def run(path, wait=None):
-        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SAVING, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-        )
-        try:
-            if wait is None:
-                out, err = process.communicate(timeout=300)
-                assert process.returncode == 0, err
-                return int(out.split()[-1])
-            assert process.stdout.readline() == "begun\n"
-            time.sleep(wait)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+@pytest.fixture
+def saving():
+    """Saves at a path in a process of its own, which is killed after some seconds: the number of pullbacks, or None."""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", _SAVING], **pipes, text=True, env=env)
 
-    run(str(tmp_path / "whole"))
+    def run(path, wait=None):
+        process.stdin.write(f"{path}\n")
+        process.stdin.flush()
+        begun, child = process.stdout.readline().split()
+        assert begun == "begun"
+        if wait is not None:
+            time.sleep(wait)
+            os.kill(int(child), signal.SIGKILL)  # which waits for its parent where it has ended
+        said = process.stdout.readline()
+        pulled = int(said.split()[-1]) if said.startswith("pulled") else None
+        assert "over" in (said if pulled is None else process.stdout.readline())
+        return pulled
+
+    yield run
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path, saving):
+    saving(tmp_path / "whole")
     finished, moments = 0, np.random.default_rng(1)
-    for _ in range(20):
-        run(str(tmp_path / "J"), moments.uniform(0, 0.4))
+    for _ in range(10):
+        saving(tmp_path / "J", moments.uniform(0, 0.4))
         if (tmp_path / "J" / "jacobia.journal").exists():
             lines = (tmp_path / "J" / "jacobia.journal").read_bytes().count(b"\n")
             assert lines >= finished
             finished = lines
     blocks = 0 if finished == 0 else 120 - len(jacobia.open(tmp_path / "J").missing)
-    pulled = run(str(tmp_path / "J"))
+    pulled = saving(tmp_path / "J")
     assert pulled == 600 - 5 * blocks
     S = jacobia.open(tmp_path / "J")
     np.testing.assert_array_equal(S, jacobia.open(tmp_path / "whole"))

@@ -173,14 +173,14 @@ def test_cache_clear_empties_and_old_views_go_on():
 def test_the_cache_is_bounded(monkeypatch, empty_cache, new_programs):
     f = lambda x: jnp.sin(x)  # noqa: E731 - no view of it has been read more than once
     assert jacobia.cache_info().limit == 256
-    monkeypatch.setattr(_kernels._cache, "limit", 12)
+    monkeypatch.setattr(_kernels._cache, "limit", 6)
     held = []
-    for size in range(1, 31):
+    for size in range(1, 16):
         x = np.full(size, 0.5, np.float32)
         assert_close(jacobian(f)(x)[-1], np.cos(0.5) * np.eye(size)[-1])
         held.append(jacobia.cache_info().kernels)
-    # 30 programs were read; the least recently used were dropped.
-    assert held[11:] == [12] * 19 and jacobia.cache_info().misses == 30
+    # 15 programs were read; the least recently used were dropped.
+    assert held[5:] == [6] * 10 and jacobia.cache_info().misses == 15
 
 
 def test_a_function_and_what_it_closes_over_are_freed_when_dropped():
@@ -229,7 +229,7 @@ def test_nothing_holds_a_tracer():
     expected[:, 0] += np.sin(X)
     with jax.checking_leaks():
         rows = jax.jit(lambda x: jacobian(f)(x)[1:3])(X)
-        jax.grad(lambda x: jacobian(f)(x)[1, 1])(X)
+        jax.jit(jax.grad(lambda x: jacobian(f)(x)[1, 1]))(X)
         jax.vmap(lambda x: jacobian(f)(x)[0])(np.stack([X, X]))
         jax.lax.scan(lambda x, _: (x - 0.1 * jacobian(f)(x)[0], None), jnp.asarray(X), None, length=2)
         jax.jit(lambda x: jacobian(f)(x)[...])(X)
@@ -325,21 +325,24 @@ FACTORED = [
 ]
 
 
+KEYS = {"row": 1, "column": (slice(None), 1), "all": ...}
+
+
 @pytest.mark.parametrize("make", FACTORED, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("key", [1, (slice(None), 1), ...], ids=["row", "column", "all"])
-def test_two_functions_that_differ_in_one_thing(make, key):
-    for factor in (2.0, 3.0, 2.0):
-        assert_close(jacobian(make(factor))(X)[key], (factor * np.eye(4))[key])
+def test_two_functions_that_differ_in_one_thing(make):
+    for key in KEYS.values():
+        for factor in (2.0, 3.0, 2.0):
+            assert_close(jacobian(make(factor))(X)[key], (factor * np.eye(4))[key])
 
 
 @pytest.mark.parametrize("make", [with_indices, with_jax_indices], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("key", [1, (slice(None), 1), ...], ids=["row", "column", "all"])
-def test_two_functions_that_differ_in_their_indices(make, key):
-    for shift in (1, 2, 1):
-        assert_close(jacobian(make(shift))(X)[key], np.roll(np.eye(4), shift, axis=0)[key])
+def test_two_functions_that_differ_in_their_indices(make):
+    for key in KEYS.values():
+        for shift in (1, 2, 1):
+            assert_close(jacobian(make(shift))(X)[key], np.roll(np.eye(4), shift, axis=0)[key])
 
 
-@pytest.mark.parametrize("key", [1, (slice(None), 1), ...], ids=["row", "column", "all"])
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 def test_zero_and_minus_zero_are_two_numbers(key):
     def make(zero):
         # 1 / zero is inf or -inf.
@@ -562,27 +565,28 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_deleted_point_raises_the_same_however_often_it_was_read(name, read):
-    told = set()
-    for reads in range(4 if name == "jacobian" else 1):
-        x = jnp.asarray(X[:3]) + 0
-        J = TRANSFORMS[name](x)
-        known = [J[k] for k in (0, 1)[:reads]] + ([J.mv(x)] if reads == 3 else [])
-        x.delete()
-        with pytest.raises(ReadError) as caught:
-            read(J)
-        told.add(str(caught.value))
-        for k in range(len(known[:2])):
-            assert_close(J[k], known[k])
-    assert len(told) == 1 and "got args[0], which has been deleted or donated" in told.pop()
+def test_a_deleted_point_raises_the_same_however_often_it_was_read(name):
+    for what, read in READS.items():
+        told = set()
+        for reads in range(4 if name == "jacobian" else 1):
+            x = jnp.array(X[:3])
+            J = TRANSFORMS[name](x)
+            known = [J[k] for k in (0, 1)[:reads]] + ([J.mv(x)] if reads == 3 else [])
+            x.delete()
+            with pytest.raises(ReadError) as caught:
+                read(J)
+                pytest.fail(f"{what}, after {reads} others")
+            told.add(str(caught.value))
+            for k in range(len(known[:2])):
+                assert_close(J[k], known[k])
+        assert len(told) == 1 and "got args[0], which has been deleted or donated" in told.pop(), what
 
 
 @pytest.mark.parametrize("reads", range(4))
 @pytest.mark.parametrize("batched", [False, True], ids=["batch_axis", "vmap"])
 def test_a_deleted_batch_raises(reads, batched):
-    x = jnp.stack([jnp.asarray(X[:3]) + k for k in range(8)])
+    x = jnp.array(np.stack([X[:3] + k for k in range(8)], dtype=np.float32))
     J = jax.vmap(jacobian(curved))(x) if batched else jacobian(jax.vmap(curved), batch_axis=0)(x)
     known = [J[k, 0] for k in range(reads)]
     x.delete()
@@ -629,15 +633,15 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS.keys())
-@pytest.mark.parametrize("key", [0, (slice(None), 1), ...], ids=["row", "column", "all"])
-def test_a_dropped_view_is_gone_without_a_collection(make, key):
+def test_a_dropped_view_is_gone_without_a_collection(make):
     gc.disable()
     try:
-        J = make()
-        J[key], J[key], J.T[...], J.diagonal()
-        owner = weakref.ref(J._origin)
-        del J
-        assert owner() is None
+        for key in KEYS.values():
+            J = make()
+            J[key], J[key], J.T[...], J.diagonal()
+            owner = weakref.ref(J._origin)
+            del J
+            assert owner() is None, key
     finally:
         gc.enable()
 
@@ -646,4 +650,4 @@ def test_a_setting_that_jit_does_not_notice_is_no_other_setting():
     f = lambda x: jnp.sin(x) * x[0]  # noqa: E731
     jacobian(f)(X)[1]
     with jax.default_prng_impl("rbg"):
-        np.testing.assert_allclose(jacobian(f)(X)[:, 1], jax.jacrev(f)(X)[:, 1], rtol=1e-5)
+        np.testing.assert_allclose(jacobian(f)(X)[:, 1], jax.jit(jax.jacrev(f))(X)[:, 1], rtol=1e-5)

@@ -613,14 +613,14 @@ def test_where_nests_as_jacobian_of_jacobian_does():
 
 
 def by_sign(x):
-    return jnp.vdot(x * x, x) if x[0] > 0 else -x[0] * x[1]
+    return jnp.sum(x**3) if x[0] > 0 else -(jnp.sum(x) ** 2)
 
 
 def test_jit_false_runs_python_control_flow():
-    H, K = hessian(by_sign, jit=False)(jnp.array([1.0, 2])), hessian(by_sign, jit=False)(jnp.array([-1.0, 2]))
+    H, K = (hessian(by_sign, jit=False)(np.float32([first, 2])) for first in (1, -1))
     assert_close(H[1], np.array([0.0, 12]))
     assert (H.stats.pullbacks, H.stats.kernel_calls) == (1, 1)  # what Python runs is not read for rules of its own
-    assert_close(K[...], -np.eye(2)[::-1])
+    assert_close(K[...], np.full((2, 2), -2.0))
 
 
 def test_python_control_flow_raises_and_names_the_way_out():
@@ -879,8 +879,9 @@ def test_the_diagonal_of_a_jacobian_of_two_axes():
     assert_close(J.matrix.diagonal(), np.diagonal(expected.reshape(6, 6)))
 
 
-@pytest.mark.parametrize("argnums", [(0, 1), (1, 0), (0, 1, 2), (0,), 1], ids=str)
-@pytest.mark.parametrize("num_outputs", [1, 2])
+@pytest.mark.parametrize(
+    "argnums, num_outputs", [((0, 1), 2), ((1, 0), 1), ((0, 1, 2), 2), ((0,), 2), ((0,), 1), (1, 1)], ids=str
+)
 def test_the_diagonals_of_several_blocks(argnums, num_outputs):
     def f(x, y, z):
         return (jnp.sin(x) * y[::-1] * z, x * y)[:num_outputs]

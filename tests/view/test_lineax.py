@@ -53,6 +53,11 @@ def flat(t):
     return jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(t)])
 
 
+def solution(dense):
+    """What solves the system of a matrix at X, with ones on the right, by NumPy."""
+    return np.linalg.solve(np.asarray(jax.jit(dense)(X)), np.ones(N))
+
+
 def close(found, right, tolerance=1e-9):
     np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance)
 
@@ -60,7 +65,7 @@ def close(found, right, tolerance=1e-9):
 @pytest.mark.parametrize("name", CASES)
 def test_beside_the_matrix(name):
     make, reference, x = CASES[name]
-    op, dense = make().as_lineax(), np.asarray(reference(x))
+    op, dense = make().as_lineax(), np.asarray(jax.jit(reference)(x))
     v, u = np.random.default_rng(1).normal(size=op.in_size()), np.random.default_rng(2).normal(size=op.out_size())
     close(op.as_matrix(), dense)
     close(jnp.ravel(op.mv(v.reshape(op.in_structure().shape))), dense @ v)
@@ -83,9 +88,10 @@ def test_a_tree_is_one_operator():
     close(op.as_matrix(), dense)
     close(op.T.as_matrix(), dense.T)
     close(lx.diagonal(op), np.diagonal(dense))
-    solved = lx.linear_solve(op, tree(TREE), lx.GMRES(1e-10, 1e-10)).value
-    close(flat(op.mv(solved)), flat(tree(TREE)), 1e-8)
-    close(flat(lx.linear_solve(op, tree(TREE)).value), flat(solved), 1e-7)
+    right = jax.jit(tree)(TREE)
+    solved = lx.linear_solve(op, right, lx.GMRES(1e-10, 1e-10)).value
+    close(flat(op.mv(solved)), flat(right), 1e-8)
+    close(flat(lx.linear_solve(op, right).value), flat(solved), 1e-7)
 
 
 def test_structure_is_seen_by_the_pattern(new_programs):
@@ -120,22 +126,24 @@ def test_solvers(solver):
     }.get(solver, lambda: getattr(lx, solver)())()
     op = jacobian(tridiagonal)(X).as_lineax()
     found = lx.linear_solve(op, jnp.ones(N), made).value
-    close(found, np.linalg.solve(np.asarray(jax.jacobian(tridiagonal)(X)), np.ones(N)), 1e-7)
+    close(found, solution(jax.jacobian(tridiagonal)), 1e-7)
 
 
 def test_conjugate_gradients_with_a_preconditioner():
     op = hessian(energy)(X).as_lineax(lx.positive_semidefinite_tag)
     jacobi = lx.TaggedLinearOperator(lx.DiagonalLinearOperator(1 / lx.diagonal(op)), lx.positive_semidefinite_tag)
     found = lx.linear_solve(op, jnp.ones(N), lx.CG(1e-10, 1e-10), options={"preconditioner": jacobi}).value
-    close(found, np.linalg.solve(np.asarray(jax.hessian(energy)(X)), np.ones(N)), 1e-7)
+    close(found, solution(jax.hessian(energy)), 1e-7)
 
 
 def test_inside_jit_vmap_and_grad():
     solve = lambda x: lx.linear_solve(jacobian(tridiagonal)(x).as_lineax(), jnp.ones(N)).value  # noqa: E731
     dense = lambda x: jnp.linalg.solve(jax.jacobian(tridiagonal)(x), jnp.ones(N))  # noqa: E731
-    close(jax.jit(solve)(X), dense(X))
-    close(jax.vmap(solve)(np.stack([X, 2 * X])), jax.vmap(dense)(np.stack([X, 2 * X])))
-    close(jax.jacobian(solve)(X), jax.jacobian(dense)(X))
+    many = np.stack([X, 2 * X])
+    one, each, slopes = jax.jit(lambda x, many: (dense(x), jax.vmap(dense)(many), jax.jacobian(dense)(x)))(X, many)
+    close(jax.jit(solve)(X), one)
+    close(jax.jit(jax.vmap(solve))(many), each)
+    close(jax.jit(jax.jacobian(solve))(X), slopes)
 
 
 def test_tags_that_do_not_hold():

@@ -29,6 +29,14 @@ def draw(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 
 
+def jacobian_of(f, *args, **options):
+    """The dense matrix, by JAX, as a NumPy array."""
+    return np.asarray(jax.jit(jax.jacobian(f, **options))(*args))
+
+
+DENSE, SAMPLES = jacobian_of(tall, X), np.asarray(jax.jit(jax.vmap(jax.jacobian(tall)))(XB))
+
+
 def close(found, right):
     assert found.shape == right.shape and isinstance(found, jax.Array)
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
@@ -50,7 +58,7 @@ def by(request, monkeypatch, new_programs):
 
 @pytest.mark.parametrize("f, x", [(tall, X), (wide, draw(M)), (lambda x: x**2, X), (lambda x: x[:0], X)])
 def test_of_one_matrix(f, x, by):
-    dense = np.asarray(jax.jacobian(f)(x))
+    dense = jacobian_of(f, x)
     if by == "in chunks" and not dense.size:
         pytest.skip("there is no chunk of nothing")
     w = draw(len(dense)) ** 2
@@ -67,7 +75,7 @@ def test_of_one_matrix(f, x, by):
 
 
 def test_of_samples(by):
-    dense = np.asarray(jax.vmap(jax.jacobian(tall))(XB))
+    dense = SAMPLES
     turned = dense.swapaxes(1, 2)
     for J in (jacobian(jax.vmap(tall), batch_axis=0)(XB), jax.vmap(jacobian(tall))(XB)):
         for view, matrix, other in ((J, dense, turned), (J.mT, turned, dense)):
@@ -82,7 +90,7 @@ def test_of_samples(by):
 
 def test_several_axes_and_weights_between_rows():
     f = lambda x: jnp.outer(jnp.sin(x), x)  # noqa: E731
-    x, dense = X, np.asarray(jax.jacobian(f)(X))
+    x, dense = X, jacobian_of(f, X)
     J, flat = jacobian(f)(x), dense.reshape(9, 3)
     between, each = draw(9, 9), draw(3, 3)
     close(J.gram(), flat.T @ flat)
@@ -93,7 +101,7 @@ def test_several_axes_and_weights_between_rows():
     close(J.matrix.outer(), flat @ flat.T)
     close(J.row_norms(), np.linalg.norm(dense, axis=2))
     stacks = draw(B, M, M)
-    JB, dense = jacobian(jax.vmap(tall), batch_axis=0)(XB), np.asarray(jax.vmap(jax.jacobian(tall))(XB))
+    JB, dense = jacobian(jax.vmap(tall), batch_axis=0)(XB), SAMPLES
     close(JB.gram(stacks), dense.swapaxes(1, 2) @ stacks @ dense)
 
 
@@ -105,7 +113,9 @@ def test_tiles_of_two_views():
     net = lambda p, X: jnp.tanh(X @ p["w"].T + p["b"]).sum(-1)  # noqa: E731
     tile = jacobian(net, ravel=True)(params, XB).outer(jacobian(net, ravel=True)(params, 2 * XB[:2]))
     flat = [
-        np.concatenate([np.asarray(a).reshape(len(x), -1) for a in jax.tree.leaves(jax.jacobian(net)(params, x))], 1)
+        np.concatenate(
+            [np.asarray(a).reshape(len(x), -1) for a in jax.tree.leaves(jax.jit(jax.jacobian(net))(params, x))], 1
+        )
         for x in (XB, 2 * XB[:2])
     ]
     close(tile, flat[0] @ flat[1].T)
@@ -114,13 +124,13 @@ def test_tiles_of_two_views():
 def test_complex_numbers_and_hessians():
     z = (draw(N) + 1j * draw(N)).astype(np.complex64)
     f = lambda z: (W + 1j * W[::-1]) @ z * z[0]  # noqa: E731
-    dense = np.asarray(jax.jacobian(f, holomorphic=True)(z))
+    dense = jacobian_of(f, z, holomorphic=True)
     J = jacobian(f, holomorphic=True)(z)
     close(J.gram(), dense.conj().T @ dense)
     close(J.outer(), dense @ dense.conj().T)
     close(J.row_norms(), np.linalg.norm(dense, axis=1))
     energy = lambda x: jnp.sum(jnp.sin(x) * x[0])  # noqa: E731
-    H = np.asarray(jax.hessian(energy)(X))
+    H = np.asarray(jax.jit(jax.hessian(energy))(X))
     close(hessian(energy)(X).gram(), H @ H)
     close(hessian(energy)(X).column_norms(), np.linalg.norm(H, axis=0))
 
@@ -134,8 +144,9 @@ def test_inside_transformations():
         J = jax.jacobian(tall)(x)
         return (J.T @ J).sum() + jnp.linalg.norm(J, axis=1).sum()
 
-    close(jax.jit(value)(X), np.asarray(dense(X)))
-    close(jax.grad(value)(X), np.asarray(jax.grad(dense)(X)))
+    right, slope = jax.jit(jax.value_and_grad(dense))(X)
+    close(jax.jit(value)(X), np.asarray(right))
+    close(jax.jit(jax.grad(value))(X), np.asarray(slope))
 
 
 def test_of_a_million():
@@ -186,7 +197,7 @@ def banded(x):
 def test_gram_of_a_sparse_jacobian(monkeypatch, new_programs, turned, weights):
     monkeypatch.setattr("jacobia._operators.lines._LARGE", 10)
     x = np.linspace(0.5, 1, 40, dtype=np.float32)
-    full = np.asarray(jax.jacobian(lambda x: banded(x))(x), np.float64)
+    full = jacobian_of(banded, x).astype(np.float64)
     full = full.T if turned else full
     random = np.random.default_rng(0).uniform(1, 2, len(full)).astype(np.float32)
     w = {None: None, "each": random, "between": np.diag(random) + 0.1}[weights]
@@ -207,7 +218,7 @@ def test_gram_of_a_sparse_jacobian(monkeypatch, new_programs, turned, weights):
 def test_sparse_gram_of_complex_numbers_inside_jit(monkeypatch, new_programs):
     monkeypatch.setattr("jacobia._operators.lines._LARGE", 10)
     x = np.linspace(0.5, 1, 40) * np.exp(0.3j * np.arange(40)).astype(np.complex64)
-    full = jax.jacobian(banded, holomorphic=True)(x)
+    full = jacobian_of(banded, x, holomorphic=True)
     J = jacobian(banded, holomorphic=True)(x)
     np.testing.assert_allclose(J.gram(), full.conj().T @ full, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(J.gram(format="csr").toarray(), full.conj().T @ full, rtol=1e-4, atol=1e-5)
