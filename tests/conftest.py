@@ -12,7 +12,9 @@ _DEVICES = os.environ.get("JACOBIA_DEVICES", "2")
 _FLAGS = f"--xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=0"
 if metadata.version("jaxlib").startswith("0.10."):  # newer versions have no such flags
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"  # saves a quarter of the time of the tests
-    _FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # kernels are small: saves a quarter of the rest of XLA's time
+    _FLAGS += (
+        " --xla_cpu_parallel_codegen_split_count=1"  # kernels are small: saves a quarter of the rest of XLA's time
+    )
 if "JACOBIA_TESTS" not in os.environ:  # otherwise a worker, which inherits the environment
     os.environ["JACOBIA_TESTS"] = folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
