@@ -49,7 +49,7 @@ def _method(name: str) -> Callable:
         return getattr(self[...], name)(*args, **kwargs)
 
     method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"`J[...].{name}(...)`: that of the array, the whole matrix."
+    method.__doc__ = f"The same as `J[...].{name}(...)`: computes the whole matrix."
     return method
 
 

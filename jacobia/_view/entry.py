@@ -127,7 +127,7 @@ def _on_devices(name: str, traced: Traced, spread: Spread) -> Traced:
         if any(holds(program.jaxpr, rule) for rule in _RULES):
             raise TypeError(
                 f"{name}(mesh=...): expected no derivative rules, such as that of jax.nn.relu, in an f that closes "
-                "over arrays with Explicit axes, got some: a rule can't be taken off the mesh. Pass these arrays as "
+                "over arrays with Explicit axes, got some: a rule can't be rewritten for one device. Pass these arrays as "
                 "arguments of f, or put them on a mesh with Auto axes."
             )
         program = interned(plain(program.jaxpr), program.num_leaves, program.num_y)
@@ -315,7 +315,7 @@ def _batch_axes(name: str, axis: Any, space: Space, what: str, first: tuple | No
         if size is not None and shape[axis] != size:
             raise ValueError(
                 f"{name}({path}, batch_axis={axis}): expected {size} samples along axis {axis}{beside}, got {path} of "
-                f"shape {shape}. All of them number the same samples."
+                f"shape {shape}. Every input and output has the same number of samples along this axis."
             )
         first = first or (shape[axis], path, shape)
         axes.append(axis % len(shape))

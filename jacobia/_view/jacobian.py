@@ -421,7 +421,7 @@ class Jacobian(Reductions):
             )
         if self._origin.blue.spread is not None:
             raise TypeError(
-                "pickle(J): expected a view without mesh=, got one over devices, which are of this process. Write "
+                "pickle(J): expected a view without mesh=, got a view over a mesh, whose devices exist in this process alone. Write "
                 "J.save(path), or pickle numpy.asarray(J)."
             )
         layout = self._layout

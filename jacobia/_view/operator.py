@@ -60,7 +60,7 @@ def operator(tree: Any) -> "Operator":
     if not (straight and whole and all(v._origin is origin for v in blocks)):
         raise ValueError(
             "operator(tree): expected all views of one call, as jacobian(f)(x) returns them, got some, transposed "
-            "ones, or those of several calls (views that came out of jit or vmap are such). operator(tree).T is the "
+            "ones, or those of several calls (as views that came out of jit or vmap are). operator(tree).T is the "
             "transpose of all; of many points, write jax.vmap(lambda x, v: operator(jacobian(f)(x)) @ v)(X, V)."
         )
     if origin.blue.program.heads is not None:

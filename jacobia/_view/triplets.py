@@ -100,7 +100,7 @@ class Triplets:
         if len(lost):
             raise ValueError(
                 "Triplets.values(J=...): expected a J whose entries are among those of the pattern, got entry "
-                f"{(int(lost[0] // n), int(lost[0] % n))} besides. Make the triplets of J.pattern."
+                f"{(int(lost[0] // n), int(lost[0] % n))}, which is not in the pattern. Make the triplets of J.pattern."
             )
         places = np.minimum(np.searchsorted(theirs, own), max(0, len(theirs) - 1))
         there = theirs[places] == own if len(theirs) else np.zeros(len(own), bool)
