@@ -170,7 +170,7 @@ def _no_argument(name: str, path: str, value: Any) -> TypeError:
     elif hasattr(value, "__iter__"):
         hint = f"Write jax.numpy.asarray(list({path})), or a list or tuple of arrays, or {static}"
     elif dataclasses.is_dataclass(value):
-        hint = f"Write jax.tree_util.register_dataclass({kind}) after the class definition, which makes it a pytree, or {static}"
+        hint = f"Write jax.tree_util.register_dataclass({kind}) after the class, which makes it a pytree, or {static}"
     else:
         hint = f"If it is part of the program, {static}"
     return TypeError(

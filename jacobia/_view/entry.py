@@ -127,8 +127,8 @@ def _on_devices(name: str, traced: Traced, spread: Spread) -> Traced:
         if any(holds(program.jaxpr, rule) for rule in _RULES):
             raise TypeError(
                 f"{name}(mesh=...): expected no derivative rules, such as that of jax.nn.relu, in an f that closes "
-                "over arrays with Explicit axes, got some: a rule can't be rewritten for one device. Pass these arrays as "
-                "arguments of f, or put them on a mesh with Auto axes."
+                "over arrays with Explicit axes, got some: a rule can't be rewritten for one device. Pass these arrays "
+                "as arguments of f, or put them on a mesh with Auto axes."
             )
         program = interned(plain(program.jaxpr), program.num_leaves, program.num_y)
     return traced._replace(program=program, consts=[spread.place(c) for c in traced.consts])

@@ -421,8 +421,8 @@ class Jacobian(Reductions):
             )
         if self._origin.blue.spread is not None:
             raise TypeError(
-                "pickle(J): expected a view without mesh=, got a view over a mesh, whose devices exist in this process alone. Write "
-                "J.save(path), or pickle numpy.asarray(J)."
+                "pickle(J): expected a view without mesh=, got a view over a mesh, whose devices exist in this process "
+                "alone. Write J.save(path), or pickle numpy.asarray(J)."
             )
         layout = self._layout
         return _unpickle, (type(self), *self._origin.source, self._index, layout.matrix, layout.turn)

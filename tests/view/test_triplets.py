@@ -53,9 +53,7 @@ def test_other_patterns():
     np.testing.assert_allclose(flat.values(jacobian(lambda x: x**2)(X[:4].reshape(2, 2))), 2 * X[:4])
     nothing = triplets(Pattern.from_dense(np.zeros((2, 2))))
     assert nothing.values(jacobian(lambda x: jnp.ones(2))(X[:2])).shape == (0,)
-    with pytest.raises(
-        ValueError, match=r"got entry \(0, 1\), which is not in the pattern. Make the triplets of J.pattern"
-    ):
+    with pytest.raises(ValueError, match=r"got entry \(0, 1\), which is not in the pattern. Make the triplets"):
         triplets(Pattern.from_dense(np.eye(5, 6))).values(jacobian(f)(X))
 
 
