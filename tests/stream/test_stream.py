@@ -470,9 +470,10 @@ _SAVING = """
 import os, sys, jax, jax.numpy as jnp, numpy as np, zarr
 from jacobia import jacobian
 W = np.random.default_rng(0).normal(size=(600, 40)).astype(np.float32)
-for path in sys.stdin:
+while path := sys.stdin.readline():
     child = os.fork()
     if child:
+        sys.stdin.readline()
         os.waitpid(child, 0)
         print("over", flush=True)
         continue
@@ -492,17 +493,24 @@ def saving():
     process = subprocess.Popen([sys.executable, "-c", _SAVING], **pipes, text=True, env=env)
 
     def run(path, wait=None):
-        process.stdin.write(f"{path}\n")
-        process.stdin.flush()
+        def tell(line):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+
+        tell(path)
         begun, child = process.stdout.readline().split()
         assert begun == "begun"
+        said = process.stdout.readline() if wait is None else None
         if wait is not None:
             time.sleep(wait)
-            os.kill(int(child), signal.SIGKILL)  # which waits for its parent where it has ended
-        said = process.stdout.readline()
-        pulled = int(said.split()[-1]) if said.startswith("pulled") else None
-        assert "over" in (said if pulled is None else process.stdout.readline())
-        return pulled
+            os.kill(int(child), signal.SIGKILL)  # where it has ended, it waits for its parent
+        tell("")  # which waits for it
+        said = said or process.stdout.readline()
+        if not said.startswith("pulled"):
+            assert said == "over\n"
+            return None
+        assert process.stdout.readline() == "over\n"
+        return int(said.split()[-1])
 
     yield run
     process.kill()
@@ -511,10 +519,12 @@ def saving():
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, saving):
+    start = time.perf_counter()
     saving(tmp_path / "whole")
+    seconds = time.perf_counter() - start
     finished, moments = 0, np.random.default_rng(1)
     for _ in range(10):
-        saving(tmp_path / "J", moments.uniform(0, 0.4))
+        saving(tmp_path / "J", moments.uniform(0, 0.7 * seconds))
         if (tmp_path / "J" / "jacobia.journal").exists():
             lines = (tmp_path / "J" / "jacobia.journal").read_bytes().count(b"\n")
             assert lines >= finished
