@@ -94,8 +94,14 @@ def dense(case, points):
         x = jax.tree.map(lambda leaf: leaf[0], points)
         widths = sizes(x)
         heights = widths if case.kind == "hessian" else sizes(jax.eval_shape(case.f, x))
-        run = jax.jit(lambda points: lax.map(derivative(case), points), compiler_options=QUICK)
-        blocks = iter(jax.tree.leaves(run(points)))  # in the order of outputs, then inputs
+        if case.count <= 40:  # a program without a loop around it is compiled faster
+            run = jax.jit(derivative(case), compiler_options=QUICK)
+            each = [jax.tree.leaves(run(jax.tree.map(lambda a, k=k: a[k], points))) for k in range(case.count)]
+            found = [np.stack([np.asarray(a) for a in block]) for block in zip(*each, strict=True)]
+        else:
+            run = jax.jit(lambda points: lax.map(derivative(case), points), compiler_options=QUICK)
+            found = jax.tree.leaves(run(points))
+        blocks = iter(found)  # in the order of outputs, then inputs
         return np.concatenate(
             [
                 np.concatenate([np.asarray(next(blocks), np.float64).reshape(case.count, m, n) for n in widths], axis=2)

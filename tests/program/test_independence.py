@@ -53,8 +53,9 @@ def mixes_in_truth(case):
     f, shape, axis = case
     size = shape[axis]
     x, tangents = np.repeat(points(shape), size, 0), np.concatenate([seeds(shape, axis)] * 2)
-    run = jax.jit(jax.vmap(lambda x, t: jax.jvp(f, (x,), (t,))[1]), compiler_options=QUICK)
-    answers = [np.asarray(a) for a in jax.tree.leaves(run(x, tangents))]
+    run = jax.jit(lambda x, t: jax.jvp(f, (x,), (t,))[1], compiler_options=QUICK)
+    each = [jax.tree.leaves(run(*pair)) for pair in zip(x, tangents, strict=True)]
+    answers = [np.stack([np.asarray(a) for a in output]) for output in zip(*each, strict=True)]
     return any(crosses(a.reshape(2, size, *a.shape[1:]), axis) for a in answers)
 
 
