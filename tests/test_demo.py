@@ -8,6 +8,8 @@ import pytest
 from jacobia import _demo
 from jacobia.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 40
 
 

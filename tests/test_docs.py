@@ -11,6 +11,8 @@ import pytest
 import sparsity_table
 from sparse_cases import CASES
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {
     path.relative_to(DOCS).with_suffix("").as_posix(): path.read_text(encoding="utf-8")

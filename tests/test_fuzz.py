@@ -7,6 +7,8 @@ from fuzz.programs import OPERATIONS, Program, Step, generate
 
 import jacobia
 
+pytestmark = pytest.mark.slow
+
 
 def shown(program, failures):
     return "\n".join(f"{program}\n{f.session}: {f.reads}\n{f.detail}" for f in failures)

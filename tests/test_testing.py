@@ -12,6 +12,8 @@ from reference import assert_helpful
 from jacobia import Jacobian
 from jacobia.testing import check_jacobian
 
+pytestmark = pytest.mark.slow
+
 X = np.linspace(0.1, 1, 5, dtype=np.float32)
 RNG = np.random.default_rng(5)
 W = RNG.normal(size=(30, 20)).astype(np.float32) / 5

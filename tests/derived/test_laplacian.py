@@ -14,7 +14,7 @@ from jacobia import BatchMixingError, laplacian, value_and_laplacian
 from jacobia._compat import opened
 from jacobia._program.laplace.sweep import Sweep
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.slow]
 
 RANDOM = np.random.default_rng(0)
 D = 6

@@ -10,6 +10,8 @@ from jacobia._program.columns import fence
 from jacobia._program.columns.interleave import arranged, by_rows, orders
 from jacobia._program.columns.tape import Planes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def always(monkeypatch):

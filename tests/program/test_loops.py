@@ -20,7 +20,7 @@ from jacobia._program.columns import steps
 from jacobia._program.columns.room import NOTHING, TooWide
 from jacobia._program.known import Differs, Lazy, Steps, results, sliced, stacked
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.slow]
 
 N = 20
 RNG = np.random.default_rng(0)

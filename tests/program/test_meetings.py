@@ -13,6 +13,8 @@ from reference import filled, scattered, views
 
 from jacobia import hessian, jacobian, sparsity_pattern
 
+pytestmark = pytest.mark.slow
+
 X = np.array([[0.5, 1.5, -0.7, 1.1], [1.2, -0.3, 0.4, 2.0], [0.1, 0.9, 1.7, -1.4]], np.float32)
 KERNEL = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
 

@@ -8,6 +8,8 @@ import pytest
 from jacobia import hessian, jacobian
 from jacobia._program.readings.seed import Element, products_met, through
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(3)
 A, B = RNG.normal(size=(12, 9)), RNG.normal(size=(7, 12))
 X = jnp.asarray(RNG.normal(size=9), jnp.float32)

@@ -17,7 +17,7 @@ import jacobia
 from jacobia import hessian, jacobian, sparsity_pattern
 from jacobia._sparse.pattern import FORMATS
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.slow]
 
 
 def test_scipy_has_no_tracers():

@@ -13,6 +13,8 @@ from sparse_cases import Case, dense, nonzero, point, points
 
 from jacobia import hessian, jacobian, sparsity_pattern
 
+pytestmark = pytest.mark.slow
+
 TABLE = np.array([5, 0, 3, 3])
 
 

@@ -18,6 +18,8 @@ from jacobia._program.readings.waist import waist
 from jacobia._program.walk import subprograms
 from jacobia._space import Space
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=20)
 Z = X + 1j * RNG.normal(size=20)

@@ -17,7 +17,7 @@ from jacobia import MaterializationError, hessian, jacobian, sparsity_pattern
 from jacobia._plans import walking as _walking
 from jacobia._plans.nonzeros import walk_of
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.slow]
 
 RNG = np.random.default_rng(5)
 MANY = 20  # steps: more than are walked one by one

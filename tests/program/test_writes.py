@@ -14,7 +14,7 @@ from jacobia._program import flow
 from jacobia._program.columns import loops, writes
 from jacobia._program.columns.apply import is_tangent
 
-pytestmark = pytest.mark.usefixtures("x64", "empty_cache")
+pytestmark = [pytest.mark.usefixtures("x64", "empty_cache"), pytest.mark.slow]
 
 N = 21
 

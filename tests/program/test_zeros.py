@@ -14,6 +14,8 @@ from reference import filled, scattered, views
 
 from jacobia import coloring, hessian, jacobian, sparsity_pattern
 
+pytestmark = pytest.mark.slow
+
 X = np.array([0.5, 1.5, -0.7], np.float32)
 MANY = 20  # steps: more than are walked one by one
 WRITES = [lambda at, v: at.add(v), lambda at, v: at.set(v), lambda at, v: at.multiply(v, unique_indices=True)]

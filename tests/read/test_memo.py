@@ -7,6 +7,8 @@ import pytest
 
 from jacobia import hessian, jacobian
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(7)
 A = RNG.normal(size=(12, 5)).astype(np.float32)
 B, N = 9, 5

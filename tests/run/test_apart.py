@@ -8,6 +8,8 @@ import pytest
 from jacobia import jacobian
 from jacobia._run import blueprint
 
+pytestmark = pytest.mark.slow
+
 B, N = 24, 20
 RANDOM = np.random.default_rng(0)
 X, Y, S = RANDOM.normal(size=(B, N)), RANDOM.normal(size=(B, 5)), RANDOM.normal(size=(B, 3, N))

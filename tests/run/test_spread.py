@@ -18,6 +18,7 @@ from jacobia import hessian, jacobian
 from jacobia._run.kernels import compiled
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:mesh=:UserWarning"),
     pytest.mark.skipif(jax.device_count() < 2, reason="one device only"),
 ]

@@ -16,6 +16,8 @@ from jacobia._program.walk import subprograms
 from jacobia._space import Space
 from jacobia._sparse import pattern as _pattern
 
+pytestmark = pytest.mark.slow
+
 MOST = 2**31 - 1
 X = np.linspace(0.5, 1.5, 6, dtype=np.float32)
 

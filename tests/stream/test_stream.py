@@ -18,6 +18,8 @@ import jacobia
 from jacobia import hessian, jacobian
 from jacobia._stream import saved as saved_module
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("zarr", reason="zarr is not installed")
 
 M, N = 30, 8

@@ -10,7 +10,7 @@ import pytest
 
 from jacobia import jacobian, materialize
 
-pytestmark = pytest.mark.usefixtures("empty_cache")
+pytestmark = [pytest.mark.usefixtures("empty_cache"), pytest.mark.slow]
 
 RNG = np.random.default_rng(9)
 X = RNG.normal(size=4).astype(np.float32)

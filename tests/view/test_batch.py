@@ -58,6 +58,8 @@ from sample_cases import (
 import jacobia
 from jacobia import BatchMixingError, Hessian, Jacobian, hessian, jacobian
 
+pytestmark = pytest.mark.slow
+
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 DENSE = np.stack([(1 - np.tanh(W @ x.astype(np.float64)) ** 2)[:, None] * W for x in X])
 

@@ -17,7 +17,7 @@ from jacobia._run.kernels import ReadError
 X = np.linspace(0.1, 1, 4, dtype=np.float32)
 REFUSALS = (TypeError, ValueError, RuntimeError)
 
-pytestmark = pytest.mark.usefixtures("empty_cache")
+pytestmark = [pytest.mark.usefixtures("empty_cache"), pytest.mark.slow]
 
 
 # The counters of these tests

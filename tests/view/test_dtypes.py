@@ -8,6 +8,8 @@ from reference import assert_close, is_view
 
 from jacobia import hessian, jacobian, materialize
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(3)
 A = (RNG.normal(size=(4, 3)) + 1j * RNG.normal(size=(4, 3))).astype(np.complex64)
 Z = np.array([1 + 2j, 3 - 1j, 0.5j], np.complex64)

@@ -59,6 +59,8 @@ from reference import (
 import jacobia
 from jacobia import Hessian, Jacobian, hessian, jacobian
 
+pytestmark = pytest.mark.slow
+
 REFUSALS = (TypeError, ValueError, RuntimeError)
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 SCALAR = ("1-D", "one element", "one element of two axes", "0-D", "2-D", "size 1", "custom_jvp", "custom_vjp", "scan")

@@ -11,7 +11,7 @@ from jacobia import hessian, jacobian, operator
 from jacobia._view import as_lineax
 
 lx = pytest.importorskip("lineax")
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.slow]
 
 N = 6
 X = np.linspace(0.1, 1.0, N)

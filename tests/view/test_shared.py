@@ -18,6 +18,8 @@ from reference import assert_close, is_view
 import jacobia
 from jacobia import hessian, jacobian, materialize
 
+pytestmark = pytest.mark.slow
+
 B, M, N, H = 9, 4, 5, 7
 RNG = np.random.default_rng(13)
 
