@@ -258,6 +258,12 @@ class Store:
         return full
 
     @property
+    def complete(self) -> bool:
+        """Whether the whole matrix is known, here or in the mirror. Unlike `whole`, this computes no transpose."""
+        mirror = self.mirror
+        return alive(self.full) or (mirror is not None and alive(mirror.full))
+
+    @property
     def holds(self) -> bool:
         """Whether all of the matrix may be known, as a whole or by its nonzeros."""
         return (

@@ -59,7 +59,7 @@ def _known(J: LiveBlock) -> _Known:
 
 
 def _words(J: LiveBlock, store: Store) -> str:
-    if store.whole() is not None:
+    if store.complete:
         return "all known"
     if alive(store.nonzeros):
         return "all nonzeros known"
@@ -97,10 +97,17 @@ def page(J: LiveBlock) -> str:
     if J._origin.traced or not J._origin.lock.acquire(blocking=False):
         return _page(J, [], "", "")
     try:
-        told = explain(J, ...)
-        memory = f"{readable(_known(J).nbytes)} now, {readable(told.nbytes)} for all of it"
-        facts = [("memory", memory), ("J[...]", told.to_do()), ("device", _where(J))]
-        return _page(J, facts, _picture(J), f"<details><summary>explain</summary>{told.details()}</details>")
+        nbytes = math.prod(J._layout.shape) * J._layout.block.dtype.itemsize
+        facts = [
+            ("memory", f"{readable(_known(J).nbytes)} now, {readable(nbytes)} for all of it"),
+            ("device", _where(J)),
+        ]
+        details = ""
+        if not store_of(J._origin, J._index).complete:  # otherwise there is nothing to explain
+            told = explain(J, ...)
+            facts.insert(1, ("J[...]", told.to_do()))
+            details = f"<details><summary>explain</summary>{told.details()}</details>"
+        return _page(J, facts, _picture(J), details)
     finally:
         J._origin.lock.release()
 
@@ -125,7 +132,7 @@ def _picture(J: LiveBlock) -> str:
     """An SVG picture of the matrix, with the known rows and columns as bands."""
     store, block = store_of(J._origin, J._index), J._layout.block
     m, n = math.prod(block.row_shape), math.prod(block.column_shape)
-    if store.whole() is not None or alive(store.nonzeros):
+    if store.complete or alive(store.nonzeros):
         rows, columns = np.ones(1), np.zeros(1)
     else:
         rows, columns = (lines.shares(_CELLS) for lines in (store.rows, store.columns))

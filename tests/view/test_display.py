@@ -106,6 +106,14 @@ def test_what_is_known_of_nonzeros_and_hessians(uncounted):
     assert "rows and columns 1/5, diagonal known, 40 bytes" in uncounted(H)[0]
 
 
+def test_an_off_diagonal_block_that_its_mirror_knows(uncounted, compiles):
+    H = hessian(lambda p: jnp.sum(p["a"]) ** 2 * jnp.sum(p["b"] ** 3))({"a": jnp.ones(3), "b": jnp.ones(4)})
+    H["a"]["b"][...]
+    before = compiles.count
+    assert uncounted(H["b"]["a"])[0].startswith("Hessian(f32[4,3], all known, ")
+    assert compiles.count == before  # no transpose was computed
+
+
 def test_what_is_known_of_a_batch(uncounted):
     H = hessian(jax.vmap(cube), batch_axis=0)(jnp.ones((8, 5)))
     H[3, 1]
