@@ -102,8 +102,8 @@ def page(J: LiveBlock) -> str:
             ("memory", f"{readable(_known(J).nbytes)} now, {readable(nbytes)} for all of it"),
             ("device", _where(J)),
         ]
-        details = ""
-        if not store_of(J._origin, J._index).complete:  # otherwise there is nothing to explain
+        details, store = "", store_of(J._origin, J._index)
+        if alive(store.full) or not store.complete:  # otherwise the mirror knows all, and explaining would transpose it
             told = explain(J, ...)
             facts.insert(1, ("J[...]", told.to_do()))
             details = f"<details><summary>explain</summary>{told.details()}</details>"
