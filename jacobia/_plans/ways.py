@@ -89,7 +89,7 @@ def choose(
         return Choice("rows", f"{by_rows} {'is' if missing_rows == 1 else 'are'} fewer than {by_columns}")
     if missing_columns < missing_rows:
         return Choice("columns", f"{by_columns} {'is' if missing_columns == 1 else 'are'} fewer than {by_rows}")
-    return Choice("columns", "as many pullbacks as pushforwards, and both are cheap")
+    return Choice("columns", "as many rows as columns, and both are cheap")
 
 
 def _close(rows: int, columns: int) -> bool:

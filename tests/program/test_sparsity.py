@@ -274,7 +274,7 @@ def test_an_operation_that_plain_ones_implement_is_read_through():
     pytest.param(lambda x: jax.pure_callback(lambda x: np.flip(x, -1), x, x), id="a callback"),
 ])  # fmt: skip
 def test_an_implementation_that_does_not_tell_what_it_does(impl):
-    with pytest.warns(Warning, match="no rule says"):
+    with pytest.warns(Warning, match="no sparsity rule"):
         pattern = filled(sparsity_pattern(with_unknown(reversal(impl)), np.ones(5)))
     np.testing.assert_array_equal(pattern, UNKNOWN)
 

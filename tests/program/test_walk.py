@@ -337,7 +337,7 @@ def test_what_is_linear_in_no_step_is_linear_still():
         (x,), (t,) = primals, tangents
         return f(x), jnp.cos(x) * t * ((1 + t**2) / (1 + t**2))
 
-    actual = filled(lambda x: f(x)[::-1] * 2, np.arange(3.0), 3, "no rule")
+    actual = filled(lambda x: f(x)[::-1] * 2, np.arange(3.0), 3, "not linear")
     np.testing.assert_allclose(actual, 2 * np.diag(np.cos(np.arange(3.0)))[::-1], atol=1e-12)
 
 
@@ -579,7 +579,7 @@ def test_memory_that_runs_out_says_so(monkeypatch):
         raise MemoryError("Unable to allocate 37 GiB")
 
     monkeypatch.setattr("jacobia._program.columns.accumulate.Walked.__init__", walked)
-    with pytest.raises(MaterializationError, match="more than there is memory for"):
+    with pytest.raises(MaterializationError, match="more than fits in memory"):
         jacobian(lambda x: jnp.sin(x) * 1.2345)(jnp.ones(3)).nonzeros()  # a program that no other test has walked
 
 
