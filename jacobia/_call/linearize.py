@@ -5,7 +5,7 @@ of rows, columns or what is remembered.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from jacobia._call.trace import Program, interned
 from jacobia._compat import Tracer, opened, vary_like
 from jacobia._program.readings.dependence import Dependence, dependence
-from jacobia._program.readings.independence import Known, Mixing, mixing
 from jacobia._program.walk import holds, run_needed
 from jacobia._space import Batch, Space, to_front, to_place
+
+if TYPE_CHECKING:
+    from jacobia._program.readings.independence import Mixing
 
 
 class Point(NamedTuple):
@@ -268,8 +270,10 @@ def read_dependence(point: Point) -> Dependence:
     return dependence(linear.jaxpr, consts, linear.known, linear.num_tangents)
 
 
-def read_mixing(point: Point) -> Mixing | None:
+def read_mixing(point: Point) -> "Mixing | None":
     """The operation of the linear program that mixes samples; None: no operation does."""
+    from jacobia._program.readings.independence import Known, mixing  # with the files of the walk: only for batches
+
     assert point.batch is not None
     linear = linear_program(point)
     if holds(linear.jaxpr, "custom_lin"):  # left by a custom_vjp: read the pullback instead

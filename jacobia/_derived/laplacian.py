@@ -5,7 +5,7 @@ Shapes: B samples, D inputs of one sample.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jax.tree_util import tree_leaves, tree_unflatten
@@ -13,11 +13,13 @@ from jax.tree_util import tree_leaves, tree_unflatten
 from jacobia._call.uncalled import told
 from jacobia._derived.of_function import OfFunction
 from jacobia._program.walk import has_rules, holds
-from jacobia._run import swept
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Spaces
 from jacobia._transform import hessian
 from jacobia._view.jacobian import Jacobian
+
+if TYPE_CHECKING:
+    from jacobia._run import swept
 
 # With at most this many inputs, or this many carried numbers for each operation of f, a sweep is taken without looking
 # whether the Hessian is sparse.
@@ -109,6 +111,8 @@ class _Laplacian(OfFunction):
         blue = origin.blue
         if self._with_value:
             _check_one_number(self.__name__, blue.spaces)
+        from jacobia._run import swept  # with the files of the sweep: only for Laplacians
+
         if blue.found.find("laplacian by hessian", origin.traced, lambda: self._by_hessian(origin, args, kwargs)):
             values, laplacians = None, self._traces(args, kwargs)
             found = _run(origin, "gradient", swept.gradient) if self._with_value else []
@@ -138,7 +142,9 @@ class _Laplacian(OfFunction):
             return False
         return all(v.explain("diagonal").way == "nonzeros" for v in self._diagonals(args, kwargs))
 
-    def _sweeper(self, origin: Linearized) -> swept.Swept:
+    def _sweeper(self, origin: Linearized) -> "swept.Swept":
+        from jacobia._run import swept
+
         make = lambda: swept.Swept(origin, self._with_value)  # noqa: E731
         return make() if origin.blue.program.jaxpr is None else origin.blue.found.find(self._name, None, make)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,6 @@ from jacobia._plans.plan import Outline, Plan
 from jacobia._plans.recipes import Again
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.walking import Memory, Programs, narrowest
-from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.fingerprint import Identity
 from jacobia._program.readings.cost import Work, work
 from jacobia._run.blueprint import Block, Blueprint
@@ -29,6 +29,9 @@ from jacobia._run.directions import Directions
 from jacobia._run.missing import by_what_exists, check_linear, refused
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern, made_of
+
+if TYPE_CHECKING:
+    from jacobia._program.columns.accumulate import Entries
 
 # Up to this many walks of one program are kept, for different values of the arrays that f closes over. Then a walk is
 # made that relies on no value of an inexact array (weights).
@@ -43,7 +46,7 @@ class Nonzeros:
         sample lacks the entry, the number of computed entries, which is out of bounds and reads zero.
     """
 
-    def __init__(self, pattern: Pattern, entries: Entries, source: np.ndarray, memory: Memory):
+    def __init__(self, pattern: Pattern, entries: "Entries", source: np.ndarray, memory: Memory):
         self.pattern = pattern
         self._entries, self._memory, count = entries, memory, len(entries.rows)
         self._shape = source.shape
@@ -88,6 +91,9 @@ class WalkedProgram:
     def __init__(
         self, blue: Blueprint, point: Point, has: Directions, known: Sequence[bool], leaves_known: bool, memory: Memory
     ):
+        # The walk has twenty files, and most programs that import jacobia read no nonzeros.
+        from jacobia._program.columns.accumulate import Walked
+
         programs = Programs(blue, point, has)
 
         def walked(transposed: bool) -> Walked | None:
@@ -116,7 +122,7 @@ class WalkedProgram:
             self._found[outs, ins] = self._find(outs, ins, symmetric)
         return self._found[outs, ins]
 
-    def on_diagonal(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> Entries:
+    def on_diagonal(self, outs: tuple[int, ...], ins: tuple[int, ...]) -> "Entries":
         """The entries on the diagonal of a block, sample by sample."""
         name = outs, ins, "on the diagonal"
         if name not in self._found:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,14 @@ from jacobia._plans.nonzeros import walk_of
 from jacobia._plans.plan import Outline, Plan, PlanOfPart
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.whole import BETTER, WORTH_LOOKING
-from jacobia._program.columns.accumulate import Entries
 from jacobia._program.fingerprint import Identity
 from jacobia._program.readings.cost import Work, seed_cost, work
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import alive
+
+if TYPE_CHECKING:
+    from jacobia._program.columns.accumulate import Entries
 
 # Up to this many passes never cost more than a walk.
 _FEW = 16
@@ -113,7 +115,7 @@ class OfNonzeros(PlanOfPart):
 class OnDiagonal(Plan):
     """The diagonal by one kernel without seeds: only the entries on the diagonal are accumulated."""
 
-    entries: Entries
+    entries: "Entries"
 
     @property
     def pays(self) -> bool:

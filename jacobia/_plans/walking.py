@@ -8,19 +8,21 @@ Shapes: M outputs, N inputs.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from jacobia._call.linearize import LinearProgram, Point, pushed_program, transposed_program
 from jacobia._errors import MaterializationError
-from jacobia._program.columns.accumulate import Entries, Walked
 from jacobia._program.columns.room import Extent, TooWide, within
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.directions import Directions
 from jacobia._run.limits import byte_limit
 from jacobia._space import MOST
 from jacobia._words import readable
+
+if TYPE_CHECKING:
+    from jacobia._program.columns.accumulate import Entries, Walked
 
 # An array of this many bytes is a reason to try the other direction. Forward comes first, however few the outputs:
 # its pattern is exact more often (a loop knows its counter), and it takes a second at most to see that it is too wide.
@@ -66,7 +68,9 @@ class Memory:
         if extent.nbytes > limit:
             raise self._refused(extent, None, limit)
 
-    def entries(self, walked: Walked, outs: Sequence[int], ins: Sequence[int], on_diagonal: bool = False) -> Entries:
+    def entries(
+        self, walked: "Walked", outs: Sequence[int], ins: Sequence[int], on_diagonal: bool = False
+    ) -> "Entries":
         """The nonzeros of a walked program, or only those on the diagonal.
 
         Raises:
@@ -118,7 +122,7 @@ class Programs:
         return transposed_program(self._point, seeds)
 
 
-def narrowest(walked: Callable[[bool], Walked | None], memory: Memory) -> tuple[Walked, bool]:
+def narrowest(walked: "Callable[[bool], Walked | None]", memory: Memory) -> "tuple[Walked, bool]":
     """Walk a linear program forward, or its transpose if the forward walk takes too much memory.
 
     Args:

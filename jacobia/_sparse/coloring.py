@@ -4,7 +4,6 @@ Knows patterns. Knows nothing of derivatives or of f.
 Shapes: M outputs, N inputs, nnz entries, C colors.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 
 from jacobia._sparse import files
-from jacobia._sparse.pattern import Pattern
+from jacobia._sparse.pattern import Pattern, digest
 from jacobia._sparse.picture import axes_for, colored, show
 from jacobia._words import counted
 
@@ -151,9 +150,7 @@ class Coloring:
 
     @cached_property
     def _digest(self) -> int:
-        digest = hashlib.blake2b(repr((hash(self.pattern), self.partition)).encode(), digest_size=7)
-        digest.update(np.ascontiguousarray(self.colors).data)
-        return int.from_bytes(digest.digest())
+        return digest(repr((hash(self.pattern), self.partition)), self.colors)
 
     def __hash__(self) -> int:
         return self._digest

@@ -4,7 +4,6 @@ Knows index arrays. Knows nothing of derivatives or of f.
 Shapes: M outputs, N inputs, nnz entries.
 """
 
-import hashlib
 import html
 import os
 import shutil
@@ -253,11 +252,7 @@ class Pattern:
 
     @cached_property
     def _digest(self) -> int:
-        # Of the content and the same in every process, so that it may be pickled.
-        digest = hashlib.blake2b(repr(self.shape).encode(), digest_size=7)
-        for ids in (self.rows, self.cols):
-            digest.update(np.ascontiguousarray(ids).data)
-        return int.from_bytes(digest.digest())
+        return digest(repr(self.shape), self.rows, self.cols)
 
     def __hash__(self) -> int:
         return self._digest
@@ -345,3 +340,13 @@ def _checked_shape(call: str, shape: Any) -> tuple[int, int]:
             f"{call}(shape=...): expected two lengths from 0 to {MOST}, got {shape!r}. It is (outputs, inputs)."
         )
     return m, n
+
+
+def digest(head: str, *arrays: np.ndarray) -> int:
+    """A number of the content, which is the same in every process, so that it may be pickled."""
+    from hashlib import blake2b  # loads OpenSSL, which takes longer than the rest of this file
+
+    made = blake2b(head.encode(), digest_size=7)
+    for array in arrays:
+        made.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(made.digest())

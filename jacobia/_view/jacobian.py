@@ -25,7 +25,6 @@ from jacobia._sparse.export import to_bcoo, to_bcsr, to_scipy
 from jacobia._sparse.pattern import Pattern
 from jacobia._store.lines import Stats
 from jacobia._stream.blocks import blocks
-from jacobia._stream.save import save
 from jacobia._stream.saved import Saved, SavedCSR
 from jacobia._view.array import not_traced
 from jacobia._view.as_lineax import Source, as_lineax
@@ -362,6 +361,8 @@ class Jacobian(Reductions):
           OSError: the disk is full; finished blocks stay valid.
           ImportError: zarr is not installed (extra `stream`).
         """
+        from jacobia._stream.save import save  # with threads and checksums: only where something is saved
+
         return save(self, path, dtype, block, compression, progress)
 
     def as_scipy(self) -> Any:
