@@ -163,10 +163,7 @@ def test_the_checks_can_fail():
 
 
 def test_importing_the_package_imports_nothing_large():
-    code = (
-        "import sys, jax, jax.numpy; before = set(sys.modules); import jacobia; "
-        "print(*set(sys.modules) - before)"
-    )
+    code = "import sys, jax, jax.numpy; before = set(sys.modules); import jacobia; print(*set(sys.modules) - before)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     large = ("scipy", "jax.experimental.sparse", "matplotlib", "tqdm", "pandas", "sklearn", "torch", "hashlib")
