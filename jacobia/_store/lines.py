@@ -168,7 +168,11 @@ class Patches:
 
     def __len__(self) -> int:
         """How many samples have known lines."""
-        return sum(bool(keys) for keys in self._of.values())
+        return len(self.samples())
+
+    def samples(self) -> set[int]:
+        """The samples that have known lines."""
+        return {sample for sample, keys in self._of.items() if keys}
 
     def put(self, samples: np.ndarray, lines: np.ndarray, array: Any) -> None:
         self.pieces[self._next] = _Patch(samples, lines, array)

@@ -21,6 +21,7 @@ from jacobia._words import array_word, readable
 # sides of at least _LEAST pixels.
 _CELLS = 120
 _WIDTH, _HEIGHT, _LEAST = 200, 140, 14
+_NAME = 80  # characters of the name of f
 _BAND = 2  # thinner bands, in pixels, would be invisible
 
 
@@ -52,7 +53,9 @@ def _known(J: LiveBlock) -> _Known:
     if not origin.lock.acquire(blocking=False):  # a display must not wait for a kernel
         return _Known("being read by another thread", 0)
     try:
-        store = store_of(origin, J._index)
+        store = origin.stores.get(J._index)  # which a view has once something is read of it
+        if store is None:
+            return _Known("nothing known", 0)
         return _Known(_words(J, store), store.nbytes)
     finally:
         origin.lock.release()
@@ -63,9 +66,9 @@ def _words(J: LiveBlock, store: Store) -> str:
         return "all known"
     if alive(store.nonzeros):
         return "all nonzeros known"
-    parts = [f"{what} {lines.known()}/{lines.count}" for what, lines in _lines(J, store) if lines.pieces]
-    if samples := max((len(p) for p in store.patches.values()), default=0):
-        parts.append(f"lines of {samples}/{math.prod(J._layout.lead)} samples")
+    parts = [f"{what} {known}/{lines.count}" for what, lines in _lines(J, store) if (known := lines.known())]
+    if samples := set().union(*(p.samples() for p in store.patches.values())):
+        parts.append(f"lines of {len(samples)}/{math.prod(J._layout.lead)} samples")
     if alive(store.diagonal):
         parts.append("diagonal")
     return (", ".join(parts) or "nothing") + " known"
@@ -83,6 +86,8 @@ def _where(J: LiveBlock) -> str:
     if (spread := J._origin.blue.spread) is not None:
         return f"{spread.size} devices over {spread.axis!r}"
     leaf = J._origin.leaves[J._origin.blue.positions[J._layout.block.ins[0]]]
+    if getattr(leaf, "is_deleted", bool)():
+        return "point deleted"
     devices = leaf.devices() if hasattr(leaf, "devices") else ()
     if len(devices) > 1:
         return f"{len(devices)} devices"
@@ -105,7 +110,7 @@ def page(J: LiveBlock) -> str:
         details, store = "", store_of(J._origin, J._index)
         if alive(store.full) or not store.complete:  # otherwise the mirror knows all, and explaining would transpose it
             told = explain(J, ...)
-            facts.insert(1, ("J[...]", told.to_do()))
+            facts.insert(1, ("J[...]", told.refused or told.to_do()))
             details = f"<details><summary>explain</summary>{told.details()}</details>"
         return _page(J, facts, _picture(J), details)
     finally:
@@ -114,7 +119,7 @@ def page(J: LiveBlock) -> str:
 
 def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str) -> str:
     source, (word, known, *_) = J._origin.source, _told(J)
-    name = "" if source is None else f' <span class="jacobia-of">{html.escape(source[0].__name__)}</span>'
+    name = "" if source is None else f' <span class="jacobia-of">{_escaped(source[0].__name__[:_NAME])}</span>'
     rows = "".join(
         f"<tr><th>{html.escape(what)}</th><td>{html.escape(text)}</td></tr>"
         for what, text in [("known", known.removesuffix(" known")), *facts]
@@ -126,6 +131,11 @@ def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str
         f"<div class='jacobia-head'><b>{type(J).__name__}</b> <code>{html.escape(word)}</code>{name}</div>"
         f"<div class='jacobia-body'>{picture}<table>{rows}</table></div>{details}</div></div>"
     )
+
+
+def _escaped(name: str) -> str:
+    # A name may hold what no encoding has.
+    return html.escape(name).encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _picture(J: LiveBlock) -> str:

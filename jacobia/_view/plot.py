@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jacobia._operators.lines import is_sparse
 from jacobia._plans.mirror import store_of
 from jacobia._sparse.picture import axes_for, is_dark, show
 from jacobia._store.lines import Store, alive
@@ -31,7 +32,7 @@ def plot(J: Any, ax: Any, sample: int | None, compute: bool, kwargs: dict[str, A
     ax = axes_for(ax, "J.plot(ax=None)")
     with J._origin.lock:  # no other thread may drop known lines meanwhile
         if compute:
-            J[...] if sample is None else J[np.unravel_index(sample, J._layout.lead)]
+            _compute(J, sample)
         image = _image(J._arranged(True, ""), sample)
     values = np.ma.masked_array(image.values, ~image.known)
     told = [array_word(J.dtype, J.shape), *([] if sample is None else [f"sample {sample}"])]
@@ -40,6 +41,19 @@ def plot(J: Any, ax: Any, sample: int | None, compute: bool, kwargs: dict[str, A
     if J._layout.turn:
         return _draw(ax, values.T, (image.shape[1], image.shape[0]), told, kwargs)
     return _draw(ax, values, image.shape, told, kwargs)
+
+
+def _compute(J: Any, sample: int | None) -> None:
+    # A large sparse matrix by its nonzeros, which fit where the matrix may not.
+    store = J._origin.stores.get(J._index)
+    if store is not None and store.whole() is None and alive(store.nonzeros):
+        return
+    if sample is not None:
+        J[np.unravel_index(sample, J._layout.lead)]
+    elif is_sparse(J):
+        J.nonzeros()
+    else:
+        J[...]
 
 
 def _checked_sample(J: Any, sample: Any) -> int | None:
@@ -146,6 +160,8 @@ def _draw(ax: Any, values: Any, shape: tuple[int, int], told: list[str], kwargs:
         told.append("hatched: not known")
     if shape != values.shape:
         told.append("the largest of each cell")
+    if strong := int(np.isinf(values).sum() or 0):
+        told.append(f"{strong} infinite")
     if lost := int(np.isnan(values).sum() or 0):
         show(ax, np.where(np.isnan(values.filled(0)), 1.0, np.nan), shape, cmap="spring", vmin=1, vmax=2)
         told.append(f"pink: {lost} NaN")

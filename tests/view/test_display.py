@@ -122,6 +122,33 @@ def test_what_is_known_of_a_batch(uncounted):
     assert "rows and columns 1/5, lines of 1/8 samples known" in uncounted(H)[0]
 
 
+def test_samples_with_rows_and_samples_with_columns_are_counted_together(uncounted):
+    J = jacobian(jnp.tanh, batch_axis=0)(jnp.ones((20, 3)))
+    J[1, 2], J[3, :, 1], J[1, 0]
+    assert "lines of 2/20 samples known" in uncounted(J)[0]
+
+
+def test_a_deleted_point(uncounted):
+    x = jnp.ones(3) * 2
+    J = jacobian(tanh)(x)
+    J[2]
+    x.delete()
+    line, page = uncounted(J)
+    assert line == "Jacobian(f32[4,3], rows 1/4 known, 12 bytes, point deleted)" and "point deleted" in page
+
+
+def test_what_does_not_fit_is_told():
+    J = jacobian(lambda x: x**2, memory_limit=10_000)(jnp.ones(100))
+    page = J._repr_html_()
+    assert "<td>raises: " in page and "memory_limit=10.0 KB" in page
+
+
+def test_a_display_makes_no_store():
+    T = hessian(lambda p: sum(jnp.sum(v**3) for v in p.values()))({"a": jnp.ones(2), "b": jnp.ones(3)})
+    repr(T["a"]["b"])
+    assert not T["a"]["b"]._origin.stores
+
+
 def test_a_deleted_row_is_not_known():
     J = at(mode="rev")
     J[0]
@@ -173,7 +200,7 @@ def test_html_stands_alone_and_names_are_escaped(uncounted):
     def named(x):
         return tanh(x)
 
-    named.__name__ = "<script>alert('&')</script>"
+    named.__name__ = "<script>alert('&')</script>\ud800" + "x" * 30_000
     J = jacobian(named)(jnp.ones(3))
     page = uncounted(J)[1]
     assert "<script" not in page and "&lt;script&gt;" in page

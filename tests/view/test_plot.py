@@ -112,11 +112,26 @@ def test_a_million_entries_on_a_diagonal():
     assert values.shape == (500, 500) and (np.diag(values) > 0).all() and np.count_nonzero(values) == 500
 
 
+def test_nonzeros_that_are_known_need_no_matrix():
+    J = jacobian(lambda x: x[1:] - x[:-1])(jnp.ones(1_000_000))  # all of it takes terabytes
+    J.nonzeros()
+    assert drawn(J)[0].shape == (500, 500)
+    before = J.stats.kernel_calls
+    drawn(J, compute=True)
+    assert J.stats.kernel_calls == before
+    new = jacobian(lambda x: x[1:] - x[:-1])(jnp.ones(1_000_000))
+    assert np.isfinite(drawn(new, compute=True)[0]).all()
+
+
 def test_infinities_nans_and_complex_numbers():
     J = jacobian(jnp.sqrt)(jnp.array([-1.0, 0.0, 4.0]))
     J[...]
     values, ax = drawn(J)
-    assert values[1, 1] == np.nanmax(values) == 0.25 and "pink: 1 NaN" in ax.get_xlabel() and len(ax.get_images()) == 2
+    assert (
+        values[1, 1] == np.nanmax(values) == 0.25
+        and "1 infinite, pink: 1 NaN" in ax.get_xlabel()
+        and len(ax.get_images()) == 2
+    )
     J = jacobian(lambda z: 3j * z, holomorphic=True)(jnp.ones(2) + 0j)
     values, ax = drawn(J, compute=True)
     np.testing.assert_allclose(values, 3 * np.eye(2))
