@@ -225,7 +225,7 @@ def test_empty(shape, uncounted):
     assert "nothing known" in uncounted(J)[0]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of JAX's names in treescope
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy.char, which treescope loads
 def test_treescope():
     treescope = pytest.importorskip("treescope")
     J = at()
