@@ -15,6 +15,8 @@ from reference import assert_close
 import jacobia
 from jacobia import Coloring, Pattern, coloring, hessian, jacobian, sparsity_pattern
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS = ("rows", "columns", "both")
 # An arrow with a full first row and column: both directions together take the fewest colors.
 ARROW = np.array([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [8, 0, 9, 0, 0], [1, 0, 0, 3, 0]], np.float32)

@@ -13,6 +13,8 @@ from jacobia import hessian, jacobian, materialize
 from jacobia._read.memo import again
 from jacobia._store.keys import token
 
+pytestmark = pytest.mark.slow
+
 B = 8  # samples
 
 

@@ -12,6 +12,8 @@ from jacobia._plans import whole as _whole
 from jacobia._plans import whole_kernel as _way
 from jacobia._plans.accumulated import accumulated
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(11)
 WIDE = RNG.normal(size=(2048, 256)).astype(np.float32) / 16
 X = RNG.normal(size=256).astype(np.float32)

@@ -32,6 +32,8 @@ from jax import lax
 from jacobia._program.readings import independence
 from jacobia._program.readings.independence import Known, mixing
 
+pytestmark = pytest.mark.slow
+
 
 def seeds(shape, axis):
     """For each sample a random array that is zero at all others."""

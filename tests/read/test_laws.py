@@ -19,6 +19,8 @@ from sample_cases import HESSIAN_CASES as SAMPLE_HESSIANS
 import jacobia
 from jacobia import Hessian, hessian, jacobian
 
+pytestmark = pytest.mark.slow
+
 # Cases of Hessians and of batches that are tested here: a selection, since much is common to all transforms.
 OF_HESSIANS = (
     "1-D", "0-D", "2-D", "no inputs", "no outputs", "size 1", "vector", "tree of one argument",

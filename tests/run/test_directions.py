@@ -9,6 +9,8 @@ from jax import lax
 from jacobia import Pattern, coloring, hessian, jacobian, materialize, sparsity_pattern
 from jacobia._program.readings.linear import FREE, LINEAR, OTHER, ZERO, outputs_of
 
+pytestmark = pytest.mark.slow
+
 A = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)) * 2, jnp.float32)
 X = jnp.arange(1.0, 5.0)
 SAMPLES = jnp.arange(48.0).reshape(12, 4) / 10 + 0.1

@@ -14,7 +14,7 @@ from jacobia._run.kernels import Kind, keep, residual_bytes
 from jacobia._run.seeds import Spaces, Sweep, run_sweep, sweeps_at, sweeps_of
 from jacobia._space import Space
 
-pytestmark = pytest.mark.usefixtures("empty_cache")
+pytestmark = [pytest.mark.usefixtures("empty_cache"), pytest.mark.slow]
 
 M, N = 70, 3
 RNG = np.random.default_rng(2)

@@ -13,6 +13,8 @@ import pytest
 from jacobia._store.gather import gather
 from jacobia._store.keys import Axes, Part, asked, is_all, pick, token
 
+pytestmark = pytest.mark.slow
+
 ROLES = ("batch", "rows", "columns")
 
 

@@ -11,6 +11,8 @@ import pytest
 import jacobia
 from jacobia import hessian, jacobian
 
+pytestmark = pytest.mark.slow
+
 
 def reaction(y):
     return jnp.array([-0.5 * y[0] + y[1] * y[2], 0.5 * y[0] - y[1] * y[2] - 3 * y[1] ** 2, 3 * y[1] ** 2])

@@ -12,6 +12,8 @@ from jax.flatten_util import ravel_pytree
 
 from jacobia import hessian, jacobian, materialize, operator
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(7)
 X = {"a": RNG.normal(size=(2, 2)).astype(np.float32), "b": (RNG.normal(size=3).astype(np.float32),)}
 

@@ -10,6 +10,8 @@ import pytest
 
 from jacobia import hessian, jacobian
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(5)
 B, M, N, K = 4, 5, 3, 2
 W = RNG.normal(size=(M, N)).astype(np.float32)

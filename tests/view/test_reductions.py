@@ -11,6 +11,8 @@ import pytest
 from jacobia import MaterializationError, hessian, jacobian
 from jacobia._operators import lines
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(9)
 B, M, N = 4, 5, 3
 W = RNG.normal(size=(M, N)).astype(np.float32)
