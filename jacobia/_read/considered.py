@@ -46,12 +46,20 @@ def explain(view: LiveBlock, key: object) -> Explanation:
         by = (_by(origin, view, "rows"), _by(origin, view, "columns")) if lines else (first.by(), first.by())
         shape = view._shape_of(key)
         nbytes, notes = math.prod(shape) * layout.block.dtype.itemsize, (*first.notes(), *_notes(origin, view))
-        raises = f"raises: {refused}" if refused else ""
         if refused:
             notes = (*notes, f"memory: no plan fits, and reading raises: {refused}")
         density = _density(origin, view._index)
         return Explanation(
-            repr(view), shape, nbytes, density, first.outline, tuple(beside), by, notes, partial(memory, first), raises
+            repr(view),
+            shape,
+            nbytes,
+            density,
+            first.outline,
+            tuple(beside),
+            by,
+            notes,
+            partial(memory, first),
+            str(refused or ""),
         )
 
     return by_what_exists(origin, [layout.block], made)

@@ -24,7 +24,7 @@ class Explanation:
     by: tuple[str, str]  # what computes a row, and what computes a column
     notes: tuple[str, ...]
     _memory: Callable[[], int] = field(repr=False, compare=False)
-    refused: str = ""  # why the read raises, if no plan fits in memory
+    refused: str = ""  # what the read raises, if no plan fits in memory
 
     @property
     def way(self) -> str:

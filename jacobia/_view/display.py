@@ -6,7 +6,7 @@ Shapes: M rows, N columns of the view as a matrix.
 
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,11 @@ class _Known(NamedTuple):
 
 def line(J: LiveBlock) -> str:
     """The view on one line: its dtype and shape, what is known of it, the bytes of that, and the device."""
-    return f"{type(J).__name__}({', '.join(_told(J))})"
+    return _joined(J, _told(J))
+
+
+def _joined(J: LiveBlock, told: Iterable[str]) -> str:
+    return f"{type(J).__name__}({', '.join(told)})"
 
 
 def _told(J: LiveBlock) -> Iterator[str]:
@@ -110,15 +114,16 @@ def page(J: LiveBlock) -> str:
         details, store = "", store_of(J._origin, J._index)
         if alive(store.full) or not store.complete:  # otherwise the mirror knows all, and explaining would transpose it
             told = explain(J, ...)
-            facts.insert(1, ("J[...]", told.refused or told.to_do()))
+            facts.insert(1, ("J[...]", f"raises: {told.refused}" if told.refused else told.to_do()))
             details = f"<details><summary>explain</summary>{told.details()}</details>"
-        return _page(J, facts, _picture(J), details)
+        return _page(J, facts, _picture(J, store), details)
     finally:
         J._origin.lock.release()
 
 
 def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str) -> str:
-    source, (word, known, *_) = J._origin.source, _told(J)
+    source, told = J._origin.source, list(_told(J))
+    word, known, *_ = told
     name = "" if source is None else f' <span class="jacobia-of">{_escaped(source[0].__name__[:_NAME])}</span>'
     rows = "".join(
         f"<tr><th>{html.escape(what)}</th><td>{html.escape(text)}</td></tr>"
@@ -126,7 +131,7 @@ def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str
         if text
     )
     return (
-        f"<div>{_STYLE}<pre class='jacobia-text'>{html.escape(line(J))}</pre>"
+        f"<div>{_STYLE}<pre class='jacobia-text'>{html.escape(_joined(J, told))}</pre>"
         f"<div class='jacobia-view' style='display:none'>"
         f"<div class='jacobia-head'><b>{type(J).__name__}</b> <code>{html.escape(word)}</code>{name}</div>"
         f"<div class='jacobia-body'>{picture}<table>{rows}</table></div>{details}</div></div>"
@@ -138,9 +143,9 @@ def _escaped(name: str) -> str:
     return html.escape(name).encode("ascii", "xmlcharrefreplace").decode()
 
 
-def _picture(J: LiveBlock) -> str:
+def _picture(J: LiveBlock, store: Store) -> str:
     """An SVG picture of the matrix, with the known rows and columns as bands."""
-    store, block = store_of(J._origin, J._index), J._layout.block
+    block = J._layout.block
     m, n = math.prod(block.row_shape), math.prod(block.column_shape)
     if store.complete or alive(store.nonzeros):
         rows, columns = np.ones(1), np.zeros(1)

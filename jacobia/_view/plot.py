@@ -46,7 +46,7 @@ def plot(J: Any, ax: Any, sample: int | None, compute: bool, kwargs: dict[str, A
 def _compute(J: Any, sample: int | None) -> None:
     # A large sparse matrix by its nonzeros, which fit where the matrix may not.
     store = J._origin.stores.get(J._index)
-    if store is not None and store.whole() is None and alive(store.nonzeros):
+    if store is not None and _has_only_nonzeros(store):
         return
     if sample is not None:
         J[np.unravel_index(sample, J._layout.lead)]
@@ -54,6 +54,10 @@ def _compute(J: Any, sample: int | None) -> None:
         J.nonzeros()
     else:
         J[...]
+
+
+def _has_only_nonzeros(store: Store) -> bool:
+    return store.whole() is None and alive(store.nonzeros)
 
 
 def _checked_sample(J: Any, sample: Any) -> int | None:
@@ -73,11 +77,11 @@ def _checked_sample(J: Any, sample: Any) -> int | None:
 class _Image:
     """H x W cells. Each cell holds the known entry that is largest in magnitude."""
 
-    def __init__(self, shape: tuple[int, int], dtype: Any):
+    def __init__(self, shape: tuple[int, int]):
         self.shape = shape
         self.bounds = [np.linspace(0, k, (k if k <= _LINES else _CELLS) + 1).astype(int) for k in shape]
         size = [b.size - 1 for b in self.bounds]
-        self.values, self.known = np.zeros(size, dtype), np.zeros(size, bool)
+        self.values, self.known = np.zeros(size), np.zeros(size, bool)
 
     def cell(self, axis: int, numbers: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.bounds[axis], numbers, side="right") - 1
@@ -112,10 +116,10 @@ def _largest(values: np.ndarray, starts: np.ndarray, axis: int) -> np.ndarray:
 def _image(J: Any, sample: int | None) -> _Image:
     # J is a matrix that is not transposed, or a batch of such matrices.
     store, shape = store_of(J._origin, J._index), J.shape[-2:]
-    image, one = _Image(shape, float), () if sample is None else np.unravel_index(sample, J._layout.lead)
+    image, one = _Image(shape), () if sample is None else np.unravel_index(sample, J._layout.lead)
     if 0 in shape:
         return image
-    if store.whole() is None and alive(store.nonzeros):
+    if _has_only_nonzeros(store):
         data, rows, cols = J.nonzeros()
         image.put_entries(rows, cols, _real(data[one]))
         return image
