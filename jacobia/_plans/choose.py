@@ -108,10 +108,10 @@ def _missing(origin: Linearized, request: Request) -> Request | None:
     # requested row or no requested column is missing: then the known lines cover the request.
     store, found = store_of(origin, request.block), []
     for of, numbers in ((store.rows, request.rows), (store.columns, request.columns)):
-        count = of.num_missing(numbers)
-        if not count:
+        missing = None if numbers is None and not of.pieces else of.missing(numbers)
+        if missing is not None and not missing.size:
             return None
-        found.append(None if count == of.count else of.missing(numbers))
+        found.append(None if missing is None or missing.size == of.count else missing)
     return Request(request.block, *found)
 
 

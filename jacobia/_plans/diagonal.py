@@ -20,7 +20,7 @@ from jacobia._plans.of_all import of_all
 from jacobia._plans.plan import Outline, Plan, known
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.sizes import padded, sized
-from jacobia._plans.take import array_module, as_array, known_cube
+from jacobia._plans.take import as_array, known_cube
 from jacobia._plans.ways import choose, possible
 from jacobia._program.readings.cost import Work
 from jacobia._run.blueprint import Block
@@ -165,19 +165,23 @@ class Diagonal(Plan):
         # The diagonal from computed entries and entries in known lines.
         origin, index = self.origin, self.request.block
         store, lead = store_of(origin, index), math.prod(origin.lead)
-        xp = array_module(store)
         known = np.setdiff1d(np.arange(_count(origin, index)), self.missing)
         by_rows = known if store.whole() is not None else np.setdiff1d(known, store.rows.missing(known))
-        parts = [] if computed is None else [(self.missing, xp.asarray(computed).reshape(lead, -1))]
+        numbers, parts, cubes = [], [], []
+        if computed is not None:
+            numbers.append(self.missing)
+            parts.append(computed.reshape(lead, -1))
         for way, own in (("rows", by_rows), ("columns", np.setdiff1d(known, by_rows))):
             if own.size:
-                lines = (own, None) if way == "rows" else (None, own)
-                cube, held = known_cube(xp, origin, index, *lines)
-                places = [np.arange(len(own)) if held.get(w) is not None else own for w in ("rows", "columns")]
-                parts.append((own, cube[:, places[0], places[1]]))
-        order = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
-        out = xp.take(xp.concatenate([values for _, values in parts], axis=1), order, axis=1)
-        return as_array(xp, out, store.arrays()[0]).reshape(*origin.lead, -1)
+                cube = known_cube(origin, index, *((own, None) if way == "rows" else (None, own)))
+                at = [np.arange(len(own)) if cube.numbers[w] is not None else own for w in ("rows", "columns")]
+                numbers.append(own)
+                parts.append(cube.array[:, at[0], at[1]])
+                cubes.append(cube)
+        xp, like = cubes[0].module, cubes[0].like
+        order = np.argsort(np.concatenate(numbers))
+        out = xp.take(xp.concatenate([xp.asarray(p) for p in parts], axis=1), order, axis=1)
+        return as_array(out, like).reshape(*origin.lead, -1)
 
     @property
     def _pass(self) -> str:

@@ -12,7 +12,7 @@ import jax
 
 from jacobia._plans.mirror import store_of
 from jacobia._plans.request import Answer, Request
-from jacobia._plans.take import array_module, as_array, elements_at_once, known_cube
+from jacobia._plans.take import as_array, elements_at_once, known_cube
 from jacobia._program.readings.cost import Work
 from jacobia._run.kernels import Taken, analysed
 from jacobia._run.point import Linearized
@@ -115,10 +115,9 @@ class PlanOfLines(Plan):
     def take(self, what: Asked, order: Sequence[str]) -> jax.Array:
         """The result of a key, taken from the store. The plan's answers must have been put there before."""
         origin, (index, rows, columns, *_), choice = self.origin, self.request, what.choice
-        store = origin.stores[index]
-        xp = array_module(store)
-        cube, held = known_cube(xp, origin, index, rows, columns)
-        return as_array(xp, gather(xp, cube, what.among(held), order, choice.outer, choice.shape), store.arrays()[0])
+        cube = known_cube(origin, index, rows, columns)
+        ids = what.among(cube.numbers)
+        return as_array(gather(cube.module, cube.array, ids, order, choice.outer, choice.shape), cube.like)
 
     def elements(self, what: Asked, order: Sequence[str], natural: bool, held: int) -> int:
         """How many elements `take` holds at its peak, the result included.

@@ -74,7 +74,7 @@ def _by_way(origin: Linearized, request: Request, way: str, remembers: bool) -> 
     samples = request.samples
     if remembers:
         store = origin.stores.get(target.block)
-        patches = Patches() if store is None else store.patches.get(lines, Patches())
+        patches = Patches(most) if store is None else store.patches.get(lines, Patches(most))
         samples, missing = patches.missing(samples, _all_if_none(numbers, most))
         part = None if missing.size == most else missing
     else:

@@ -6,7 +6,7 @@ Shapes: B samples, M by N a block.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def keep(origin: Linearized, index: int, way: str, numbers: Any, samples: Any, a
         store.diagonal = array
     elif samples is not None:
         most = origin.blue.counts[index][0 if way == "rows" else 1]
-        patches = store.patches.setdefault(way, Patches())
+        patches = store.patches.setdefault(way, Patches(most))
         patches.put(samples, np.arange(most) if numbers is None else numbers, array)
     elif numbers is None:
         store.set_whole(array)
@@ -60,42 +60,57 @@ def complete(origin: Linearized, index: int) -> Any:
     """The whole block, `lead + y.shape + x.shape`, assembled from its known lines where it is not stored whole."""
     store, block = store_of(origin, index), origin.blue.blocks[index]
     if store.whole() is None:
-        xp = array_module(store)
-        cube, _ = known_cube(xp, origin, index, None, None)
-        full = cube.reshape(origin.lead + block.row_shape + block.column_shape)
-        store.set_whole(as_array(xp, full, store.arrays()[0]))
+        cube = known_cube(origin, index, None, None)
+        store.set_whole(as_array(cube.array.reshape(origin.lead + block.row_shape + block.column_shape), cube.like))
     return store.full
 
 
-def known_cube(xp: Any, origin: Linearized, index: int, rows: Any, columns: Any) -> tuple[Any, dict[str, Any]]:
-    """Known lines that cover some rows and columns (None: all), with axes (samples, rows, columns).
+class Cube(NamedTuple):
+    """Known lines of a block that cover some rows and columns."""
 
-    Returns:
-      The array, and the numbers of the rows and of the columns that it holds (None: all).
-    """
+    array: Any  # with axes (samples, rows, columns); of NumPy if all stored arrays of these lines are in host memory
+    numbers: dict[str, Any]  # of the rows and of the columns that the array holds; None: all
+    like: jax.Array  # one of the stored arrays
+
+    @property
+    def module(self) -> Any:
+        """numpy, which indexes without compiling, or jax.numpy."""
+        return np if isinstance(self.array, np.ndarray) else jnp
+
+
+def known_cube(origin: Linearized, index: int, rows: Any, columns: Any) -> Cube:
+    """Known lines that cover some rows and columns (None: all)."""
     store, block = store_of(origin, index), origin.blue.blocks[index]
     b, m, n = math.prod(origin.lead), math.prod(block.row_shape), math.prod(block.column_shape)
     full = store.whole()
     if full is not None:
-        return xp.asarray(full).reshape(b, m, n), {"rows": None, "columns": None}
-    way = "columns" if store.rows.num_missing(rows) else "rows"
+        return Cube(_at_hand([full])[0].reshape(b, m, n), {"rows": None, "columns": None}, full)
+    if rows is None and columns is not None:  # the shorter list is looked up
+        way = "rows" if store.columns.num_missing(columns) else "columns"
+    else:
+        way = "columns" if store.rows.num_missing(rows) else "rows"
     lines, numbers, count = (store.rows, rows, m) if way == "rows" else (store.columns, columns, n)
     turned = way == "columns" and store.mirror is not None  # columns are kept as rows of the mirror image
     axis, shape = (1, (b, -1, m if turned else n)) if way == "rows" or turned else (2, (b, m, -1))
     numbers = np.arange(count) if numbers is None else numbers
-    pieces = [(xp.asarray(array).reshape(shape), inside, here) for array, inside, here in lines.take(numbers)]
+    stored, inside, here = zip(*lines.take(numbers), strict=True)
+    pieces = [array.reshape(shape) for array in _at_hand(stored)]
     if len(pieces) == 1:
-        cube = along(xp, pieces[0][0], pieces[0][1], axis)
-    elif xp is np:
-        cube = aligned((b, len(numbers), shape[2]) if axis == 1 else (b, m, len(numbers)), pieces[0][0].dtype)
-        for array, inside, here in pieces:
-            cube[(slice(None),) * axis + (here,)] = along(np, array, inside, axis)
+        cube = along(np if isinstance(pieces[0], np.ndarray) else jnp, pieces[0], inside[0], axis)
+    elif isinstance(pieces[0], np.ndarray):
+        cube = aligned((b, len(numbers), shape[2]) if axis == 1 else (b, m, len(numbers)), pieces[0].dtype)
+        for array, own, places in zip(pieces, inside, here, strict=True):
+            cube[(slice(None),) * axis + (places,)] = along(np, array, own, axis)
     else:
-        back = np.argsort(np.concatenate([here for _, _, here in pieces]), kind="stable")
-        parts = [xp.take(array, inside, axis=axis) for array, inside, _ in pieces]
-        cube = xp.take(xp.concatenate(parts, axis=axis), back, axis=axis)
-    cube = xp.swapaxes(cube, 1, 2) if turned else cube
-    return cube, {"rows": None, "columns": None} | {way: numbers}
+        back = np.argsort(np.concatenate(here), kind="stable")
+        parts = [jnp.take(array, own, axis=axis) for array, own in zip(pieces, inside, strict=True)]
+        cube = jnp.take(jnp.concatenate(parts, axis=axis), back, axis=axis)
+    return Cube(cube.swapaxes(1, 2) if turned else cube, {"rows": None, "columns": None} | {way: numbers}, stored[0])
+
+
+def _at_hand(arrays: Sequence[jax.Array]) -> list[Any]:
+    # As NumPy arrays if all are in host memory.
+    return [np.asarray(a) for a in arrays] if all(map(on_host, arrays)) else list(arrays)
 
 
 def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -107,9 +122,9 @@ def entries_of(origin: Linearized, index: int, rows: np.ndarray, columns: np.nda
         if here.any():
             numbers = np.unique((rows if way == "rows" else columns)[here])
             lines = (numbers, None) if way == "rows" else (None, numbers)
-            cube, held = known_cube(np, origin, index, *lines)
+            array, held, _ = known_cube(origin, index, *lines)
             at = places(rows[here], held["rows"]), places(columns[here], held["columns"])
-            out[here] = cube[(0, *at)]
+            out[here] = np.asarray(array)[(0, *at)]
     return out
 
 
@@ -166,20 +181,15 @@ def _in_one_piece(store: Store, way: str, lines: Any) -> bool:
     return len(pieces) == 1 and evenly(pieces[0][1]) is not None
 
 
-def array_module(store: Store) -> Any:
-    """NumPy where all stored arrays are in host memory, since NumPy indexes without compiling; else jax.numpy."""
-    return np if all(on_host(a) for a in store.arrays()) else jnp
-
-
 def on_host(array: Any) -> bool:
     """Whether an array is in host memory, where NumPy has a view of it."""
     devices = array.devices()
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
-def as_array(xp: Any, out: Any, like: jax.Array) -> Any:
-    """`out` as a `jax.Array` on the device of the stored array `like`."""
-    if xp is jnp:
+def as_array(out: Any, like: jax.Array) -> Any:
+    """`out` as a `jax.Array`; an array of NumPy is put on the device of the stored array `like`."""
+    if isinstance(out, jax.Array):
         return out
     # device_put compiles nothing, where jnp.asarray does for every new shape.
     root = out

@@ -104,7 +104,7 @@ class LiveBlock:
         except IndexError:
             pick(key, layout.axes)  # raises the same error with a better message
             raise
-        return as_array(xp, np.asarray(out) if xp is np else out, full)
+        return as_array(np.asarray(out) if xp is np else out, full)
 
     def _read(self, what: Asked, name: Any) -> jax.Array:
         origin, index, layout, choice = self._origin, self._index, self._layout, what.choice

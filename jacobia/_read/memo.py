@@ -104,7 +104,7 @@ class _Prepared(NamedTuple):
             return out[-1]
         if not on_host(lines):
             return take.of(lines, self.places)
-        return as_array(np, take.of(np.asarray(lines), [np.asarray(p) for p in self.places], np), lines)
+        return as_array(take.of(np.asarray(lines), [np.asarray(p) for p in self.places], np), lines)
 
 
 class Reads:

@@ -7,12 +7,17 @@ its lines are unknown again.
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+
+# A display asks at most this many pieces whether they were deleted.
+_ASKED = 512
 
 
 class Stats(NamedTuple):
@@ -59,29 +64,23 @@ class Lines:
 
     def missing(self, numbers: np.ndarray | None) -> np.ndarray:
         """Which of the (sorted) numbers are not known; None stands for all lines."""
-        self._forget_deleted()
         if not self.pieces:
             return np.arange(self.count) if numbers is None else numbers
         owner = self._index()[0]
         owners = owner if numbers is None else owner[numbers]
+        # As few pieces as possible are asked: a view that was read line by line has thousands.
+        few = numbers is not None and owners.size < len(self.pieces)
+        if self._forget_deleted(_keys(owners) if few else self.pieces):
+            owners = owner if numbers is None else owner[numbers]
         unknown = np.flatnonzero(owners == 0)
         return unknown if numbers is None else numbers[unknown]
 
-    def line(self, number: int) -> tuple[Any, int] | None:
-        """A piece and the place in it; None: the line is not known."""
-        self._forget_deleted()
-        if not self.pieces:
-            return None
-        owner, place = self._index()
-        key = int(owner[number]) - 1
-        if key < 0:
-            return None
-        piece = self.pieces[key] = self.pieces.pop(key)  # now the most recently used
-        return piece.array, int(place[number])
-
-    def _forget_deleted(self) -> None:
-        for key in [k for k, piece in self.pieces.items() if piece.array.is_deleted()]:
+    def _forget_deleted(self, keys: Iterable[int]) -> bool:
+        # Whether some of these pieces were deleted, and so are forgotten now.
+        deleted = [k for k in keys if self.pieces[k].array.is_deleted()]
+        for key in deleted:
             self._drop(key)
+        return bool(deleted)
 
     def lacks(self, numbers: np.ndarray | None) -> bool:
         """Whether none of these lines is known; None stands for all lines."""
@@ -121,8 +120,8 @@ class Lines:
             yield piece.array, place[numbers[here]], here
 
     def known(self) -> int:
-        """How many lines are known."""
-        self._forget_deleted()
+        """How many lines are known. Of many pieces, only those used last are asked whether they were deleted."""
+        self._forget_deleted([*islice(reversed(self.pieces), _ASKED)])
         if self._owner is None and len(self.pieces) == 1:
             return next(iter(self.pieces.values())).numbers.size
         if self.pieces:
@@ -130,9 +129,8 @@ class Lines:
         return self._known
 
     def shares(self, cells: int) -> np.ndarray:
-        """How much is known of so many parts of the lines, each of about the same length: numbers from 0 to 1."""
-        self._forget_deleted()
-        if not self.pieces:
+        """How much of each of so many parts of the lines, about equally long, is known: from 0 to 1. As `known`."""
+        if not self.known():
             return np.zeros(min(cells, self.count))
         bounds = np.linspace(0, self.count, min(cells, self.count) + 1).astype(int)
         return np.add.reduceat(self._index()[0] > 0, bounds[:-1], dtype=int) / np.diff(bounds)
@@ -158,13 +156,20 @@ class _Patch(NamedTuple):
 
 
 class Patches:
-    """Lines of some samples of a batch, in pieces of several samples by several lines."""
+    """Lines of some samples of a batch, in pieces of several samples by several lines.
 
-    def __init__(self) -> None:
+    Args:
+      count: how many lines each sample has.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
         self.pieces: dict[int, _Patch] = {}  # the first is the oldest
         self.nbytes = 0
         self._next = 0
-        self._of: dict[int, list[int]] = {}  # sample → pieces
+        self._pieces_of: Counter[int] = Counter()  # sample → how many pieces
+        self._unindexed: list[int] = []
+        self._owners: dict[int, np.ndarray] = {}  # sample → for each line, 1 + the latest piece that has it, or 0
 
     def __len__(self) -> int:
         """How many samples have known lines."""
@@ -172,29 +177,24 @@ class Patches:
 
     def samples(self) -> set[int]:
         """The samples that have known lines."""
-        return {sample for sample, keys in self._of.items() if keys}
+        return {sample for sample, pieces in self._pieces_of.items() if pieces}
 
     def put(self, samples: np.ndarray, lines: np.ndarray, array: Any) -> None:
         self.pieces[self._next] = _Patch(samples, lines, array)
-        for sample in samples.tolist():
-            self._of.setdefault(sample, []).append(self._next)
+        self._pieces_of.update(samples.tolist())
+        self._unindexed.append(self._next)
         self.nbytes += array.nbytes
         self._next += 1
 
     def missing(self, samples: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples that lack some of these lines, and the lines that some of these samples lack."""
-        unknown = np.ones((samples.size, lines.size), bool)
-        for _, _, there in self.take(samples, lines):
-            unknown[there] = False
+        unknown = self._index(samples, lines) == 0
         return samples[unknown.any(axis=1)], lines[unknown.any(axis=0)]
 
     def take(self, samples: np.ndarray, lines: np.ndarray) -> Iterator[tuple[Any, tuple, tuple]]:
-        """What is known: (array of a piece, places in it, places among `samples` and `lines`)."""
-        for key in sorted({k for s in samples.tolist() for k in self._of.get(s, ())}):
+        """What is known: (array of a piece, places in it, places among `samples` and `lines`), later pieces last."""
+        for key in _keys(self._index(samples, lines)):
             piece = self.pieces[key]
-            if piece.array.is_deleted():
-                self._drop(key)
-                continue
             _, here_s, there_s = np.intersect1d(piece.samples, samples, assume_unique=True, return_indices=True)
             _, here_l, there_l = np.intersect1d(piece.lines, lines, assume_unique=True, return_indices=True)
             yield piece.array, np.ix_(here_s, here_l), np.ix_(there_s, there_l)
@@ -204,11 +204,46 @@ class Patches:
         while self.nbytes > limit and self.pieces:
             self._drop(next(iter(self.pieces)))
 
+    def _index(self, samples: np.ndarray, lines: np.ndarray) -> np.ndarray:
+        # (S, L): 1 + the piece that has a line of a sample, or 0. Deleted pieces are forgotten.
+        for key in self._unindexed:
+            piece = self.pieces[key]
+            for sample in piece.samples.tolist():
+                self._owner(sample)[piece.lines] = key + 1
+        self._unindexed.clear()
+        while True:
+            found = np.zeros((samples.size, lines.size), np.int32)
+            for k, sample in enumerate(samples.tolist()):
+                if sample in self._owners:
+                    found[k] = self._owners[sample][lines]
+            deleted = [key for key in _keys(found) if self.pieces[key].array.is_deleted()]
+            if not deleted:
+                return found
+            for key in deleted:
+                self._drop(key)
+
+    def _owner(self, sample: int) -> np.ndarray:
+        if sample not in self._owners:
+            self._owners[sample] = np.zeros(self.count, np.int32)  # zeros take no time, however many lines there are
+        return self._owners[sample]
+
     def _drop(self, key: int) -> None:
         piece = self.pieces.pop(key)
+        if key in self._unindexed:
+            self._unindexed.remove(key)
         for sample in piece.samples.tolist():
-            self._of[sample].remove(key)
+            self._pieces_of[sample] -= 1
+            if not self._pieces_of[sample]:
+                self._owners.pop(sample, None)
+            elif sample in self._owners:
+                owner = self._owners[sample]
+                owner[piece.lines[owner[piece.lines] == key + 1]] = 0
         self.nbytes -= piece.array.nbytes
+
+
+def _keys(owners: np.ndarray) -> list[int]:
+    # The pieces that own something, in order.
+    return (np.unique(owners[owners > 0]) - 1).tolist()
 
 
 class Store:
@@ -317,15 +352,10 @@ class Store:
         counters.kernel_calls += calls
         counters.constant_rows += constant_rows
 
-    def arrays(self) -> list:
-        """The whole matrix if it is known, else all pieces of rows and columns."""
-        if self.full is not None:
-            return [self.full]
-        return [p.array for lines in (self.rows, self.columns) for p in lines.pieces.values()]
-
     def everything(self) -> list:
-        """All arrays of which reads are taken: those of `arrays`, and the others, without deleted ones."""
-        held = [*self.arrays(), self.diagonal, self.nonzeros, None if self.mirror is None else self.mirror.full]
+        """All arrays of which reads are taken, without deleted ones."""
+        held = [self.full, self.diagonal, self.nonzeros, None if self.mirror is None else self.mirror.full]
+        held += [p.array for lines in (self.rows, self.columns) for p in lines.pieces.values()]
         held += [p.array for patches in self.patches.values() for p in patches.pieces.values()]
         return [a for a in held if alive(a)]
 
@@ -343,7 +373,7 @@ class Store:
     def nbytes(self) -> int:
         """Bytes of what it owns; what a mirror knows is counted there."""
         own = self._columns.nbytes if self.mirror is None else 0
-        whole = sum(a.nbytes for a in (self.full, self.diagonal, self.nonzeros) if a is not None)
+        whole = sum(a.nbytes for a in (self.full, self.diagonal, self.nonzeros) if alive(a))
         return self.rows.nbytes + own + whole + sum(p.nbytes for p in self.patches.values())
 
     def stats(self) -> Stats:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobia._store.lines import Lines, Stats, Store
+from jacobia._store.lines import Lines, Patches, Stats, Store
 
 COUNT, WIDTH = 8, 3
 BYTES = WIDTH * 4  # of one line
@@ -103,6 +103,67 @@ def test_a_deleted_piece_that_was_never_looked_into():
     assert missing(lines, [0, 1]) == [0] and taken(lines, [1]) == [1]
 
 
+def test_a_deleted_piece_among_more_pieces_than_lines_that_are_asked_for():
+    lines = filled([0], [1], [2], [3])
+    next(iter(lines.take(np.array([2]))))[0].delete()
+    assert missing(lines, [0, 2]) == [2] and lines.known() == 3
+
+
+class Spied:
+    """An array that counts how often it is asked whether it was deleted."""
+
+    nbytes, asked = 0, 0
+
+    def is_deleted(self):
+        Spied.asked += 1
+        return False
+
+
+@pytest.mark.parametrize("ask", [lambda lines: missing(lines, [7]), Lines.known, lambda lines: lines.shares(10)])
+def test_few_of_many_pieces_are_asked_whether_they_were_deleted(ask):
+    lines = Lines(2000)
+    for k in range(2000):
+        lines.put(np.array([k]), Spied())
+    Spied.asked = 0
+    ask(lines)
+    assert 0 < Spied.asked <= 512
+
+
+def test_patches_ask_few_of_many_pieces():
+    patches = Patches(2000)
+    for k in range(2000):
+        patches.put(np.array([3]), np.array([k]), Spied())
+    Spied.asked = 0
+    samples, lines = patches.missing(np.array([3]), np.array([7, 9]))
+    assert samples.size == lines.size == 0 and Spied.asked == 2
+
+
+def test_patches_against_a_table():
+    rng, patches, table = np.random.default_rng(2), Patches(COUNT), {}
+    for turn in range(120):
+        samples, lines = (np.unique(rng.integers(0, k, size=rng.integers(1, 4))) for k in (5, COUNT))
+        patches.put(samples, lines, jnp.full((samples.size, lines.size), turn))
+        table |= {(s, k): turn for s in samples.tolist() for k in lines.tolist()}
+        if turn % 5 == 0:
+            patches.shrink(patches.nbytes - 1)  # the oldest piece goes
+            table = {at: t for at, t in table.items() if t in patches.pieces}
+        if turn % 7 == 0 and patches.pieces:
+            key = int(rng.choice(list(patches.pieces)))
+            patches.pieces[key].array.delete()
+            table = {at: t for at, t in table.items() if t != key}
+        samples, lines = (np.unique(rng.integers(0, k, size=3)) for k in (5, COUNT))
+        unknown = np.array([[(s, k) not in table for k in lines.tolist()] for s in samples.tolist()])
+        lacking = patches.missing(samples, lines)
+        assert lacking[0].tolist() == samples[unknown.any(axis=1)].tolist()
+        assert lacking[1].tolist() == lines[unknown.any(axis=0)].tolist()
+        found = np.full(unknown.shape, -1)
+        for array, here, there in patches.take(samples, lines):
+            found[there] = np.asarray(array)[here]
+        wanted = [[table.get((s, k), -1) for k in lines.tolist()] for s in samples.tolist()]
+        assert np.where(unknown, -1, found).tolist() == wanted
+    assert patches.nbytes == sum(p.array.nbytes for p in patches.pieces.values())
+
+
 def test_many_random_puts_takes_and_drops():
     rng = np.random.default_rng(1)
     lines, known = Lines(COUNT), set()
@@ -140,7 +201,7 @@ def test_the_whole_takes_the_place_of_its_lines():
     assert store.whole() is None
     full = jnp.ones((COUNT, WIDTH))
     store.set_whole(full)
-    assert store.whole() is full and store.nbytes == COUNT * BYTES and store.arrays() == [full]
+    assert store.whole() is full and store.nbytes == COUNT * BYTES and store.everything() == [full]
     assert store.rows.known() == 0
 
 
@@ -149,7 +210,7 @@ def test_a_deleted_whole_is_unknown():
     full = jnp.ones((COUNT, WIDTH))
     store.set_whole(full)
     full.delete()
-    assert store.whole() is None and store.nbytes == 0 and store.arrays() == []
+    assert store.whole() is None and store.nbytes == 0 and store.everything() == []
 
 
 @pytest.mark.parametrize(
@@ -166,11 +227,11 @@ def test_a_limit_holds_for_rows_and_columns_together(limit, rows, columns):
     assert store.rows.missing(np.array([0, 1])).tolist() == [0, 1][: 2 - rows]  # the later one stays
 
 
-def test_arrays_lists_rows_and_columns():
+def test_everything_lists_rows_and_columns():
     store = Store(COUNT, WIDTH)
     numbers, rows = lines_of(3)
     columns = jnp.ones((COUNT, 1))
     store.rows.put(numbers, rows)
     store.columns.put(np.array([0]), columns)
-    assert [a is b for a, b in zip(store.arrays(), [rows, columns], strict=True)] == [True, True]
-    assert all(isinstance(a, jax.Array) for a in store.arrays())
+    assert [a is b for a, b in zip(store.everything(), [rows, columns], strict=True)] == [True, True]
+    assert all(isinstance(a, jax.Array) for a in store.everything())
