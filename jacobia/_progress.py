@@ -63,6 +63,12 @@ def _tqdm(asked: str) -> Any:
     return tqdm
 
 
+def check_progress(call: str, progress: Any) -> None:
+    """Raise a `TypeError` unless `progress` is None, True or False."""
+    if progress is not None and not isinstance(progress, bool):
+        raise TypeError(f"{call}(progress=...): expected True, False or None, got {progress!r}.")
+
+
 def shown(
     steps: Iterable[_Step],
     total: int,

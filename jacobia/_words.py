@@ -3,15 +3,16 @@
 Knows numbers, shapes and dtypes. Knows nothing of views.
 """
 
+import re
 from typing import Any
 
 import numpy as np
 
 
-def counted(count: int, what: str) -> str:
-    """A count with its noun, such as "1 row" or "3 rows". `what` is the plural of the noun."""
-    one = what.removesuffix("es") if what.endswith("sses") else what.removesuffix("s")
-    return f"{count} {one if count == 1 else what}"
+def counted(count: int, what: str, spec: str = "") -> str:
+    """A count, formatted by `spec`, with its noun: "1 row" or "3 rows". `what` is the plural of the noun."""
+    one = what.removesuffix("es") if what.endswith("sses") else re.sub("ies$", "ys", what).removesuffix("s")
+    return f"{count:{spec}} {one if count == 1 else what}"
 
 
 def readable(nbytes: int) -> str:

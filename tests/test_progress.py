@@ -50,6 +50,16 @@ def test_only_a_bool():
         jacobia.config.progres = True
 
 
+def test_only_a_bool_or_none_as_an_argument(tmp_path):
+    J = jacobia.jacobian(jnp.tanh)(jnp.ones(3))
+    for call, name in (
+        (lambda: J.blocks(progress="yes"), "blocks"),
+        (lambda: J.save(tmp_path / "J", progress=1), "save"),
+    ):
+        with pytest.raises(TypeError, match=rf"J.{name}\(progress=...\): expected True, False or None"):
+            call()
+
+
 def test_without_tqdm(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)

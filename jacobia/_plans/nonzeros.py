@@ -214,7 +214,7 @@ def _walk_of(origin: Linearized, local: bool, narrow: bool) -> WalkedProgram:
 
 def _walked(origin: Linearized, point: Point, known: Sequence[bool], leaves_known: bool, narrow: bool) -> WalkedProgram:
     block = every(origin.blue)
-    origin.check_alive()
+    origin.check_alive(computes=False)
 
     def work() -> WalkedProgram:
         has = origin.directions(block)

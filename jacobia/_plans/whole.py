@@ -78,7 +78,7 @@ def whole(origin: Linearized, index: int) -> WholeKernel | None:
     known = blue.found.get("whole", index, _UNKNOWN)
     if known is None:
         return None
-    origin.check_alive()  # the values of arrays that f closes over are read from here on
+    origin.check_alive(computes=False)  # the values of arrays that f closes over are read from here on
     if known is not _UNKNOWN and known.fits(origin.consts):
         return known
     made = None

@@ -1,4 +1,4 @@
-"""The error for a deleted point: it names the argument of f that was deleted, or donated to a jitted function.
+"""The errors for a point that cannot be computed with: an argument of f was deleted or donated, or is a shape alone.
 
 Knows calls. Knows nothing of how lines are computed.
 """
@@ -23,6 +23,15 @@ def deleted(origin: Any, number: int) -> ReadError:
     return ReadError(
         f"J[...]: expected the arrays at which the view was made, got {what}, which has been deleted or donated. Read "
         f"J before that, or {copy}."
+    )
+
+
+def shape_alone(origin: Any, number: int) -> ReadError:
+    """The error for a view of shapes, which `jax.eval_shape` returns. `number` counts as for `deleted`."""
+    what = _name(origin, number) if number < len(origin.at_hand) else "an array that f closes over"
+    return ReadError(
+        f"J[...]: expected a view at arrays, got one of jax.eval_shape, in which {what} is a shape alone. Make the "
+        "view at an array, as jacobian(f)(x)."
     )
 
 

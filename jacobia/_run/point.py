@@ -15,7 +15,7 @@ from jacobia._call.linearize import Point, linearize, value
 from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
 from jacobia._program.axis.cut import Cut
-from jacobia._run.alive import deleted
+from jacobia._run.alive import deleted, shape_alone
 from jacobia._run.apart import Apart, rows_or_columns
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.devices import device_of
@@ -163,10 +163,11 @@ class Linearized:
     def limit(self, need: int) -> int | None:
         return byte_limit(self.blue.memory_limit, need, lambda: None if self.traced else self.device)
 
-    def check_alive(self) -> None:
-        """Raise if an array of the point has been deleted or donated. Called before anything is computed.
+    def check_alive(self, computes: bool = True) -> None:
+        """Raise if an array of the point has been deleted or donated, or is a shape alone that cannot be computed with.
 
-        Otherwise only a kernel that reads the deleted array would fail, and kept residuals would hide it.
+        Called before anything is computed. Otherwise only a kernel that reads the deleted array would fail, and kept
+        residuals would hide it.
         """
         leaves = self.at_hand  # NumPy arrays cannot be deleted
         for k, a in enumerate((*leaves, *self.consts)):
@@ -175,6 +176,8 @@ class Linearized:
             is_deleted = getattr(a, "is_deleted", None)  # None: a NumPy array, or a shape alone
             if is_deleted is not None and is_deleted():
                 raise deleted(self, k)
+            if is_deleted is None and computes and isinstance(a, jax.ShapeDtypeStruct):
+                raise shape_alone(self, k)
 
     # Running sweeps
 

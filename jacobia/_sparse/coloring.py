@@ -113,14 +113,15 @@ class Coloring:
 
         Raises:
           ImportError: matplotlib is not installed.
+          TypeError: `ax` is not axes of matplotlib.
         """
         ax = axes_for(ax, "Coloring.plot(ax=None)")
         rows, cols = self.pattern.rows, self.pattern.cols
         image = colored(rows, cols, self.pattern.shape, self._entry_colors())
         settings = {"cmap": _palette(self.num_colors), "vmin": -0.5, "vmax": max(self.num_colors, 1) - 0.5} | kwargs
         show(ax, image, self.pattern.shape, **settings)
-        m, n = self.pattern.shape
-        of = {"rows": f"{m:,} rows", "both": f"{m:,} rows and {n:,} columns"}.get(self.partition, f"{n:,} columns")
+        m, n = (counted(k, what, ",") for k, what in zip(self.pattern.shape, ("rows", "columns"), strict=True))
+        of = {"rows": m, "both": f"{m} and {n}"}.get(self.partition, n)
         ax.set_xlabel(f"{counted(self.num_colors, 'colors')} for {of}, at least {self.lower_bound}")
         return ax
 

@@ -20,6 +20,7 @@ from jacobia._errors import MaterializationError
 from jacobia._space import MOST
 from jacobia._sparse import files
 from jacobia._sparse.picture import axes_for, braille, fullness, is_dark, show
+from jacobia._words import counted
 
 _VERSION = 1
 FORMATS = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
@@ -214,6 +215,7 @@ class Pattern:
 
         Raises:
           ImportError: matplotlib is not installed.
+          TypeError: `ax` is not axes of matplotlib.
         """
         ax = axes_for(ax, "Pattern.spy(ax=None)")
         filled = fullness(self.rows, self.cols, self.shape)
@@ -221,7 +223,7 @@ class Pattern:
         shades = np.where(filled > 0, 0.3 + 0.7 * filled, 0.0)
         settings = {"cmap": "Greys_r" if is_dark(ax) else "Greys", "vmin": 0, "vmax": 1} | kwargs
         show(ax, shades, self.shape, **settings)
-        ax.set_xlabel("{:,} entries of {:,} × {:,}".format(self.nnz, *self.shape))
+        ax.set_xlabel("{} of {:,} × {:,}".format(counted(self.nnz, "entries", ","), *self.shape))
         return ax
 
     def __repr__(self) -> str:

@@ -44,8 +44,14 @@ def axes_for(ax: Any, call: str) -> Any:
 
     Raises:
       ImportError: matplotlib is not installed.
+      TypeError: `ax` is not axes of matplotlib.
     """
     if ax is not None:
+        if not hasattr(ax, "imshow"):
+            raise TypeError(
+                f"{call}: expected the axes of matplotlib to draw on, got {type(ax).__name__}. Leave ax out, or write "
+                "ax=plt.gca()."
+            )
         return ax
     try:
         import matplotlib.pyplot as plt

@@ -17,7 +17,7 @@ from jacobia._operators.lines import has, lines_at
 from jacobia._plans.choose import fulfil
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import PlanOfLines
-from jacobia._progress import shown
+from jacobia._progress import check_progress, shown
 from jacobia._read.block import LiveBlock, weakly
 from jacobia._run.devices import empty
 from jacobia._run.point import Linearized
@@ -36,12 +36,14 @@ def blocks(
 ) -> Iterator[tuple[slice, Any]]:
     """Pairs of a slice of the first axis and that part of the view, in order."""
     check(J, "blocks")
+    check_progress("J.blocks", progress)
     if offload not in (None, "host"):
         raise ValueError(f"J.blocks(offload=...): expected None or 'host', got {offload!r}.")
-    (first, last), size, share = _range(J, rows), block_size(J, "blocks", block), share_of(J)
+    (first, last), size, share = _range(J, rows), block_size(J, "blocks", block), share_of(J, "blocks")
     start, stop = (first + k for k in share.of(last - first))
     parts = [slice(k, min(k + size, stop)) for k in range(start, stop, size)]
-    return shown(computed(J, at_home(J, share), parts, offload == "host"), stop - start, rows_of, "row", progress)
+    made = computed(J, at_home(J, share, "blocks"), parts, offload == "host")
+    return shown(made, stop - start, rows_of, "row", progress)
 
 
 def check(J: LiveBlock, name: str, sparse: bool = False) -> None:

@@ -27,8 +27,11 @@ class Share(NamedTuple):
         return self.rank * total // self.num, (self.rank + 1) * total // self.num
 
 
-def share_of(J: LiveBlock) -> Share:
+def share_of(J: LiveBlock, name: str) -> Share:
     """The share of this process; the whole view where there is one process, or no mesh.
+
+    Args:
+      name: of the method that asks, for errors.
 
     Raises:
       ValueError: this process has no device in the mesh.
@@ -40,14 +43,14 @@ def share_of(J: LiveBlock) -> Share:
     own = jax.process_index()
     if own not in processes:
         raise ValueError(
-            f"J.blocks(): expected a process with devices in the mesh, one of {processes}, got process {own}. Call "
-            "J.blocks in these processes only."
+            f"J.{name}(): expected a process with devices in the mesh, one of {processes}, got process {own}. Call "
+            f"J.{name} in these processes only."
         )
     return Share(processes.index(own), len(processes))
 
 
-def at_home(J: LiveBlock, share: Share) -> Linearized:
-    """f at the same point, on the devices of this process alone.
+def at_home(J: LiveBlock, share: Share, name: str) -> Linearized:
+    """f at the same point, on the devices of this process alone. Arguments as for `share_of`.
 
     Raises:
       ValueError: several processes, and a view with samples, or an array that is divided among the processes.
@@ -57,22 +60,22 @@ def at_home(J: LiveBlock, share: Share) -> Linearized:
         return origin
     if J._layout.lead:
         raise ValueError(
-            "J.blocks(): expected a view without samples where a mesh spans several processes, got shape "
+            f"J.{name}(): expected a view without samples where a mesh spans several processes, got shape "
             f"{J._layout.shape}. Read J[...]: its addressable_shards are the parts of this process."
         )
     own = [d for d in spread.mesh.devices.flat if d.process_index == jax.process_index()]
     mesh = Mesh(np.array(own), (spread.axis,))
     blue = replace(origin.blue, spread=Spread(mesh, spread.axis, mesh))
-    consts, leaves = ([_here(blue.spread, a) for a in arrays] for arrays in (origin.consts, origin.leaves))
+    consts, leaves = ([_here(blue.spread, a, name) for a in arrays] for arrays in (origin.consts, origin.leaves))
     return Linearized.anywhere(blue, consts, leaves)
 
 
-def _here(spread: Any, array: Any) -> Any:
+def _here(spread: Any, array: Any, name: str) -> Any:
     # An array of the point on the devices of this process, which must hold all of it.
     whole = array.is_fully_addressable or array.is_fully_replicated
     if not whole:
         raise ValueError(
-            "J.blocks(): expected arrays that every process has as a whole, got one that is divided along another axis "
-            f"of the mesh, {array.sharding.spec}. Use a mesh with one axis."
+            f"J.{name}(): expected arrays that every process has as a whole, got one that is divided along another "
+            f"axis of the mesh, {array.sharding.spec}. Use a mesh with one axis."
         )
     return spread.place(np.asarray(array) if array.is_fully_addressable else array.addressable_data(0))

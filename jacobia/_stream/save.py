@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._operators.lines import has_few_nonzeros
-from jacobia._progress import shown
+from jacobia._progress import check_progress, shown
 from jacobia._read.block import LiveBlock
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import derivatives, expansion
@@ -56,13 +56,14 @@ def save(
       ImportError: zarr is not installed.
     """
     zarr_of()  # raises before anything is written
+    check_progress("J.save", progress)
     J._origin.check_alive()
     sparse = _is_sparse(J)
     check(J, "save", sparse)
     if compression is not None and compression not in _CODECS:
         known = ", ".join(map(repr, _CODECS))
         raise ValueError(f"J.save(compression=...): expected None or one of {known}, got {compression!r}.")
-    folder, own, share = checked_path("J.save", path), _dtype(J, dtype), share_of(J)
+    folder, own, share = checked_path("J.save", path), _dtype(J, dtype), share_of(J, "save")
     header = _header(J, own, compression)
     with locked(folder, share.rank):
         if (folder / ("zarr.json" if sparse else "indptr")).exists():
@@ -74,7 +75,7 @@ def save(
         if sparse:
             _save_nonzeros(J, folder, header, share, block, progress)
         else:
-            home = at_home(J, share)
+            home = at_home(J, share, "save")
             size = _size(folder, block) or block_size(J, "save", block)
             blocks = lambda parts: computed(J, home, parts, True)  # noqa: E731
             _save_array(folder, header | {"block": size}, share, blocks, progress)

@@ -274,6 +274,8 @@ class ArrayLike:
             "or numpy.delete(J, k, axis) for an array without some rows or columns."
         )
 
+    _tells = "J[...] is the array, and J.stats, J.plan and J.explain() tell of the view"
+
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
             of_arrays = getattr(_array_type(), name, None)
@@ -287,7 +289,7 @@ class ArrayLike:
                     f"Write J[...].{name}.",
                     name=name,
                 )
-            hint = INSTEAD.get(name, "J[...] is the array, and J.stats, J.plan and J.explain() tell of the view")
+            hint = INSTEAD.get(name, self._tells)
             raise AttributeError(
                 f"J.{name}: expected an attribute of a lazy view or of jax.Array, got {name!r}. "
                 f"{hint.format(name=name)}.",
@@ -310,6 +312,7 @@ class Derived(ArrayLike):
     """A lazy array that is computed from the entries of a view when it is read."""
 
     __slots__ = ("_dtype", "_read", "_shape")
+    _tells = "J[...] is the array. J.plot(), J.stats, J.plan and J.explain() are those of the view that J is a part of"
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, read: Callable[[Any], jax.Array]):
         for name, value in (("_shape", shape), ("_dtype", np.dtype(dtype)), ("_read", read)):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jacobia._plans.mirror import own_image, store_of
@@ -54,6 +55,10 @@ def _told(J: LiveBlock) -> Iterator[str]:
 
 def _known(J: LiveBlock) -> _Known:
     origin = J._origin
+    if 0 in J._layout.shape:
+        return _Known("empty", 0)
+    if isinstance(_input(J), jax.ShapeDtypeStruct):
+        return _Known("a shape alone", 0)
     if not origin.lock.acquire(blocking=False):  # a display must not wait for a kernel
         return _Known("being read by another thread", 0)
     try:
@@ -89,13 +94,18 @@ def _lines(J: LiveBlock, store: Store) -> list[tuple[str, Any]]:
 def _where(J: LiveBlock) -> str:
     if (spread := J._origin.blue.spread) is not None:
         return f"{spread.size} devices over {spread.axis!r}"
-    leaf = J._origin.leaves[J._origin.blue.positions[J._layout.block.ins[0]]]
+    leaf = _input(J)
     if getattr(leaf, "is_deleted", bool)():
         return "point deleted"
     devices = leaf.devices() if hasattr(leaf, "devices") else ()
     if len(devices) > 1:
         return f"{len(devices)} devices"
     return "".join(f"{d.platform}:{d.id}" for d in devices)
+
+
+def _input(J: LiveBlock) -> Any:
+    # The leaf of the point that the columns belong to.
+    return J._origin.leaves[J._origin.blue.positions[J._layout.block.ins[0]]]
 
 
 # Notebooks

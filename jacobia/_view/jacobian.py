@@ -173,8 +173,8 @@ class Jacobian(Reductions):
 
         Raises:
           ImportError: matplotlib is not installed.
+          TypeError: `ax` is not axes of matplotlib; or inside a transformation, where there are no numbers yet.
           ValueError: a view with samples, and no valid number of a sample; or a number for a view without samples.
-          TypeError: inside a transformation, where there are no numbers yet.
         """
         return plot(self, ax, sample, compute, kwargs)
 

@@ -42,7 +42,7 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
             "J (as a pytree): expected a pattern or coloring that is part of the program, got one that is traced: such "
             "a view stays where it was made. Read J.nonzeros() there, or close over the coloring."
         )
-    origin.check_alive()
+    origin.check_alive(computes=False)
     shapes = origin.blue.const_shapes
     is_leaf = origin.const_leaves or tuple(
         isinstance(c, Tracer) or np.shape(c) != s for c, s in zip(origin.consts, shapes, strict=True)

@@ -44,6 +44,7 @@ def uncounted():
 
 def test_words():
     assert counted(1, "pushforwards") == "1 pushforward" and counted(2, "rows") == "2 rows"
+    assert counted(1, "entries", ",") == "1 entry" and counted(1000, "entries", ",") == "1,000 entries"
     assert counted(1, "passes") == "1 pass" and counted(0, "passes") == "0 passes"
     dtypes = {"f32": np.float32, "f64": float, "bf16": jnp.bfloat16, "c64": np.complex64, "i32": np.int32,
               "u8": np.uint8, "bool": bool, "f8_e4m3fn": jnp.float8_e4m3fn}  # fmt: skip
@@ -160,8 +161,26 @@ def test_without_arrays():
     shown = []
     jax.jit(lambda x: shown.extend([repr(jacobian(tanh)(x)), jacobian(tanh)(x)._repr_html_()]))(jnp.ones(3))
     assert shown[0] == "Jacobian(f32[4,3], traced)" and "traced" in shown[1] and "<svg" not in shown[1]
-    assert repr(jax.eval_shape(jacobian(tanh), jnp.ones(3))) == "Jacobian(f32[4,3], nothing known)"
     assert repr(at().real) == repr(at()) and repr(at().imag) == "Derived(f32[4,3])"
+
+
+def test_a_view_of_shapes_explains_itself_and_refuses_to_compute(uncounted):
+    J = jax.eval_shape(jacobian(tanh), jnp.ones(3))
+    line, page = uncounted(J)
+    assert line == "Jacobian(f32[4,3], a shape alone)" and "3 pushforwards" in page
+    assert J.shape == (4, 3) and J.pattern.nnz == 11 and "pushforwards" in str(J.explain())
+    for read in (lambda: J[0], lambda: J[...], lambda: J @ np.ones(3, np.float32), J.nonzeros, lambda: J.value):
+        with pytest.raises(ValueError, match=r"got one of jax\.eval_shape, in which args\[0\] is a shape alone"):
+            read()
+
+
+@pytest.mark.parametrize("read", [lambda J: J[...], lambda J: J.diagonal(), lambda J: J.nonzeros()[0]])
+def test_a_deleted_result_takes_no_bytes(read, uncounted):
+    J = jacobian(jnp.tanh)(jnp.ones(70))
+    result = read(J)
+    assert J.stats.nbytes == result.nbytes
+    result.delete()
+    assert J.stats.nbytes == 0 and uncounted(J)[0] == "Jacobian(f32[70,70], nothing known, cpu:0)"
 
 
 def test_a_display_does_not_wait_for_a_read():
@@ -222,7 +241,7 @@ def test_html_stays_small(count, uncounted):
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)], ids=str)
 def test_empty(shape, uncounted):
     J = jacobian(lambda x: jnp.ones(shape) @ x)(jnp.ones(shape[1]))
-    assert "nothing known" in uncounted(J)[0]
+    assert "empty" in uncounted(J)[0]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy.char, which treescope loads

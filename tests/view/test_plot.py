@@ -171,6 +171,20 @@ def test_without_matplotlib(monkeypatch):
         assert name in str(error.value) and 'pip install "jacobia[plot]"' in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["J.plot", "Pattern.spy", "Coloring.plot"])
+def test_only_on_axes(name):
+    J = jacobian(f)(X)
+    plot = {"J.plot": J.plot, "Pattern.spy": J.pattern.spy, "Coloring.plot": J.coloring.plot}[name]
+    with pytest.raises(TypeError, match=rf"{name}\(ax=None\): expected the axes of matplotlib to draw on, got int"):
+        plot(5)
+
+
+def test_one_entry():
+    J = jacobian(jnp.tanh)(jnp.ones(1))
+    assert J.pattern.spy().get_xlabel() == "1 entry of 1 × 1"
+    assert J.coloring.plot().get_xlabel().startswith("1 color for 1 column,")
+
+
 # Colorings
 
 
