@@ -14,7 +14,7 @@ def shown(program, failures):
     return "\n".join(f"{program}\n{f.session}: {f.reads}\n{f.detail}" for f in failures)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", [*range(16), 7102])
 def test_a_random_program(seed):
     program = generate(seed)
     result = check(program)
@@ -33,7 +33,8 @@ NAMES = sorted(OPERATIONS)
 def test_every_operation(names):
     """Each operation is one output. Its operand is a product, whose elements depend on neighboring inputs."""
     steps = [Step(name, k, k + 1, 5) for k, name in enumerate(names)]
-    program = Program(0, ((6,),), (Step("multiply", 0, 0, 0), *steps), outputs=len(names))
+    seed = NAMES.index(names[0])  # so that the output that is read is not always the first one
+    program = Program(seed, ((6,),), (Step("multiply", 0, 0, 0), *steps), outputs=len(names))
     result = check(program, more=0)
     assert result.compared > 2 and not result.failures, shown(program, result.failures)
 

@@ -332,7 +332,8 @@ def _read_program(point: Point, outs: Sequence | None, linear: Callable) -> Line
 
     # The leaves may be shapes, whose axes cannot be moved: eval_shape traces them.
     seeds = jax.eval_shape(tangents, list(point.leaves)) if outs is None else list(outs)
-    if point.program.jaxpr is None:  # jit=False: Python runs f only at these values
+    is_shape = any(isinstance(a, jax.ShapeDtypeStruct) for a in (*point.consts, *point.leaves))
+    if point.program.jaxpr is None and not is_shape:  # jit=False: Python runs f only at these values
         closed = jax.make_jaxpr(linear(point))(seeds)
         return LinearProgram(closed.jaxpr, closed.consts, [], len(seeds))
     closed = jax.make_jaxpr(lambda consts, leaves, seeds: linear(point._replace(consts=consts, leaves=leaves))(seeds))(

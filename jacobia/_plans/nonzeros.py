@@ -194,9 +194,7 @@ def walk_of(origin: Linearized, local: bool = False, quiet: bool = False, narrow
 
 def _walk_of(origin: Linearized, local: bool, narrow: bool) -> WalkedProgram:
     check_linear(origin, every(origin.blue))
-    blue, point = origin.blue, origin.point
-    if origin.batch:  # vmap has stacked views: walk the program of one of them
-        point = _first(origin)
+    blue, point = origin.blue, _point(origin)
     concrete = [not isinstance(c, (Tracer, jax.ShapeDtypeStruct)) for c in point.consts]
     if local or blue.program.jaxpr is None:
         return _walked(origin, point, concrete, local, narrow)
@@ -235,15 +233,9 @@ def _memory(origin: Linearized, narrow: bool) -> Memory:
     return Memory(origin.blue, None if origin.traced else origin.device, narrow)
 
 
-def _first(origin: Linearized) -> Point:
-    # The shapes of one point where vmap has stacked many. Constants that vmap has stacked too have no known values.
-    blue = origin.blue
-    leaves = [jax.ShapeDtypeStruct(s, a.dtype) for a, s in zip(origin.leaves, blue.leaf_shapes, strict=True)]
-    consts = [
-        c if jnp.shape(c) == s else jax.ShapeDtypeStruct(s, c.dtype)
-        for c, s in zip(origin.consts, blue.const_shapes, strict=True)
-    ]
-    return blue.point(consts, leaves)
+def _point(origin: Linearized) -> Point:
+    # One of the points that vmap has stacked, or the point.
+    return origin.blue.one_point(origin.consts, origin.leaves) if origin.batch else origin.point
 
 
 def nonzeros_of(origin: Linearized, index: int, local: bool = False) -> Nonzeros:
@@ -285,16 +277,21 @@ class Accumulated(Plan):
     @property
     def _body(self) -> Callable:
         found, dtype = self.nonzeros, self.origin.blue.blocks[self.request.block].dtype
-        bare = self.origin.blue.program.jaxpr is None  # run by Python: the walk holds the values of its point
+        bare = self._bare
 
         def body(consts: Sequence, leaves: Sequence, arrays: Sequence) -> jax.Array:
             return found.data(*(((), ()) if bare else (consts, leaves)), arrays).astype(dtype)
 
         return body
 
+    @property
+    def _bare(self) -> bool:
+        # Whether the walk holds the values of its point: Python runs f, at this one point.
+        return self.origin.blue.program.jaxpr is None and not self.origin.batch
+
     def work(self) -> Work | None:
-        if self.origin.blue.program.jaxpr is None:
+        if self._bare:
             return None
-        point = _first(self.origin) if self.origin.batch else self.origin.point
+        point = _point(self.origin)
         program = jax.make_jaxpr(self._body)(point.consts, point.leaves, self.nonzeros.arrays).jaxpr
         return work(program, len(program.invars)).times(math.prod(self.origin.batch))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_structure
 
@@ -126,6 +127,12 @@ class Blueprint:
         """The point at which the program is linearized."""
         return Point(self.program, self.positions, consts, leaves, self.spaces.batch)
 
+    def one_point(self, consts: Sequence, leaves: Sequence) -> Point:
+        """The shapes of one of the points that vmap has stacked. Constants that are not stacked keep their values."""
+        shape = jax.ShapeDtypeStruct
+        own = [c if jnp.shape(c) == s else shape(s, c.dtype) for c, s in zip(consts, self.const_shapes, strict=True)]
+        return self.point(own, [shape(s, a.dtype) for a, s in zip(leaves, self.leaf_shapes, strict=True)])
+
     def primal_point(self, consts: Sequence, leaves: Sequence) -> Point:
         """The point at which the f of a Hessian is evaluated."""
         assert self.primal is not None
@@ -152,9 +159,9 @@ class Blueprint:
         """The known directions between some outputs and inputs."""
         return directions(self.program, self.positions, self.spaces, outs, ins)
 
-    def learn(self, outs: tuple[int, ...], ins: tuple[int, ...], linear: Any = None) -> Directions:
+    def learn(self, outs: tuple[int, ...], ins: tuple[int, ...], **how: Any) -> Directions:
         """The directions between some outputs and inputs, learned by tracing (see `directions.learn`)."""
-        return learn(self.program, self.positions, self.spaces, outs, ins, linear)
+        return learn(self.program, self.positions, self.spaces, outs, ins, **how)
 
     def by(self, way: str, outs: tuple[int, ...], ins: tuple[int, ...]) -> str:
         """The direction that gives rows or columns: "pullback", "jvp" or "transposed pullback"."""

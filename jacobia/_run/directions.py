@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jacobia._call.linearize import Point
 from jacobia._call.trace import Program
 from jacobia._program.readings.linear import LINEAR, OTHER, ZERO, outputs_of
 from jacobia._program.walk import holds
@@ -87,11 +88,13 @@ def learn(
     outs: Sequence[int],
     ins: Sequence[int],
     linear: Callable[[], Callable[[list], list]] | None = None,
+    point: Point | None = None,
 ) -> Directions:
     """The directions between some outputs and inputs, learned by tracing each of them. Nothing is computed.
 
     Args:
       linear: for an f that Python runs (`jit=False`): gives the linear program of all outputs and inputs at a point.
+      point: for such an f at points that vmap has stacked, where Python sees shapes alone: those of one point.
 
     Raises:
       Any error of tracing but those by which JAX says that the direction is missing.
@@ -104,7 +107,7 @@ def learn(
         def traced(way: str, by: str) -> tuple[Any, int]:
             if linear is not None:
                 return _of_linear(linear(), spaces, by)
-            closed = applied_program(program, positions, spaces, way, by, *every)
+            closed = applied_program(program, positions, spaces, way, by, *every, point)
             return closed, len(every[0] if way == "rows" else every[1])
 
         known = _learned(traced)

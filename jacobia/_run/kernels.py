@@ -112,6 +112,11 @@ class _AheadOnly(threading.local):
 _ahead = _AheadOnly()
 
 
+def only_compiles() -> bool:
+    """Whether this thread compiles kernels ahead of time, and runs none of them: shapes are enough then."""
+    return _ahead.only
+
+
 def compiled(read: Callable[[], Any]) -> Any:
     """The compiled form of the kernel of a read, which is not run; None for a read that calls no kernel.
 

@@ -20,7 +20,7 @@ from jacobia._run.apart import Apart, rows_or_columns
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.devices import device_of
 from jacobia._run.directions import Directions, has_second
-from jacobia._run.kernels import Kept, Kind, call, keep, residual_bytes
+from jacobia._run.kernels import Kept, Kind, call, keep, only_compiles, residual_bytes
 from jacobia._run.limits import byte_limit, worth_apart
 from jacobia._run.over_mesh import over_mesh
 from jacobia._run.seeds import (
@@ -142,8 +142,10 @@ class Linearized:
 
     def learn(self, block: Block) -> Directions:
         """The directions of a block, learned by tracing."""
+        if self.blue.program.jaxpr is None and self.batch:
+            return self.blue.learn(block.outs, block.ins, point=self.blue.one_point(self.consts, self.leaves))
         if self.blue.program.jaxpr is None:
-            return self.blue.learn(block.outs, block.ins, lambda: self._linearized_here()[2])
+            return self.blue.learn(block.outs, block.ins, linear=lambda: self._linearized_here()[2])
         return self.blue.learn(block.outs, block.ins)
 
     def has_second(self, block: Block) -> bool:
@@ -176,7 +178,7 @@ class Linearized:
             is_deleted = getattr(a, "is_deleted", None)  # None: a NumPy array, or a shape alone
             if is_deleted is not None and is_deleted():
                 raise deleted(self, k)
-            if is_deleted is None and computes and isinstance(a, jax.ShapeDtypeStruct):
+            if is_deleted is None and computes and isinstance(a, jax.ShapeDtypeStruct) and not only_compiles():
                 raise shape_alone(self, k)
 
     # Running sweeps

@@ -314,10 +314,24 @@ def applied_linear(lin: Callable, spaces: Spaces, way: str, by: str, outs: tuple
 
 
 def applied_program(
-    program: Program, positions: tuple[int, ...], spaces: Spaces, way: str, by: str, outs: tuple, ins: tuple
+    program: Program,
+    positions: tuple[int, ...],
+    spaces: Spaces,
+    way: str,
+    by: str,
+    outs: tuple,
+    ins: tuple,
+    point: Point | None = None,
 ) -> Any:
-    """The program (a closed jaxpr) of `applied`, as a function of constants, leaves and seeds with samples in front."""
-    skip = len(program.jaxpr.invars) - program.num_leaves
+    """The program (a closed jaxpr) of `applied`, as a function of constants, leaves and seeds with samples in front.
+
+    Args:
+      point: for an f that Python runs: the shapes of its constants and leaves.
+    """
+    if point is None:
+        inputs, skip = inputs_of(program), len(program.jaxpr.invars) - program.num_leaves
+    else:
+        inputs, skip = [*point.consts, *point.leaves], len(point.consts)
     own = program.num_leaves - (0 if program.heads is None else len(program.heads))  # without cotangents
     side = spaces.outputs.pick(outs) if way == "rows" else spaces.inputs.pick(ins)
     seeds = [jax.ShapeDtypeStruct(spaces.lead + s, d) for s, d in zip(side.shapes, side.dtypes, strict=True)]
@@ -326,7 +340,7 @@ def applied_program(
         point = Point(program, positions, args[:skip], args[skip : skip + own], spaces.batch)
         return applied(point, spaces, way, by, outs, ins)(seeds)
 
-    return jax.make_jaxpr(derivative)(inputs_of(program), seeds)
+    return jax.make_jaxpr(derivative)(inputs, seeds)
 
 
 def sweep_of_samples(

@@ -556,6 +556,32 @@ def test_a_program_that_python_runs():
     assert_close(J[2], JACOBIANS[2])
 
 
+def test_nonzeros_and_patterns_of_a_program_that_python_runs():
+    f = lambda w, x: jnp.sin(x[:3] * w["in"][0, :3]) * x[1:4]  # noqa: E731
+    J = jax.vmap(jacobian(f, 1, jit=False), in_axes=(None, 0))(WEIGHTS, X)
+    data, rows, columns = J.nonzeros()
+    assert np.stack([rows, columns]).tolist() == [[0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 3]]
+    expected = np.asarray(jax.vmap(jax.jacfwd(f, 1), in_axes=(None, 0))(WEIGHTS, X))
+    assert_close(data, expected[:, rows, columns])
+    assert J.pattern.nnz == 6 and J.shape == (B, 3, N)
+
+
+def powers(x):
+    """x * x[0]^3 by a loop whose end JAX does not know."""
+    return jax.lax.fori_loop(0, jnp.int32(3) + 0 * x[0].astype(int), lambda _, y: y * x[0], x)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda J: J[:, 1], lambda J: J[1, 0, 0], lambda J: J.T[:], lambda J: J[np.eye(2, dtype=bool)[[0, 1, 0]]]]
+)
+def test_a_program_that_python_runs_without_pullbacks(read):
+    x = jnp.array([[1.0, 2], [3, -1], [0.5, 2]])
+    expected = np.asarray(jax.vmap(jax.jacfwd(powers))(x))
+    assert_close(read(jax.vmap(jacobian(powers, jit=False))(x)), read(expected))
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        read(jax.vmap(jacobian(powers, jit=False, mode="rev"))(x))
+
+
 def test_rules_of_the_user():
     @jax.custom_vjp
     def twice(w, x):
