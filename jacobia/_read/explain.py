@@ -13,18 +13,30 @@ from jacobia._words import counted, readable
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `J[key]` would do now. `print` shows it as a table; a notebook shows it as HTML."""
+    """What `J[key]` would do now. `print` shows it as a table; a notebook shows it as HTML.
+
+    Attributes:
+      view: the line of the view.
+      shape: the shape of the result.
+      nbytes: the bytes of the result.
+      density: the share of entries that can be nonzero; None: the pattern has not been looked for.
+      plan: the chosen plan in words.
+      plans: all plans with their estimated cost, the chosen one first.
+      by: what computes a row, and what computes a column: "pullbacks" or "pushforwards".
+      notes: further lines of the explanation.
+      refused: what the read raises, if no plan fits in memory; otherwise empty.
+    """
 
     view: str
-    shape: tuple[int, ...]  # of the result
-    nbytes: int  # of the result
-    density: float | None  # of the pattern, if that has been found
+    shape: tuple[int, ...]
+    nbytes: int
+    density: float | None
     plan: Outline
-    plans: tuple[Considered, ...]  # the chosen plan first
-    by: tuple[str, str]  # what computes a row, and what computes a column
+    plans: tuple[Considered, ...]
+    by: tuple[str, str]
     notes: tuple[str, ...]
     _memory: Callable[[], int] = field(repr=False, compare=False)
-    refused: str = ""  # what the read raises, if no plan fits in memory
+    refused: str = ""
 
     @property
     def way(self) -> str:

@@ -25,8 +25,12 @@ LIMIT = 256
 class CacheInfo(NamedTuple):
     """Counters of the cache of compiled kernels.
 
-    `kernels`: kernels held now; `compiles`: compilations; `hits` and `misses`: look-ups that found a kernel or made
-    one; `limit`: the most kernels that are held.
+    Attributes:
+      kernels: how many kernels are held now.
+      compiles: how many compilations there were.
+      hits: how many look-ups found a kernel.
+      misses: how many look-ups made a kernel.
+      limit: the most kernels that are held.
     """
 
     kernels: int

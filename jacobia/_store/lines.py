@@ -21,16 +21,27 @@ _ASKED = 512
 
 
 class Stats(NamedTuple):
-    """What has been computed for one view so far."""
+    """What has been computed for one view so far.
+
+    Attributes:
+      rows_computed: how many rows.
+      columns_computed: how many columns.
+      pullbacks: how many pullbacks they needed, without padding.
+      pushforwards: how many pushforwards they needed, without padding.
+      seeds_run: how many pullbacks and pushforwards ran, with padding.
+      kernel_calls: how many kernel calls ran them.
+      nbytes: the bytes that are remembered now.
+      constant_rows: how many of the rows do not depend on x, and were taken from an earlier point.
+    """
 
     rows_computed: int
     columns_computed: int
-    pullbacks: int  # seeds needed, without padding
+    pullbacks: int
     pushforwards: int
-    seeds_run: int  # with padding
+    seeds_run: int
     kernel_calls: int
-    nbytes: int  # remembered now
-    constant_rows: int = 0  # of `rows_computed`: do not depend on x, and were taken from an earlier point
+    nbytes: int
+    constant_rows: int = 0
 
 
 @dataclass(slots=True)
