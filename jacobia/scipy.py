@@ -97,10 +97,13 @@ class _Callback:
         with jax.enable_x64(True):
             J = self._transform(*given, **kwargs)
             if not isinstance(J, Jacobian) or J._layout.lead:
-                got = "samples" if isinstance(J, Jacobian) else "a tree, or aux"
+                got, instead = "a tree", "Set ravel=True for one matrix of all leaves"
+                if self._transform._options.has_aux:
+                    got, instead = "aux too", "Leave has_aux out, and return the value alone"
+                elif isinstance(J, Jacobian):
+                    got, instead = "samples", "Leave batch_axis out, and solve for one sample at a time"
                 raise ValueError(
-                    f"jacobia.scipy.{self._name}(f): expected an f from one array to one array, got {got}. Set "
-                    "ravel=True for one matrix of all leaves."
+                    f"jacobia.scipy.{self._name}(f): expected an f from one array to one array, got {got}. {instead}."
                 )
             block = J._layout.block
             if self._name == "hess" and len(block.row_shape) != len(block.column_shape):

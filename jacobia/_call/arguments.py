@@ -142,7 +142,7 @@ def take_apart(
             leaves.append(leaf)
         elif isinstance(leaf, _STATIC):
             fixed.append((place, Static(leaf)))
-        elif isinstance(leaf, (np.ndarray, np.generic)) and _is_numeric(leaf.dtype):
+        elif isinstance(leaf, (np.ndarray, np.generic)) and _is_numeric(leaf.dtype) and not np.ma.isMaskedArray(leaf):
             leaves.append(copied(leaf))
         elif isinstance(leaf, _SCALARS):
             leaves.append(jnp.asarray(leaf))
@@ -159,8 +159,8 @@ def _no_argument(name: str, path: str, value: Any) -> TypeError:
     kind, static = type(value).__name__, "name the argument in static_argnums or static_argnames"
     if isinstance(value, (np.ndarray, np.generic)):
         kind, hint = f"{kind} of dtype {value.dtype}", f"Convert it to numbers, or {static}"
-        if value.dtype == object:
-            hint = f"Convert it to numbers, {path}.astype(float), or {static}"
+        if np.ma.isMaskedArray(value) or value.dtype == object:
+            hint = f"Write {path}.filled(...)" if value.dtype != object else f"Write {path}.astype(float), or {static}"
     elif isinstance(value, jax.ShapeDtypeStruct):
         hint = f"{name}(f).explain(...) and {name}(f).compile(...) take shapes; a view is made at arrays"
     elif hasattr(value, "toarray"):
@@ -189,6 +189,7 @@ def of_numbers(name: str, call: Call, path: str, dtype: Any) -> TypeError | None
         hint = f"Pass {top}.data alone, and build the matrix inside f"
     elif type(argument) in (list, tuple) and all(np.ndim(leaf) == 0 for leaf in tree_leaves(argument)):
         hint = f"A {type(argument).__name__} is a tree of numbers to JAX: write jax.numpy.asarray({top}, float)"
+        hint += f", or, for a shape, jax.ShapeDtypeStruct({top}, float)" if type(argument) is tuple else ""
     else:
         return None
     return TypeError(f"{name}({path}): expected a float input to differentiate, got {dtype}. {hint}.")
@@ -308,7 +309,7 @@ def differentiated(
         path = leaf_path(call.treedef, [k for k, _ in call.static_args], number.place)
         if number.leaf is None:
             value = dict(call.fixed)[number.place].value
-            hint = "Leave it out with where=, or name the argument in static_argnums."
+            hint = "Leave it out with where=, as where=lambda leaf: hasattr(leaf, 'dtype')."
             if in_tree == _ONE_LEAF:
                 hint = "Pass an array, or number another argument in argnums."
             raise TypeError(
@@ -422,8 +423,8 @@ def check_inexact(name: str, path: str, dtype: Any, holomorphic: bool, what: str
     """Raise unless a leaf has a dtype that can be differentiated, real or complex as `holomorphic` says."""
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         raise TypeError(
-            f"{name}({path}): expected a float {what} to differentiate, got a typed key, {dtype}. Leave it out with "
-            "where=; of a lazy view J take the array, J[...]."
+            f"{name}({path}): expected a float {what} to differentiate, got a typed key, {dtype}. Number another "
+            "argument in argnums; leave a key in a tree out with where=; of a lazy view J take the array, J[...]."
         )
     if jnp.issubdtype(dtype, jnp.complexfloating):
         if holomorphic:

@@ -210,7 +210,7 @@ def _checked_output(name: str, path: str, leaf: Any) -> Any:
         return jnp.asarray(leaf)
     if isinstance(leaf, Uncalled):
         raise TypeError(leaf.called_first())
-    kind, hint = shown_type(leaf), "Return other things as aux, with has_aux=True"
+    kind, hint = shown_type(leaf), "Leave it out of what f returns: aux too holds arrays alone"
     if isinstance(leaf, (np.ndarray, np.generic)):
         kind = f"{kind} and dtype {leaf.dtype}"
     elif callable(leaf):

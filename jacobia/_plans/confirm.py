@@ -1,6 +1,6 @@
 """Whether a given pattern has every nonzero of J: the nonzeros read back are compared with products with J.
 
-Products need no pattern. They are compared once for a program and a coloring, at the first point.
+Products need no pattern. They are compared once for a program and a coloring, at the first point where no line is zero.
 Shapes: M outputs, N inputs, nnz entries, k vectors; samples in front.
 Knows products and patterns. Knows nothing of how the nonzeros were computed.
 """
@@ -41,9 +41,9 @@ def confirm(origin: Linearized, index: int, coloring: Coloring, data: jax.Array,
     if empty or hash(coloring) in done or not data.is_fully_addressable:
         return
     flat = _wide(data).reshape(math.prod(data.shape[:-1]), coloring.pattern.nnz)
-    for way in ways:
-        _compare(_Products(origin, index, way), coloring, flat)
-    done.add(hash(coloring))
+    told = [_compare(_Products(origin, index, way), coloring, flat) for way in ways]
+    if all(told):
+        done.add(hash(coloring))
 
 
 class _Products:
@@ -72,7 +72,9 @@ def _vectors(size: int) -> np.ndarray:
     return (signs * random.integers(32, 128, (_VECTORS, size)) / 64).astype(np.float32)
 
 
-def _compare(products: _Products, coloring: Coloring, data: np.ndarray) -> None:
+def _compare(products: _Products, coloring: Coloring, data: np.ndarray) -> bool:
+    # Whether the products tell something of every line that has entries. Those of a line that is zero at this point, as
+    # that of x**2 at zeros, where solvers start, do not.
     from scipy.sparse import csr_array
 
     pattern, by_rows = coloring.pattern, products.way == "rows"
@@ -93,6 +95,8 @@ def _compare(products: _Products, coloring: Coloring, data: np.ndarray) -> None:
     if wrong.any():
         places = np.argwhere(wrong)[np.argsort(-error[wrong], kind="stable")]
         raise ValueError(_told(products, coloring, vectors, places, noise))
+    entries = np.bincount(pattern.cols if by_rows else pattern.rows, minlength=exact.shape[-1])
+    return bool((exact.any(axis=(0, 1)) | (entries == 0)).all())
 
 
 def lacks_entry(origin: Linearized, i: int, j: int, why: str) -> str:

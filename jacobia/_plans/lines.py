@@ -178,7 +178,7 @@ class Lines(PlanOfLines):
         if self.origin.blue.symmetric:
             return "Hessian-vector products"
         if self.origin.blue.apart(self.outline.way, self._block.outs, self._block.ins) is not None:
-            return "pullbacks of one sample each"
+            return "partial pullbacks"  # each through the part of f that its row needs
         return self.origin.by(self.outline.way, self._block)
 
     def work(self) -> Work | None:

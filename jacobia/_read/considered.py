@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from jacobia._errors import MaterializationError
 from jacobia._plans.choose import there_is_room
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Considered, Outline, Plan
@@ -46,6 +47,8 @@ def explain(view: LiveBlock, key: object) -> Explanation:
         by = (_by(origin, view, "rows"), _by(origin, view, "columns")) if lines else (first.by(), first.by())
         shape = view._shape_of(key)
         nbytes, notes = math.prod(shape) * layout.block.dtype.itemsize, (*first.notes(), *_notes(origin, view))
+        if not refused and lines and view._known() is None:
+            refused = _too_large(view, shape)
         if refused:
             notes = (*notes, f"memory: no plan fits, and reading raises: {refused}")
         density = _density(origin, view._index)
@@ -63,6 +66,15 @@ def explain(view: LiveBlock, key: object) -> Explanation:
         )
 
     return by_what_exists(origin, [layout.block], made)
+
+
+def _too_large(view: LiveBlock, shape: tuple[int, ...]) -> str:
+    # What the read raises if its result does not fit in memory.
+    try:
+        view._check_result(shape)
+    except MaterializationError as error:
+        return str(error)
+    return ""
 
 
 def _considered(plans: Iterable[Plan], symmetric: bool) -> Iterator[Considered]:

@@ -2,6 +2,7 @@
 
 The leaves of a view are the point, not the entries of the matrix. The guard is a typed key: JAX refuses to add, sum,
 differentiate or ravel typed keys, and its errors print the type of the key, whose name tells the user what to write.
+What JAX does with keys too (fill, flip, roll, transpose) changes the numbers in the guard, and is seen by them.
 Knows leaves of a tree. Knows nothing of views.
 """
 
@@ -22,13 +23,29 @@ def _no_numbers(*_: Any) -> Any:
 
 
 _KIND = define_prng_impl(
-    key_shape=(0,), seed=_no_numbers, split=_no_numbers, random_bits=_no_numbers, fold_in=_no_numbers,
+    key_shape=(1,), seed=_no_numbers, split=_no_numbers, random_bits=_no_numbers, fold_in=_no_numbers,
     name="guard", tag="the guard of a lazy view: write J[...]",
 )  # fmt: skip
+
+# Four numbers that differ from each other and from what arrays are filled with, so that no flip, roll or transpose of
+# the guard is the guard.
+_NUMBERS = np.array([[[2968811710], [3677149159]], [[745650761], [2884920346]]], np.uint32)
+SHAPE = _NUMBERS.shape[:2]
 
 
 @cache
 def new_guard() -> Any:
-    """A typed key of shape (1,) with no bytes, from which no random numbers can be drawn."""
+    """A typed key of shape (2, 2), from which no random numbers can be drawn."""
     with eval_context():  # the guard must not become part of the current trace
-        return jax.random.wrap_key_data(jax.device_put(np.zeros((1, 0), np.uint32)), impl=_KIND)
+        return jax.random.wrap_key_data(jax.device_put(_NUMBERS), impl=_KIND)
+
+
+def is_guard(array: Any) -> bool:
+    """Whether an array, a tracer or a shape has the type of a guard."""
+    return array.dtype == new_guard().dtype
+
+
+def is_unchanged(guard: jax.Array) -> bool:
+    """Whether a concrete guard, perhaps stacked, has its numbers. Waits until the guard is computed."""
+    with eval_context():
+        return bool((np.asarray(jax.random.key_data(guard)) == _NUMBERS).all())

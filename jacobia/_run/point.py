@@ -15,12 +15,12 @@ from jacobia._call.linearize import Point, linearize, value
 from jacobia._call.trace import tracing
 from jacobia._compat import Tracer, eval_context, jit_disabled, trace_state, varying
 from jacobia._program.axis.cut import Cut
-from jacobia._run.alive import deleted, shape_alone
+from jacobia._run.alive import check
 from jacobia._run.apart import Apart, rows_or_columns
 from jacobia._run.blueprint import Block, Blueprint
 from jacobia._run.devices import device_of
 from jacobia._run.directions import Directions, has_second
-from jacobia._run.kernels import Kept, Kind, call, keep, only_compiles, residual_bytes
+from jacobia._run.kernels import Kept, Kind, call, keep, residual_bytes
 from jacobia._run.limits import byte_limit, worth_apart
 from jacobia._run.over_mesh import over_mesh
 from jacobia._run.seeds import (
@@ -44,6 +44,7 @@ class Linearized:
     const_leaves: tuple[bool, ...] = ()  # which constants are leaves of a view as a pytree; (): not decided
     source: Any = None  # how to make this call again, for pickle
     guard: Any = None  # the guard among the leaves of the pytree from which the view was made
+    guard_seen = False  # whether the guard has been found unchanged
     traced: bool = False  # whether any array is a tracer
     made_in: Any = None  # the trace of a traced point: results of an inner trace are not kept
     reads = 0
@@ -166,20 +167,8 @@ class Linearized:
         return byte_limit(self.blue.memory_limit, need, lambda: None if self.traced else self.device)
 
     def check_alive(self, computes: bool = True) -> None:
-        """Raise if an array of the point has been deleted or donated, or is a shape alone that cannot be computed with.
-
-        Called before anything is computed. Otherwise only a kernel that reads the deleted array would fail, and kept
-        residuals would hide it.
-        """
-        leaves = self.at_hand  # NumPy arrays cannot be deleted
-        for k, a in enumerate((*leaves, *self.consts)):
-            if self.traced and isinstance(a, Tracer):
-                continue
-            is_deleted = getattr(a, "is_deleted", None)  # None: a NumPy array, or a shape alone
-            if is_deleted is not None and is_deleted():
-                raise deleted(self, k)
-            if is_deleted is None and computes and isinstance(a, jax.ShapeDtypeStruct) and not only_compiles():
-                raise shape_alone(self, k)
+        """Raise if the point cannot be computed with (see `alive.check`). Called before anything is computed."""
+        check(self, computes)
 
     # Running sweeps
 

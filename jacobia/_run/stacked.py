@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobia._compat import Tracer, is_mapped, register_vmappable
-from jacobia._run.guard import new_guard
+from jacobia._run.guard import SHAPE, new_guard
 from jacobia._run.limits import padded_width
 
 
@@ -79,7 +79,8 @@ register_vmappable(Carried, _of_one_point, _of_all_points)
 class Guard:
     """The guard of a view that passes through a transformation.
 
-    Its shape, the sizes of the new axes and then 1, tells how many points are stacked. `vmap` changes only the shape.
+    Its shape, the sizes of the new axes and then (2, 2), tells how many points are stacked. `vmap` changes only the
+    shape.
     """
 
     __slots__ = ("array", "sizes")
@@ -90,7 +91,7 @@ class Guard:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.sizes, 1) if self.array is None else self.array.shape
+        return (*self.sizes, *SHAPE) if self.array is None else self.array.shape
 
 
 def _flatten(guard: Guard) -> tuple[tuple, None]:
@@ -102,8 +103,8 @@ def _flatten(guard: Guard) -> tuple[tuple, None]:
 jax.tree_util.register_pytree_node(Guard, _flatten, lambda _, kids: Guard(kids[0]))
 register_vmappable(
     Guard,
-    lambda cont, _, guard, axis: guard if axis is None else Guard(None, guard.shape[1:-1]),
-    lambda cont, size, guard, axis: guard if axis is None else Guard(None, (size, *guard.shape[:-1])),
+    lambda cont, _, guard, axis: guard if axis is None else Guard(None, guard.shape[1:-2]),
+    lambda cont, size, guard, axis: guard if axis is None else Guard(None, (size, *guard.shape[:-2])),
 )
 
 

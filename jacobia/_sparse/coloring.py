@@ -115,7 +115,7 @@ class Coloring:
           ImportError: matplotlib is not installed.
           TypeError: `ax` is not axes of matplotlib.
         """
-        ax = axes_for(ax, "Coloring.plot(ax=None)")
+        ax = axes_for(ax, "Coloring.plot(ax=...)")
         rows, cols = self.pattern.rows, self.pattern.cols
         image = colored(rows, cols, self.pattern.shape, self._entry_colors())
         settings = {"cmap": _palette(self.num_colors), "vmin": -0.5, "vmax": max(self.num_colors, 1) - 0.5} | kwargs

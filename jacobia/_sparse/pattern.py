@@ -217,7 +217,7 @@ class Pattern:
           ImportError: matplotlib is not installed.
           TypeError: `ax` is not axes of matplotlib.
         """
-        ax = axes_for(ax, "Pattern.spy(ax=None)")
+        ax = axes_for(ax, "Pattern.spy(ax=...)")
         filled = fullness(self.rows, self.cols, self.shape)
         # A cell with one entry is seen beside a full one.
         shades = np.where(filled > 0, 0.3 + 0.7 * filled, 0.0)

@@ -74,24 +74,26 @@ def show(ax: Any, image: np.ndarray, shape: tuple[int, int], **kwargs: Any) -> A
     (m, n), is_long = shape, max(shape) > _LONG * min(shape)
     settings = {"interpolation": "nearest", "aspect": "auto" if is_long else "equal"}
     settings |= {"extent": (-0.5, max(n, 1) - 0.5, max(m, 1) - 0.5, -0.5)}
-    return ax.imshow(image if image.size else np.zeros((1, 1)), **(settings | kwargs))
+    return ax.imshow(image if image.size else np.full((1, 1), np.nan), **(settings | kwargs))
+
+
+def bounds(shape: tuple[int, int]) -> list[np.ndarray]:
+    """The bounds of the cells of a plot along each axis: equal cells, of which the last may be cut off."""
+    steps = [max(1, -(-k // _CELLS)) for k in shape]
+    return [np.arange(0, k + step, step).clip(max=k) for k, step in zip(shape, steps, strict=True)]
 
 
 def cells(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Divide a matrix into equal cells.
-
-    Returns:
-      The cell of each entry, shape (nnz,); and the bounds of the cells along each axis.
-    """
-    steps = [max(1, -(-k // _CELLS)) for k in shape]
-    bounds = [np.arange(0, k + step, step).clip(max=k) for k, step in zip(shape, steps, strict=True)]
-    return rows // steps[0] * (len(bounds[1]) - 1) + cols // steps[1], bounds
+    """The cell of each entry of a matrix, shape (nnz,); and the bounds of the cells along each axis."""
+    found = bounds(shape)
+    down, across = (np.searchsorted(b, k, side="right") - 1 for b, k in zip(found, (rows, cols), strict=True))
+    return down * (len(found[1]) - 1) + across, found
 
 
 def fullness(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The density of each cell relative to the densest. A cell that is cut off at an end counts its own area only."""
-    place, bounds = cells(rows, cols, shape)
-    heights, widths = map(np.diff, bounds)
+    place, found = cells(rows, cols, shape)
+    heights, widths = map(np.diff, found)
     filled = np.bincount(place, minlength=heights.size * widths.size).reshape(heights.size, widths.size)
     filled = filled / np.outer(heights, widths)
     return filled / (filled.max(initial=0) or 1)
@@ -99,8 +101,8 @@ def fullness(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.n
 
 def colored(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], colors: np.ndarray) -> np.ndarray:
     """The color of the first entry in each cell; NaN for a cell without entries."""
-    place, bounds = cells(rows, cols, shape)
-    image = np.full((bounds[0].size - 1, bounds[1].size - 1), np.nan)
-    found, first = np.unique(place, return_index=True)
-    image.flat[found] = colors[first]
+    place, (down, across) = cells(rows, cols, shape)
+    image = np.full((down.size - 1, across.size - 1), np.nan)
+    filled, first = np.unique(place, return_index=True)
+    image.flat[filled] = colors[first]
     return image

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # A display asks at most this many pieces whether they were deleted.
-_ASKED = 512
+_ASKED = 200
 
 
 class Stats(NamedTuple):

@@ -55,7 +55,13 @@ def as_lineax(origin: Linearized, source: Source, tags: Any) -> Any:
 
 
 def _tags(tags: Any) -> frozenset:
-    return frozenset(tags) if isinstance(tags, Iterable) else frozenset([tags])
+    made = frozenset(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else frozenset([tags])
+    if words := [tag for tag in made if isinstance(tag, str)]:
+        raise TypeError(
+            f"as_lineax(tags=...): expected tags of lineax, got {words[0]!r}. Write lineax.symmetric_tag, "
+            "lineax.diagonal_tag, ... ."
+        )
+    return made
 
 
 def _check(made: Any) -> None:
@@ -72,24 +78,70 @@ def _check(made: Any) -> None:
             f"({made.out_size()}, {made.in_size()}). Leave the tag out."
         )
     symmetric = made.tags & {lx.symmetric_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag}
-    for wrong, holds in (
-        (symmetric, lambda p: p == p.T),
-        (made.tags & {lx.diagonal_tag}, lambda p: _band(p, 0, 0)),
-        (made.tags & {lx.tridiagonal_tag}, lambda p: _band(p, 1, 1)),
-        (made.tags & {lx.lower_triangular_tag}, lambda p: _band(p, None, 0)),
-        (made.tags & {lx.upper_triangular_tag}, lambda p: _band(p, 0, None)),
-    ):
+    has_numbers = _origin(made).remembers and made.in_size() > 0
+    bands = {
+        lx.diagonal_tag: (0, 0), lx.tridiagonal_tag: (1, 1), lx.lower_triangular_tag: (None, 0),
+        lx.upper_triangular_tag: (0, None),
+    }  # fmt: skip
+    for tag in [t for t in (*bands, *symmetric) if t in made.tags]:
         # A pattern may have more entries than J has nonzeros, so it does not refute a tag by itself. A pattern with few
         # entries is close to exact, and is trusted.
-        pattern = made.pattern() if wrong else None
-        if pattern is not None and pattern.density < _SPARSE and not holds(pattern):
+        pattern = made.pattern()
+        if pattern is None or (_band(pattern, *bands[tag]) if tag in bands else pattern == pattern.T):
+            known = pattern is not None
+        elif pattern.density < _SPARSE:
             raise ValueError(
-                f"as_lineax(tags=...): expected tags that hold, got {sorted(map(str, wrong))[0]} of a matrix whose "
-                f"pattern has other entries: {pattern.nnz} of {pattern.shape}. Solvers would be silently wrong. Leave "
-                "the tag out."
+                f"as_lineax(tags=...): expected tags that hold, got {tag} of a matrix whose pattern has other entries: "
+                f"{pattern.nnz} of {pattern.shape}. Solvers would be silently wrong. Leave the tag out."
             )
-    if symmetric and _origin(made).remembers and made.in_size():
+        else:
+            known = False
+        if tag in bands and not known and has_numbers:
+            _check_band(made, tag, *bands[tag])
+    if symmetric and has_numbers:
         _check_symmetry(made)
+    if lx.unit_diagonal_tag in made.tags and has_numbers:
+        _check_unit_diagonal(made)
+
+
+def _some_columns(made: Any) -> tuple[np.ndarray, np.ndarray]:
+    # The numbers of a few columns, the first and the last among them; and these columns, one in each row.
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), made.in_structure())
+    flat, unflat = ravel_pytree(zeros)
+    numbers = np.unique(np.linspace(0, flat.size - 1, _COLUMNS).astype(int))
+    columns = [ravel_pytree(made.mv(unflat(flat.at[k].set(1))))[0] for k in numbers.tolist()]
+    return numbers, np.asarray(jnp.stack(columns))
+
+
+def _check_band(made: Any, tag: Any, below: int | None, above: int | None) -> None:
+    # A few columns of a matrix whose pattern does not show that the tag holds. Many entries outside the band are seen
+    # in them.
+    numbers, columns = _some_columns(made)
+    offset = np.arange(columns.shape[1]) - numbers[:, None]  # of the row from the column
+    outside = np.zeros(offset.shape, bool)
+    if below is not None:
+        outside |= offset > below
+    if above is not None:
+        outside |= -offset > above
+    largest = np.abs(np.where(outside, columns, 0))
+    if largest.max(initial=0) > np.abs(columns).max(initial=0) * float(jnp.finfo(columns.dtype).eps) ** 0.5:
+        k, i = np.unravel_index(int(largest.argmax()), largest.shape)
+        raise ValueError(
+            f"as_lineax(tags=...): expected tags that hold, got {tag} of a matrix with the entry {columns[k, i]:.3g} "
+            f"in row {i} and column {numbers[k]}. Solvers would be silently wrong. Leave the tag out."
+        )
+
+
+def _check_unit_diagonal(made: Any) -> None:
+    numbers, columns = _some_columns(made)
+    found = columns[np.arange(len(numbers)), numbers]
+    wrong = np.flatnonzero(np.abs(found - 1) > float(jnp.finfo(columns.dtype).eps) ** 0.5)
+    if wrong.size:
+        k = int(wrong[0])
+        raise ValueError(
+            f"as_lineax(tags=...): expected a diagonal of ones, as the tag says, got {found[k]:.3g} in row "
+            f"{numbers[k]}. Leave the tag out."
+        )
 
 
 def _check_symmetry(made: Any) -> None:
@@ -99,6 +151,8 @@ def _check_symmetry(made: Any) -> None:
     flat, unflat = ravel_pytree(zeros)
     u, v = (jax.random.rademacher(k, flat.shape, flat.dtype) for k in jax.random.split(jax.random.key(0)))
     Ju, Jv = (ravel_pytree(made.mv(unflat(a)))[0] for a in (u, v))
+    import lineax as lx
+
     apart = abs(jnp.vdot(u, Jv) - jnp.conj(jnp.vdot(v, Ju)) if _is_complex(made) else jnp.vdot(u, Jv) - jnp.vdot(v, Ju))
     scale = jnp.linalg.norm(Ju) * jnp.linalg.norm(v) + jnp.linalg.norm(Jv) * jnp.linalg.norm(u)
     if apart > scale * float(jnp.finfo(flat.dtype).eps) ** 0.5:
@@ -106,10 +160,21 @@ def _check_symmetry(made: Any) -> None:
             "as_lineax(tags=...): expected a symmetric matrix, as the tag says, got one of which u @ J @ v and "
             f"v @ J @ u differ by {float(apart):.3g}, of ones and minus ones. Leave the tag out."
         )
+    for tag, sign in ((lx.positive_semidefinite_tag, 1), (lx.negative_semidefinite_tag, -1)):
+        least = min(sign * float(jnp.vdot(a, Ja).real) for a, Ja in ((u, Ju), (v, Jv)))
+        if tag in made.tags and least < -float(scale) * float(jnp.finfo(flat.dtype).eps) ** 0.5:
+            raise ValueError(
+                f"as_lineax(tags=...): expected a {'positive' if sign > 0 else 'negative'} semidefinite matrix, as the "
+                f"tag says, got one of which v @ J @ v is {sign * least:.3g}, v of ones and minus ones. Leave the tag "
+                "out."
+            )
 
 
 # A pattern whose density is less than this is trusted if it contradicts a tag.
 _SPARSE = 0.5
+
+# This many columns are looked at, if a pattern does not show whether a tag holds.
+_COLUMNS = 8
 
 # Above this number of nonzeros, they are not listed just to answer whether J is banded.
 _LISTED = 1 << 24

@@ -16,7 +16,7 @@ from jacobia._plans.mirror import own_image, store_of
 from jacobia._read.block import LiveBlock
 from jacobia._read.considered import explain
 from jacobia._store.lines import Store, alive
-from jacobia._words import array_word, readable
+from jacobia._words import array_word, counted, readable
 
 # The picture of the known rows and columns: at most _CELLS cells each way, in an area of _WIDTH x _HEIGHT pixels, with
 # sides of at least _LEAST pixels.
@@ -93,7 +93,7 @@ def _lines(J: LiveBlock, store: Store) -> list[tuple[str, Any]]:
 
 def _where(J: LiveBlock) -> str:
     if (spread := J._origin.blue.spread) is not None:
-        return f"{spread.size} devices over {spread.axis!r}"
+        return f"{counted(spread.size, 'devices')} over {spread.axis!r}"
     leaf = _input(J)
     if getattr(leaf, "is_deleted", bool)():
         return "point deleted"
@@ -123,18 +123,27 @@ def page(J: LiveBlock) -> str:
         ]
         details, store = "", store_of(J._origin, J._index)
         if alive(store.full) or not store.complete:  # otherwise the mirror knows all, and explaining would transpose it
-            told = explain(J, ...)
-            facts.insert(1, ("J[...]", f"raises: {told.refused}" if told.refused else told.to_do()))
-            details = f"<details><summary>explain</summary>{told.details()}</details>"
+            plan, details = _plan(J)
+            facts.insert(1, ("J[...]", plan))
         return _page(J, facts, _picture(J, store), details)
     finally:
         J._origin.lock.release()
 
 
+def _plan(J: LiveBlock) -> tuple[str, str]:
+    # What J[...] would do or raise, and the table of plans.
+    try:
+        J._origin.check_alive()
+        told = explain(J, ...)
+    except Exception as error:  # shown instead of the plan: a display must not raise
+        return f"raises: {error}", ""
+    plan = f"raises: {told.refused}" if told.refused else told.to_do()
+    return plan, f"<details><summary>explain</summary>{told.details()}</details>"
+
+
 def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str) -> str:
-    source, told = J._origin.source, list(_told(J))
-    word, known, *_ = told
-    name = "" if source is None else f' <span class="jacobia-of">{_escaped(source[0].__name__[:_NAME])}</span>'
+    word, known, *_ = told = list(_told(J))
+    name = "" if J._origin.source is None else f' <span class="jacobia-of">{html.escape(_name(J))}</span>'
     rows = "".join(
         f"<tr><th>{html.escape(what)}</th><td>{html.escape(text)}</td></tr>"
         for what, text in [("known", known.removesuffix(" known")), *facts]
@@ -148,9 +157,14 @@ def _page(J: LiveBlock, facts: list[tuple[str, str]], picture: str, details: str
     )
 
 
-def _escaped(name: str) -> str:
-    # A name may hold what no encoding has.
-    return html.escape(name).encode("ascii", "xmlcharrefreplace").decode()
+def _name(J: LiveBlock) -> str:
+    # A name of f may hold anything, and asking for the name may run code of the user's.
+    transform = J._origin.source[0]
+    try:
+        name = str(transform.__name__)
+    except Exception:
+        name = transform._options.name
+    return "".join(c if c.isprintable() else "?" for c in name[:_NAME])
 
 
 def _picture(J: LiveBlock, store: Store) -> str:
@@ -176,7 +190,7 @@ def _picture(J: LiveBlock, store: Store) -> str:
     )
     return (
         f'<svg width="{wide + 2}" height="{high + 2}" viewBox="-1 -1 {wide + 2} {high + 2}" role="img" '
-        f'aria-label="what is known of {m} rows and {n} columns">'
+        f'aria-label="what is known of {counted(m, "rows")} and {counted(n, "columns")}">'
         f'<rect class="jacobia-frame" width="{wide}" height="{high}"/>{bands}</svg>'
     )
 

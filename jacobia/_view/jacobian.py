@@ -159,7 +159,7 @@ class Jacobian(Reductions):
     def plot(self, ax: Any = None, *, sample: int | None = None, compute: bool = False, **kwargs: Any) -> Any:
         """Plot the known entries of `J.matrix` as a heat map. Unknown entries are hatched.
 
-        If there are more than 2,000 rows or columns, several entries share a cell, which shows the entry that is
+        If there are more than 256 rows or columns, several entries share a cell, which shows the entry that is
         largest in magnitude.
 
         Args:

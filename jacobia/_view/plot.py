@@ -11,12 +11,10 @@ import numpy as np
 
 from jacobia._operators.lines import is_sparse
 from jacobia._plans.mirror import store_of
-from jacobia._sparse.picture import axes_for, is_dark, show
+from jacobia._sparse.picture import axes_for, bounds, is_dark, show
 from jacobia._store.lines import Store, alive
 from jacobia._words import array_word
 
-# A side of more than _LINES lines is divided into _CELLS cells, each of at least one pixel of the plot.
-_LINES, _CELLS = 2000, 500
 # Bytes of remembered lines that are read at a time.
 _AT_ONCE = 1 << 26
 
@@ -29,7 +27,7 @@ def plot(J: Any, ax: Any, sample: int | None, compute: bool, kwargs: dict[str, A
             "J.plot(): expected a view outside of jit and other transformations, got one that is traced. Return J, and "
             "plot it outside."
         )
-    ax = axes_for(ax, "J.plot(ax=None)")
+    ax = axes_for(ax, "J.plot(ax=...)")
     with J._origin.lock:  # no other thread may drop known lines meanwhile
         if compute:
             _compute(J, sample)
@@ -79,7 +77,7 @@ class _Image:
 
     def __init__(self, shape: tuple[int, int]):
         self.shape = shape
-        self.bounds = [np.linspace(0, k, (k if k <= _LINES else _CELLS) + 1).astype(int) for k in shape]
+        self.bounds = bounds(shape)
         size = [b.size - 1 for b in self.bounds]
         self.values, self.known = np.zeros(size), np.zeros(size, bool)
 

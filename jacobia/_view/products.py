@@ -161,4 +161,6 @@ def _no_inner(shape: tuple[int, ...], of_view: tuple[int, ...], on_the_left: boo
         hint = "Write v.T @ J" if on_the_left else "Write J @ v.T"
     else:
         hint = f"J has shape {of_view}: J @ v takes {n} numbers, and v @ J {m}"
+    if not on_the_left and (shape == of_view[:-2] + (n,) or shape == of_view[-len(shape) :]):
+        hint = "Write J.mv(v) for the product with a tangent of the shape of x"
     return ValueError(f"{what}: expected v of length {size} along axis {axis % len(shape)}, got shape {shape}. {hint}.")

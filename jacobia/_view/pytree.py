@@ -18,7 +18,9 @@ from jacobia._compat import Tracer
 from jacobia._plans.colors import is_traced
 from jacobia._program.fingerprint import Identity
 from jacobia._read.layout import layout_of
+from jacobia._run.alive import changed
 from jacobia._run.blueprint import Blueprint
+from jacobia._run.guard import SHAPE, is_guard
 from jacobia._run.point import Linearized
 from jacobia._run.stacked import Axes, Carried, Guard, Stack, Stacks, with_axes
 from jacobia._view.hessian import Hessian
@@ -61,6 +63,8 @@ def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
     consts = [next(rest) if h is None else Carried(h.held, ()) for h in form.held]
     leaves = list(rest)
     stacks, key = _stacks(blue, form.held, consts, leaves, guard), guard.array if isinstance(guard, Guard) else None
+    if hasattr(key, "dtype") and not is_guard(key):
+        raise changed(f"arrays of other types in the place of its leaves ({key.dtype} in the place of the guard)")
     own = [_own(c.array) for c in consts], [_own(x.array) for x in leaves]
     origin = Linearized.anywhere(blue, *own, stacks, key)
     origin.const_leaves = tuple(h is None for h in form.held)  # constants that were leaves stay leaves
@@ -85,7 +89,7 @@ def _stacks(
 ) -> Stacks:
     if not all(hasattr(a, "shape") for a in (guard, *(p.array for p in (*consts, *leaves)))):
         return ()  # JAX unflattens trees with placeholders for leaves, which have no shape
-    sizes = guard.shape[:-1]
+    sizes = guard.shape[:-2]
 
     def aligned(part: Carried, held: bool) -> tuple[int | None, ...]:
         # Match the recorded axes to those of the guard: scan adds axes in front of all leaves, or removes them.
@@ -99,7 +103,9 @@ def _stacks(
         for axes, own in zip((*of_consts, *of_leaves), (*blue.const_shapes, *blue.leaf_shapes), strict=True)
     ]
     got = [tuple(p.array.shape) for p in (*consts, *leaves)]
-    if guard.shape[-1:] != (1,) or got != expected:
+    if guard.shape[-2:] != SHAPE and got == expected:
+        raise changed("another shape in the place of the guard")
+    if guard.shape[-2:] != SHAPE or got != expected:
         raise ValueError(
             f"J (as a pytree): expected leaves of shapes {expected}, got {got}. They are the point, not the matrix, "
             "and what all samples share is among them once: map over J[...], or by jax.vmap."

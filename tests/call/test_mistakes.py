@@ -238,7 +238,7 @@ def test_an_input_that_cannot_be_differentiated(x, argument, hint):
 
 
 def test_lists_of_other_things_are_no_lists_of_ints():
-    for x, hint in (([1j, 2j], "holomorphic=True"), ([jax.random.key(0)], "Leave it out with where=")):
+    for x, hint in (([1j, 2j], "holomorphic=True"), ([jax.random.key(0)], "leave a key in a tree out with where=")):
         with pytest.raises(TypeError) as caught:
             jacobian(lambda x: x[0])(x)
         assert_helpful(caught, "args[0][0]", hint)
@@ -302,7 +302,11 @@ OUTPUTS = {
     "a method": (lambda x: {"a": x.sum}, "output['a']", "Call it in f."),
     "a range": (lambda x: range(3), "output", "Return jax.numpy.stack(list(...)) of it."),
     "a sparse array": (lambda x: scipy.sparse.eye_array(3), "output", "Return its .data, or a dense array."),
-    "words": (lambda x: np.array(["a"]), "output", "and dtype <U1. Return other things as aux"),
+    "words": (
+        lambda x: np.array(["a"]),
+        "output",
+        "and dtype <U1. Leave it out of what f returns: aux too holds arrays alone",
+    ),
     "a transform": (lambda x: jacobian(g), "jacobian(f)", "write jacobian(f)(x)."),
 }
 
@@ -441,3 +445,39 @@ def test_an_error_of_f_comes_through(made, args):
     assert "shapes" in [
         frame.name for frame in traceback.extract_tb((caught.value.__cause__ or caught.value).__traceback__)
     ]
+
+
+def test_masked_arrays():
+    masked = np.ma.array([1.0, 2, 3], mask=[0, 1, 0])
+    with pytest.raises(TypeError) as caught:
+        jacobian(lambda x: x**2)(masked)
+    assert_helpful(caught, "jacobian(args[0]=...)", "got MaskedArray", "Write args[0].filled(...)")
+
+
+def test_a_shape_in_place_of_an_array():
+    with pytest.raises(TypeError) as caught:
+        jacobian(f).explain((3,))
+    assert_helpful(caught, "args[0][0]", "or, for a shape, jax.ShapeDtypeStruct(args[0], float)")
+
+
+def test_a_batch_of_vectors_behind_an_at_sign():
+    x = jnp.ones((3, 4))
+    for J in (jacobian(jnp.tanh, batch_axis=0)(x), jacobian(jnp.tanh)(x)):
+        with pytest.raises(ValueError) as caught:
+            J @ x
+        assert str(caught.value).endswith("Write J.mv(v) for the product with a tangent of the shape of x.")
+        assert J.mv(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "options", "hint"),
+    [
+        (jnp.tanh, {"batch_axis": 0}, "Leave batch_axis out"),
+        (lambda x: (jnp.tanh(x), x), {"has_aux": True}, "Leave has_aux out"),
+        (lambda x: (x, x), {}, "Set ravel=True"),
+    ],
+)
+def test_what_scipy_cannot_take(wrong, options, hint):
+    with pytest.raises(ValueError) as caught:
+        jacobia.scipy.jac(wrong, **options)(np.ones((2, 3)))
+    assert_helpful(caught, "jacobia.scipy.jac(f)", hint)

@@ -792,3 +792,20 @@ def test_remembered_nonzeros_keep_to_the_limit():
         J[np.arange(100), np.arange(100)]
     np.testing.assert_allclose(J[3, 3], 6 / 99, rtol=1e-6)
     assert J.stats.pullbacks == J.stats.pushforwards == 0
+
+
+def test_a_point_where_lines_are_zero_confirms_no_pattern(new_programs):
+    f = lambda x: x**2 + jnp.roll(x, 1) ** 2  # noqa: E731
+    short = jacobian(f, sparsity=Pattern.from_dense(np.eye(4)))
+    for start in (jnp.zeros(4), jnp.zeros(4).at[1].set(1.0) * 0, jnp.zeros(4)):
+        assert not short(start).nonzeros()[0].any()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="expected a pattern with every nonzero of J"):
+            short(jnp.arange(4.0)).nonzeros()
+    right = jacobian(f, sparsity=Pattern.from_dense(np.eye(4) + np.roll(np.eye(4), 1, axis=0)))
+    seeds = []
+    for x in (jnp.zeros(4), jnp.ones(4), jnp.arange(4.0)):
+        J = right(x)
+        assert_close(J.to_scipy().toarray(), np.asarray(jax.jacrev(f)(x)))
+        seeds.append(J.stats.seeds_run)
+    assert seeds[0] == seeds[1] > seeds[2]  # compared until a point tells of every line

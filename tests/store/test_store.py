@@ -126,7 +126,7 @@ def test_few_of_many_pieces_are_asked_whether_they_were_deleted(ask):
         lines.put(np.array([k]), Spied())
     Spied.asked = 0
     ask(lines)
-    assert 0 < Spied.asked <= 512
+    assert 0 < Spied.asked <= 200
 
 
 def test_patches_ask_few_of_many_pieces():

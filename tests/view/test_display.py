@@ -1,5 +1,6 @@
 """Displays of a view: one line, HTML, treescope. Nothing is computed for them."""
 
+import html
 import re
 import threading
 
@@ -138,6 +139,41 @@ def test_a_deleted_point(uncounted):
     assert line == "Jacobian(f32[4,3], rows 1/4 known, 12 bytes, point deleted)" and "point deleted" in page
 
 
+def test_a_panel_tells_what_a_read_would_raise():
+    x, closed = jnp.ones(3) * 2, jnp.ones(3) * 3
+    deleted = jacobian(tanh)(x), jacobian(lambda x: x * closed)(jnp.ones(3))
+    x.delete(), closed.delete()
+    for J in (*deleted, jax.eval_shape(jacobian(tanh), jnp.ones(3)), jacobian(jnp.tanh, mode="waist")(jnp.ones(3))):
+        with pytest.raises(ValueError) as error:
+            J[...]
+        assert f"<td>raises: {html.escape(str(error.value))}</td>" in J._repr_html_()
+
+
+def test_a_result_larger_than_the_limit_is_told_though_its_missing_rows_would_fit():
+    J = jacobian(tanh, memory_limit=40)(jnp.ones(3))  # 4 rows of 12 bytes
+    J[1], J[2]
+    with pytest.raises(MemoryError) as error:
+        J[...]
+    assert J.explain().refused == str(error.value) and "<td>raises: " in J._repr_html_()
+    assert not J.explain([0, 3]).refused
+
+
+def test_names_that_raise_or_cannot_be_printed():
+    class Model:
+        def __call__(self, x):
+            return jnp.sin(x)
+
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    def named(x):
+        return jnp.sin(x)
+
+    named.__name__ = "a\x00\x1b\ud800\n<b>"
+    assert 'jacobia-of">jacobian</span>' in jacobian(Model())(jnp.ones(3))._repr_html_()
+    assert 'jacobia-of">jacobian(a????&lt;b&gt;)</span>' in jacobian(named)(jnp.ones(3))._repr_html_()
+
+
 def test_what_does_not_fit_is_told():
     J = jacobian(lambda x: x**2, memory_limit=10_000)(jnp.ones(100))
     page = J._repr_html_()
@@ -167,7 +203,7 @@ def test_without_arrays():
 def test_a_view_of_shapes_explains_itself_and_refuses_to_compute(uncounted):
     J = jax.eval_shape(jacobian(tanh), jnp.ones(3))
     line, page = uncounted(J)
-    assert line == "Jacobian(f32[4,3], a shape alone)" and "3 pushforwards" in page
+    assert line == "Jacobian(f32[4,3], a shape alone)" and "raises: J[...]: expected a view at arrays" in page
     assert J.shape == (4, 3) and J.pattern.nnz == 11 and "pushforwards" in str(J.explain())
     for read in (lambda: J[0], lambda: J[...], lambda: J @ np.ones(3, np.float32), J.nonzeros, lambda: J.value):
         with pytest.raises(ValueError, match=r"got one of jax\.eval_shape, in which args\[0\] is a shape alone"):

@@ -155,6 +155,36 @@ def test_tags_that_do_not_hold():
     with pytest.raises(ValueError, match=r"as_lineax\(tags=...\): expected no lower_triangular_tag of a matrix"):
         jacobian(lambda x: x[:3])(X).as_lineax(lx.lower_triangular_tag)
     hessian(energy)(X).as_lineax((lx.symmetric_tag, lx.positive_semidefinite_tag))
+    with pytest.raises(TypeError, match=r"expected tags of lineax, got 'symmetric'"):
+        J.as_lineax("symmetric")
+
+
+FULL = np.eye(12) * 9 + np.random.default_rng(4).normal(size=(12, 12))
+
+
+@pytest.mark.parametrize("tag", ["diagonal", "tridiagonal", "lower_triangular", "upper_triangular", "unit_diagonal"])
+@pytest.mark.parametrize("kind", ["view", "tree", "dense"])
+def test_tags_that_a_full_pattern_does_not_refute(tag, kind, x64):
+    held = {"diagonal": np.diag(np.diag(FULL)), "tridiagonal": np.triu(np.tril(FULL, 1), -1),
+            "lower_triangular": np.tril(FULL), "upper_triangular": np.triu(FULL),
+            "unit_diagonal": FULL - np.diag(np.diag(FULL)) + np.eye(12)}[tag]  # fmt: skip
+
+    def made(matrix):
+        mixed = jnp.linalg.inv(jnp.asarray(np.linalg.inv(matrix)))  # a full pattern, whatever the numbers
+        if kind == "tree":
+            return operator(jacobian(lambda p: {"x": mixed @ p["x"]})({"x": jnp.ones(12)}))
+        return jacobian(lambda x: mixed @ x, sparsity="dense" if kind == "dense" else "auto")(jnp.ones(12))
+
+    made(held).as_lineax(getattr(lx, f"{tag}_tag"))
+    with pytest.raises(ValueError, match=r"as_lineax\(tags=...\): expected (tags that hold|a diagonal of ones)"):
+        made(FULL).as_lineax(getattr(lx, f"{tag}_tag"))
+
+
+def test_definite_tags():
+    H = hessian(lambda x: jnp.sum(x**2) + x.sum() ** 2)(X)
+    H.as_lineax(lx.positive_semidefinite_tag)
+    with pytest.raises(ValueError, match="expected a negative semidefinite matrix"):
+        H.as_lineax(lx.negative_semidefinite_tag)
 
 
 def test_samples_and_a_missing_package(monkeypatch):

@@ -452,7 +452,7 @@ def test_nothing_of_the_view_is_mapped():
     made = lambda w: jax.vmap(lambda _: jacobian(model, 1)(w, X[3]))(X)  # noqa: E731
     for J in (made(WEIGHTS), jax.jit(made)(WEIGHTS)):
         assert J.shape == (B, M, N)
-        assert max(a.size for a in jax.tree.leaves(J)) <= H * N
+        assert max(a.size for a in jax.tree.leaves(J) if jnp.issubdtype(a.dtype, jnp.inexact)) <= H * N
         full = np.broadcast_to(JACOBIANS[3], (B, M, N))
         for read in (lambda J: J[:, 1], lambda J: J[4], lambda J: J[...], lambda J: J[..., 2]):
             assert_close(read(J), read(full))

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from reference import assert_close, central_differences, dense, is_view, passes, views
 
-from jacobia import jacobian, materialize
+from jacobia import hessian, jacobian, materialize, value_and_jacobian
 
 RNG = np.random.default_rng(5)
 W = RNG.normal(size=(5, 4)).astype(np.float32)
@@ -473,6 +473,33 @@ def test_tree_arithmetic_on_a_view_raises(name, trap):
     J = trap_views()[name]
     with pytest.raises(REFUSALS):
         trap(J)
+
+
+@pytest.mark.parametrize("name", ["view", "transpose", "batched", "from jit", "leaf of a tree"])
+@pytest.mark.parametrize(
+    "change", [jnp.zeros_like, jnp.ones_like, jnp.flip, lambda a: jnp.roll(a, 1), jnp.isfinite, jnp.shape, np.size,
+               lambda a: jnp.full_like(a, 2), lambda a: jnp.zeros(a.shape, a.dtype)]
+)  # fmt: skip
+def test_a_view_of_other_leaves_is_not_read(name, change):
+    J = trap_views()[name]
+    for read in (lambda K: K[0], lambda K: K[...], lambda K: K.row_norms(), lambda K: K.nonzeros()):
+        with pytest.raises(REFUSALS, match=r"Write J\[...\] there"):
+            read(jax.tree.map(change, J))
+    assert_close(jax.tree.map(lambda a: a.copy(), J)[0], np.asarray(J[0]))
+
+
+@pytest.mark.parametrize("made", [jacobian(layer), hessian(lambda x: jnp.sum(layer(x))), value_and_jacobian(layer)])
+def test_a_derivative_of_a_view_is_no_view(made):
+    for derivative in (
+        lambda: jax.jvp(made, (X,), (X,)),
+        lambda: jax.linearize(made, X)[1](X),
+        lambda: jax.jit(lambda x: jax.jvp(made, (x,), (x,)))(X),
+        lambda: jax.jvp(jax.vmap(made), (BATCH,), (BATCH,)),
+    ):
+        with pytest.raises(ValueError, match=r"as jax\.jvp, .* Write J\[...\] there: return it"):
+            derivative()
+    read = lambda x: jax.tree.map(lambda J: J[...], made(x), is_leaf=is_view)  # noqa: E731
+    assert jax.tree.leaves(jax.jvp(read, (X,), (X,))[1])
 
 
 @pytest.mark.parametrize(
