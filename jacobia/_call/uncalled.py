@@ -17,14 +17,27 @@ _F = TypeVar("_F", bound=Callable)
 # Option → names for it in other libraries.
 _ELSEWHERE = {
     "argnums": "argnum argname argnames wrt arg args_to_differentiate",
-    "batch_axis": "batch_axes batch_dim batch_dims in_axes in_dims vmap_axis",
-    "mode": "strategy method direction vectorize",
+    "batch_axis": "batch_axes batch_dim batch_dims",
+    "mode": "strategy method direction outer_jacobian_strategy",
     "chunk_size": "chunks batch_size chunk",
     "memory_limit": "max_memory memory",
     "mesh": "devices device sharding",
     "where": "mask filter filter_spec",
     "sparsity": "pattern coloring sparse",
     "has_aux": "aux",
+}
+
+# Options of other libraries that have no counterpart → what to write.
+_WITHOUT = {
+    name: hint
+    for names, hint in {
+        "vectorize": "Leave it out: rows and columns are always vectorized.",
+        "create_graph retain_graph": "Leave it out: results can be differentiated, as by jax.grad.",
+        "allow_int": "Leave integers out with where=, or number other arguments in argnums.",
+        "in_axes in_dims out_axes out_dims vmap_axis": "Write jax.vmap({made}, in_axes=...), or batch_axis=.",
+        "randomness": "Pass a jax.random.key as an argument of f.",
+    }.items()
+    for name in names.split()
 }
 
 
@@ -95,6 +108,8 @@ def unknown(name: str, option: str, known: list[str], made: str) -> TypeError:
     close = elsewhere or difflib.get_close_matches(option, known, 1, 0.75)
     if option in OPTIONS:
         hint = "Leave it out, which jacobian and hessian alone have."
+    elif option in _WITHOUT:
+        hint = _WITHOUT[option].format(made=made)
     elif close:
         hint = f"Did you mean {close[0]}?"
     else:

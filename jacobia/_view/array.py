@@ -377,6 +377,7 @@ INSTEAD = {
         ("H adjoint", "Write J.T.conj()"),
         ("transposed t", "Write J.T"),
         ("matmul apply", "Write J @ v"),
+        ("in_structure out_structure as_matrix", "Write J.as_lineax(), which is an operator of lineax"),
         ("set update fill append resize", "Write J.at[...].set(...), which gives an array"),
         ("backward grad gradient jacobian", "J is the derivative: write J[...] for all of it, J.vm(u) for u @ J"),
         ("hessian", "Write hessian(f)(x)"),

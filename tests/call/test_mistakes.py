@@ -83,9 +83,7 @@ MISSPELLED = {
     "argnum": "argnums",
     "wrt": "argnums",
     "batch_axes": "batch_axis",
-    "in_axes": "batch_axis",
     "strategy": "mode",
-    "vectorize": "mode",
     "chunks": "chunk_size",
     "hasaux": "has_aux",
     "memory_limits": "memory_limit",
@@ -105,8 +103,11 @@ def test_options_that_others_have():
         ("laplacian", "batch_axes", "Did you mean batch_axis?"),
         ("divergence", "argnum", "Did you mean argnums?"),
         ("laplacian", "lazy", "Leave it out, which jacobian and hessian alone have."),
-        ("laplacian", "create_graph", "write laplacian(f)(x)."),
-        ("jacobian", "create_graph", "write jacobian(f)(x)."),
+        ("laplacian", "targets", "write laplacian(f)(x)."),
+        ("jacobian", "targets", "write jacobian(f)(x)."),
+        ("jacobian", "create_graph", "Leave it out: results can be differentiated"),
+        ("hessian", "in_axes", "Write jax.vmap(hessian(f), in_axes=...), or batch_axis=."),
+        ("jacobian", "vectorize", "Leave it out: rows and columns are always vectorized."),
     ):
         with pytest.raises(TypeError) as caught:
             transform(name)[0](g, **{option: 0})
