@@ -74,7 +74,7 @@ def hess(f: Callable, argnums: int = 0, *, format: str | None = None, **options:
 
 class _Callback:
     # The first call fixes the format: a solver looks at the first matrix, and expects all others in the same format.
-    def __init__(self, name: str, transform: Callable, argnums: Any, format: str | None):
+    def __init__(self, name: str, transform: Any, argnums: Any, format: str | None):
         formats = "dense", *FORMATS
         if format is not None and format not in formats:
             raise ValueError(

@@ -63,8 +63,9 @@ def _unflatten(form: _Form, parts: Sequence) -> Jacobian:
     consts = [next(rest) if h is None else Carried(h.held, ()) for h in form.held]
     leaves = list(rest)
     stacks, key = _stacks(blue, form.held, consts, leaves, guard), guard.array if isinstance(guard, Guard) else None
-    if hasattr(key, "dtype") and not is_guard(key):
-        raise changed(f"arrays of other types in the place of its leaves ({key.dtype} in the place of the guard)")
+    dtype = getattr(key, "dtype", None)  # None: a placeholder of JAX
+    if dtype is not None and not is_guard(key):
+        raise changed(f"arrays of other types in the place of its leaves ({dtype} in the place of the guard)")
     own = [_own(c.array) for c in consts], [_own(x.array) for x in leaves]
     origin = Linearized.anywhere(blue, *own, stacks, key)
     origin.const_leaves = tuple(h is None for h in form.held)  # constants that were leaves stay leaves

@@ -585,7 +585,7 @@ def test_the_guard_costs_nothing_and_goes_everywhere():
     assert_close(jax.lax.scan(lambda J, _: (J, J[1]), J, None, length=2)[1], np.stack([expected] * 2))
     assert_close(jax.device_put(J, jax.devices()[0])[1], expected)
     with pytest.raises(TypeError, match="guard of a lazy view"):
-        jax.random.normal(guard[0])
+        jax.random.normal(guard[0, 0])
 
 
 # Complex numbers
