@@ -9,7 +9,7 @@ import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from jacobia._compat import Tracer
-from jacobia._run.guard import is_unchanged
+from jacobia._run.guard import is_gone, is_unchanged
 from jacobia._run.kernels import ReadError, only_compiles
 
 
@@ -37,7 +37,7 @@ def _check_guard(origin: Any) -> None:
         return
     if not isinstance(guard, jax.Array):
         raise changed(f"{type(guard).__name__} in the place of arrays")
-    if not is_unchanged(guard):
+    if not is_gone(guard) and not is_unchanged(guard):
         raise changed("other numbers in the place of its leaves")
     origin.guard_seen = True
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.extend.random import define_prng_impl
 
-from jacobia._compat import eval_context
+from jacobia._compat import Tracer, eval_context
 
 
 def _no_numbers(*_: Any) -> Any:
@@ -33,9 +33,17 @@ _NUMBERS = np.array([[[2968811710], [3677149159]], [[745650761], [2884920346]]],
 SHAPE = _NUMBERS.shape[:2]
 
 
-@cache
 def new_guard() -> Any:
-    """A typed key of shape (2, 2), from which no random numbers can be drawn."""
+    """A typed key of shape (2, 2), from which no random numbers can be drawn. One array, until a caller deletes it."""
+    guard = _made()
+    if guard.is_deleted():
+        _made.cache_clear()
+        guard = _made()
+    return guard
+
+
+@cache
+def _made() -> Any:
     with eval_context():  # the guard must not become part of the current trace
         return jax.random.wrap_key_data(jax.device_put(_NUMBERS), impl=_KIND)
 
@@ -43,6 +51,11 @@ def new_guard() -> Any:
 def is_guard(array: Any) -> bool:
     """Whether an array, a tracer or a shape has the type of a guard."""
     return array.dtype == new_guard().dtype
+
+
+def is_gone(guard: Any) -> bool:
+    """Whether a caller has deleted or donated a guard."""
+    return isinstance(guard, jax.Array) and not isinstance(guard, Tracer) and guard.is_deleted()
 
 
 def is_unchanged(guard: jax.Array) -> bool:

@@ -20,7 +20,7 @@ from jacobia._program.fingerprint import Identity
 from jacobia._read.layout import layout_of
 from jacobia._run.alive import changed
 from jacobia._run.blueprint import Blueprint
-from jacobia._run.guard import SHAPE, is_guard
+from jacobia._run.guard import SHAPE, is_gone, is_guard
 from jacobia._run.point import Linearized
 from jacobia._run.stacked import Axes, Carried, Guard, Stack, Stacks, with_axes
 from jacobia._view.hessian import Hessian
@@ -54,7 +54,8 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
     consts = [Carried(c, tuple(a.consts[k] for a in axes)) for k, c in enumerate(origin.consts) if is_leaf[k]]
     leaves = [Carried(x, tuple(a.leaves[k] for a in axes)) for k, x in enumerate(origin.leaves)]
     form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.turn, len(axes), held)
-    return (*consts, *leaves, Guard(origin.guard, origin.batch)), form
+    guard = None if origin.guard is None or is_gone(origin.guard) else origin.guard
+    return (*consts, *leaves, Guard(guard, origin.batch)), form
 
 
 def _unflatten(form: _Form, parts: Sequence) -> Jacobian:

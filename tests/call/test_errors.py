@@ -576,6 +576,20 @@ def test_a_view_taken_for_a_tree_of_numbers(use, kind):
     assert "key<fry>" not in str(caught.value)
 
 
+def test_a_deleted_guard_is_made_anew():
+    J = a_view()
+    expected = np.asarray(J[1])
+    *_, guard = jax.tree.leaves(J)
+    guard.delete()
+    assert_close(jax.jit(lambda J: J)(a_view())[1], expected)
+    K = jax.jit(lambda J: J)(J)
+    jax.tree.leaves(K)[-1].delete()
+    assert_close(K[1], expected)
+    assert_close(jax.jit(lambda J: J[1])(K), expected)
+    V = jax.vmap(lambda x: a_view())(jnp.ones(3))
+    assert_close(jax.jit(lambda V: V)(V)[1][1], expected)
+
+
 def test_the_guard_costs_nothing_and_goes_everywhere():
     J = a_view()
     *_, guard = jax.tree.leaves(J)
