@@ -76,8 +76,10 @@ def _words(J: LiveBlock, store: Store) -> str:
     if alive(store.nonzeros):
         return "all nonzeros known"
     parts = [f"{what} {known}/{lines.count}" for what, lines in _lines(J, store) if (known := lines.known())]
-    if samples := set().union(*(p.samples() for p in store.patches.values())):
-        parts.append(f"lines of {len(samples)}/{math.prod(J._layout.lead)} samples")
+    samples = [p.samples for p in store.patches.values() if p.samples]
+    if samples:
+        count = len(samples[0]) if len(samples) == 1 else len(set().union(*samples))
+        parts.append(f"lines of {count}/{math.prod(J._layout.lead)} samples")
     if alive(store.diagonal):
         parts.append("diagonal")
     return (", ".join(parts) or "nothing") + " known"
