@@ -1,6 +1,6 @@
 """Whether a given pattern has every nonzero of J: the nonzeros read back are compared with products with J.
 
-Products need no pattern. They are compared once for a program and a coloring, at the first point where no line is zero.
+Products need no pattern. They are compared for a program and a coloring up to the first point where no line is zero.
 Shapes: M outputs, N inputs, nnz entries, k vectors; samples in front.
 Knows products and patterns. Knows nothing of how the nonzeros were computed.
 """
@@ -23,6 +23,7 @@ from jacobia._sparse.pattern import Pattern
 
 _VECTORS = 4
 _NOISE = 10  # roundings of the largest number in a product; an error of this size may appear in any entry
+_POINTS = 4  # at most this many points are compared: a line may be zero everywhere
 _LINES = 4  # the number of wrong lines that are searched for the missing entry
 
 
@@ -36,14 +37,14 @@ def confirm(origin: Linearized, index: int, coloring: Coloring, data: jax.Array,
     Raises:
       ValueError: the products differ by more than rounding explains.
     """
-    done = origin.blue.program.found.find("confirmed", (origin.blue.positions, origin.blue.spaces), set)
+    counts = origin.blue.program.found.find("confirmed", (origin.blue.positions, origin.blue.spaces), dict)
+    name, points = hash(coloring), counts.get(hash(coloring), 0)
     empty = 0 in data.shape[:-1] or 0 in coloring.pattern.shape
-    if empty or hash(coloring) in done or not data.is_fully_addressable:
+    if empty or points >= _POINTS or not data.is_fully_addressable:
         return
     flat = _wide(data).reshape(math.prod(data.shape[:-1]), coloring.pattern.nnz)
     told = [_compare(_Products(origin, index, way), coloring, flat) for way in ways]
-    if all(told):
-        done.add(hash(coloring))
+    counts[name] = _POINTS if all(told) else points + 1
 
 
 class _Products:

@@ -809,3 +809,10 @@ def test_a_point_where_lines_are_zero_confirms_no_pattern(new_programs):
         assert_close(J.to_scipy().toarray(), np.asarray(jax.jacrev(f)(x)))
         seeds.append(J.stats.seeds_run)
     assert seeds[0] == seeds[1] > seeds[2]  # compared until a point tells of every line
+    zero = jacobian(lambda x: x * jnp.arange(4.0), sparsity=Pattern.from_dense(np.eye(4)))  # row 0 is zero everywhere
+    seeds = []
+    for k in range(6):
+        J = zero(jnp.full(4, 1.0 + k))
+        J.nonzeros()
+        seeds.append(J.stats.seeds_run)
+    assert seeds[0] == seeds[3] > seeds[4] == seeds[5]
