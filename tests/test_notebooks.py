@@ -51,6 +51,6 @@ def test_runs(path):
     if missing:
         pytest.skip(f"{', '.join(missing)} is not installed, or has no wheel for this Python")
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
     client.execute()  # raises at the first cell that does, showing it
