@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobia._compat import Tracer, is_mapped, register_vmappable
+from jacobia._compat import Tracer, eval_context, is_mapped, register_vmappable
 from jacobia._run.guard import SHAPE, new_guard
 from jacobia._run.limits import padded_width
 
@@ -97,7 +97,10 @@ class Guard:
 def _flatten(guard: Guard) -> tuple[tuple, None]:
     if guard.array is not None:
         return (guard.array,), None
-    return (jnp.broadcast_to(new_guard(), guard.shape) if guard.sizes else new_guard(),), None
+    if not guard.sizes:
+        return (new_guard(),), None
+    with eval_context():  # the guard must not become part of the current trace
+        return (jnp.broadcast_to(new_guard(), guard.shape),), None
 
 
 jax.tree_util.register_pytree_node(Guard, _flatten, lambda _, kids: Guard(kids[0]))
