@@ -120,16 +120,17 @@ def there_is_room(plans: Iterator[Plan]) -> tuple[list[Plan], str]:
     found = list(plans)
     refused = []
     for k, plan in enumerate(found):
-        error = _refusal(plan)
+        error = refusal(plan.check)
         if error is None:
             return [plan, *found[:k], *found[k + 1 :]], ""
         refused.append(error)
     return found, str(refused[0])
 
 
-def _refusal(plan: Plan) -> MaterializationError | None:
+def refusal(check: Callable[[], None]) -> MaterializationError | None:
+    """The error of a check that something does not fit in memory; None: it fits."""
     try:
-        plan.check()
+        check()
     except MaterializationError as error:
         return error
     return None
@@ -145,7 +146,7 @@ def run(origin: Linearized, indices: Sequence[int], plans: Callable[[], Iterator
     def work() -> tuple[Plan, list[Answer]]:
         refused = []
         for plan in plans():
-            error = _refusal(plan)
+            error = refusal(plan.check)
             if error is None:
                 return plan, plan.run()  # an error raised by f is no reason to try another plan
             refused.append(error)

@@ -38,7 +38,8 @@ def confirm(origin: Linearized, index: int, coloring: Coloring, data: jax.Array,
       ValueError: the products differ by more than rounding explains.
     """
     counts = origin.blue.program.found.find("confirmed", (origin.blue.positions, origin.blue.spaces), dict)
-    name, points = hash(coloring), counts.get(hash(coloring), 0)
+    name = hash(coloring)
+    points = counts.get(name, 0)
     empty = 0 in data.shape[:-1] or 0 in coloring.pattern.shape
     if empty or points >= _POINTS or not data.is_fully_addressable:
         return

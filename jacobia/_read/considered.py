@@ -8,8 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from jacobia._errors import MaterializationError
-from jacobia._plans.choose import there_is_room
+from jacobia._plans.choose import refusal, there_is_room
 from jacobia._plans.mirror import store_of
 from jacobia._plans.plan import Considered, Outline, Plan
 from jacobia._read.block import LiveBlock
@@ -48,7 +47,7 @@ def explain(view: LiveBlock, key: object) -> Explanation:
         shape = view._shape_of(key)
         nbytes, notes = math.prod(shape) * layout.block.dtype.itemsize, (*first.notes(), *_notes(origin, view))
         if not refused and lines and view._known() is None:
-            refused = _too_large(view, shape)
+            refused = str(refusal(lambda: view._check_result(shape)) or "")
         if refused:
             notes = (*notes, f"memory: no plan fits, and reading raises: {refused}")
         density = _density(origin, view._index)
@@ -62,19 +61,10 @@ def explain(view: LiveBlock, key: object) -> Explanation:
             by,
             notes,
             partial(memory, first),
-            str(refused or ""),
+            refused,
         )
 
     return by_what_exists(origin, [layout.block], made)
-
-
-def _too_large(view: LiveBlock, shape: tuple[int, ...]) -> str:
-    # What the read raises if its result does not fit in memory.
-    try:
-        view._check_result(shape)
-    except MaterializationError as error:
-        return str(error)
-    return ""
 
 
 def _considered(plans: Iterable[Plan], symmetric: bool) -> Iterator[Considered]:

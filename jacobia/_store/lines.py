@@ -8,7 +8,7 @@ its lines are unknown again.
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, KeysView
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -178,19 +178,22 @@ class Patches:
         self.pieces: dict[int, _Patch] = {}  # the first is the oldest
         self.nbytes = 0
         self._next = 0
-        self.samples: set[int] = set()  # that have known lines
-        self._pieces_of: Counter[int] = Counter()  # sample → how many pieces
+        self._pieces_of: Counter[int] = Counter()  # sample that has known lines → how many pieces
         self._unindexed: list[int] = []
         self._owners: dict[int, np.ndarray] = {}  # sample → for each line, 1 + the latest piece that has it, or 0
 
     def __len__(self) -> int:
         """How many samples have known lines."""
-        return len(self.samples)
+        return len(self._pieces_of)
+
+    @property
+    def samples(self) -> KeysView[int]:
+        """The samples that have known lines."""
+        return self._pieces_of.keys()
 
     def put(self, samples: np.ndarray, lines: np.ndarray, array: Any) -> None:
         self.pieces[self._next] = _Patch(samples, lines, array)
-        self._pieces_of.update(own := samples.tolist())
-        self.samples.update(own)
+        self._pieces_of.update(samples.tolist())
         self._unindexed.append(self._next)
         self.nbytes += array.nbytes
         self._next += 1
@@ -243,8 +246,8 @@ class Patches:
         for sample in piece.samples.tolist():
             self._pieces_of[sample] -= 1
             if not self._pieces_of[sample]:
+                del self._pieces_of[sample]
                 self._owners.pop(sample, None)
-                self.samples.discard(sample)
             elif sample in self._owners:
                 owner = self._owners[sample]
                 owner[piece.lines[owner[piece.lines] == key + 1]] = 0

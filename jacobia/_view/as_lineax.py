@@ -87,16 +87,14 @@ def _check(made: Any) -> None:
         # A pattern may have more entries than J has nonzeros, so it does not refute a tag by itself. A pattern with few
         # entries is close to exact, and is trusted.
         pattern = made.pattern()
-        if pattern is None or (_band(pattern, *bands[tag]) if tag in bands else pattern == pattern.T):
-            known = pattern is not None
-        elif pattern.density < _SPARSE:
+        if pattern is not None and (_band(pattern, *bands[tag]) if tag in bands else pattern == pattern.T):
+            continue
+        if pattern is not None and pattern.density < _SPARSE:
             raise ValueError(
                 f"as_lineax(tags=...): expected tags that hold, got {tag} of a matrix whose pattern has other entries: "
                 f"{pattern.nnz} of {pattern.shape}. Solvers would be silently wrong. Leave the tag out."
             )
-        else:
-            known = False
-        if tag in bands and not known and has_numbers:
+        if tag in bands and has_numbers:
             _check_band(made, tag, *bands[tag])
     if symmetric and has_numbers:
         _check_symmetry(made)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jacobia._operators.lines import is_sparse
 from jacobia._plans.mirror import store_of
-from jacobia._sparse.picture import axes_for, bounds, is_dark, show
+from jacobia._sparse.picture import axes_for, bounds, cells, is_dark, show
 from jacobia._store.lines import Store, alive
 from jacobia._words import array_word
 
@@ -98,7 +98,7 @@ class _Image:
 
     def put_entries(self, rows: np.ndarray, cols: np.ndarray, data: np.ndarray) -> None:
         """Add all nonzeros. The other entries are known to be zero."""
-        place = self.cell(0, rows) * self.values.shape[1] + self.cell(1, cols)
+        place, _ = cells(rows, cols, self.shape)
         order = np.argsort(abs(data), kind="stable")  # the last entry in a cell wins: the largest, or a NaN
         self.values.flat[place[order]] = data[order]
         self.known[...] = True

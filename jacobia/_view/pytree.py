@@ -54,7 +54,7 @@ def _flatten(J: Jacobian) -> tuple[tuple, _Form]:
     consts = [Carried(c, tuple(a.consts[k] for a in axes)) for k, c in enumerate(origin.consts) if is_leaf[k]]
     leaves = [Carried(x, tuple(a.leaves[k] for a in axes)) for k, x in enumerate(origin.leaves)]
     form = _Form(type(J), origin.blue, J._index, J._layout.matrix, J._layout.turn, len(axes), held)
-    guard = None if origin.guard is None or is_gone(origin.guard) else origin.guard
+    guard = None if is_gone(origin.guard) else origin.guard
     return (*consts, *leaves, Guard(guard, origin.batch)), form
 
 
