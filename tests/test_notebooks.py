@@ -5,6 +5,7 @@ The quickstart runs with the other tests. Notebooks that take longer, or need pa
 """
 
 import ast
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+OF_TESTS = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")  # conftest.py sets them: no optimizations, and a shared cache
 
 
 def test_there_are_notebooks():
@@ -53,4 +55,5 @@ def test_runs(path):
     client = nbclient.NotebookClient(
         notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
-    client.execute()  # raises at the first cell that does, showing it
+    users = {name: value for name, value in os.environ.items() if name not in OF_TESTS}  # long loops need optimizations
+    client.execute(env=users)  # raises at the first cell that does, showing it
