@@ -7,7 +7,7 @@ Knows numbers of samples and of lines. Knows nothing of keys.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,11 +16,13 @@ import numpy as np
 from jacobia._plans.lines import most_of
 from jacobia._plans.mirror import mirrored
 from jacobia._plans.plan import Outline, PlanOfLines
+from jacobia._plans.recall import RECALLED, nonzeros_known, written
 from jacobia._plans.recipes import Recipe, recipe_name, worth_remembering
 from jacobia._plans.request import Answer, Count, Request
 from jacobia._plans.sizes import padded, padded_to, sized
 from jacobia._plans.ways import choose_way, count_of
 from jacobia._run.devices import placed
+from jacobia._run.kernels import Taken
 from jacobia._run.limits import padded_width, worth_apart
 from jacobia._run.point import Linearized
 from jacobia._run.seeds import Sweep
@@ -52,6 +54,9 @@ def few_samples(origin: Linearized, request: Request, remembers: bool = True) ->
         unknown = store.rows.num_missing(request.rows) and store.columns.num_missing(request.columns)
         if store.whole() is not None or not unknown:
             return None
+        if nonzeros_known(origin, store):
+            way = "columns" if request.asks == "columns" else "rows"
+            return replace(_by_way(origin, request, way, remembers, RecallOfSamples), outline=RECALLED)
     plan = _plan(origin, request, remembers)
     return plan if origin.cuts(plan.sweep(plan.numbers, len(request.samples)), request.samples) else None
 
@@ -67,7 +72,9 @@ def _plan(origin: Linearized, request: Request, remembers: bool) -> "Samples":
     return _by_way(origin, request, choose_way(origin, request.block, request.asks, rows, columns).way, remembers)
 
 
-def _by_way(origin: Linearized, request: Request, way: str, remembers: bool) -> "Samples":
+def _by_way(
+    origin: Linearized, request: Request, way: str, remembers: bool, plan: "type[Samples] | None" = None
+) -> "Samples":
     target, lines = mirrored(origin.blue, request, way)
     block = origin.blue.blocks[target.block]
     numbers, most = target.lines(lines), most_of(block, lines)
@@ -85,7 +92,8 @@ def _by_way(origin: Linearized, request: Request, way: str, remembers: bool) -> 
     outline = Outline(way, passes, instead, f"the {way} of these samples")
     if not passes:
         outline = Outline("none", 0, 0, "everything asked for is known for these samples")
-    return Samples(origin, request, outline, target.block, way, lines, numbers, samples, part, remembers)
+    plan = Samples if plan is None else plan
+    return plan(origin, request, outline, target.block, way, lines, numbers, samples, part, remembers)
 
 
 def _all_if_none(numbers: Any, count: int) -> np.ndarray:
@@ -175,3 +183,22 @@ class Samples(PlanOfLines):
     def notes(self) -> list[str]:
         of = math.prod(self.origin.lead)
         return [f"samples: {len(self.request.samples)} of {of}, evaluated by themselves"]
+
+
+class RecallOfSamples(Samples):
+    """Rows or columns of some samples, with the stored nonzeros written to their places."""
+
+    def run(self) -> list[Answer]:
+        if not self.samples.size:
+            return []
+        array = written(self.origin, self.request.block, self.way, self.missing, self.samples, self._turned)
+        return [Answer(self.target, self.lines, self.missing, array, self._turned, self.samples)]
+
+    def taken(self) -> Taken:
+        lines = self._most if self.missing is None else len(self.missing)
+        block = self.origin.blue.blocks[self.request.block]
+        other = block.column_shape if self.way == "rows" else block.row_shape
+        return Taken(0, len(self.samples) * lines * math.prod(other) * block.dtype.itemsize)
+
+    def notes(self) -> list[str]:
+        return [f"samples: {len(self.request.samples)} of {math.prod(self.origin.lead)}"]
