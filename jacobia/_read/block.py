@@ -101,7 +101,7 @@ class LiveBlock:
         xp: Any = np if on_host(full) else jnp
         try:
             out = layout.arrange(xp.asarray(full))[items]
-        except IndexError:
+        except (IndexError, TypeError, ValueError):
             pick(key, layout.axes)  # raises the same error with a better message
             raise
         return as_array(np.asarray(out) if xp is np else out, full)

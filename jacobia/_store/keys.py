@@ -88,7 +88,7 @@ def shape_of(items: tuple, axes: Axes) -> tuple[int, ...]:
     """The shape that a concrete key gives.
 
     Raises:
-      IndexError: what NumPy would raise for this key on an array of this shape.
+      IndexError, TypeError, ValueError: what NumPy would raise for this key on an array of this shape.
     """
     try:
         return axes.probe[items].shape
@@ -99,14 +99,18 @@ def shape_of(items: tuple, axes: Axes) -> tuple[int, ...]:
         raise IndexError(
             f"J[{show(items)}]: expected a key for shape {axes.shape}, got one that NumPy rejects: {error}. {hint}."
         ) from None
-    except TypeError:
+    except (TypeError, ValueError) as error:
         ends = [e for k in items if isinstance(k, slice) for e in (k.start, k.stop, k.step)]
         if any(isinstance(e, Tracer) for e in ends):
             raise IndexError(
                 "J[a:b]: expected numbers in a slice, got traced ones, so that the result has no shape. Write "
                 "J[a + jax.numpy.arange(n)] for n rows from a on."
             ) from None
-        raise
+        hint = " Write n // 2 in place of n / 2." if any(isinstance(e, (float, np.floating)) for e in ends) else ""
+        raise type(error)(
+            f"J[{show(items)}]: expected integers or None in slices, and steps other than 0, got what NumPy rejects: "
+            f"{str(error).rstrip('.')}.{hint}"
+        ) from None
 
 
 def _points(entries: list, axes: Axes) -> list:
@@ -354,7 +358,7 @@ def _by_axis(items: tuple, axes: Axes) -> Asked | None:
                 if item != _EVERYTHING:
                     try:
                         own = part.numbers[item]
-                    except TypeError:
+                    except (TypeError, ValueError):
                         return None
                     forward = own.size < 2 or own[1] > own[0]
                     many = own if forward else own[::-1]

@@ -226,10 +226,25 @@ def test_a_key_of_no_index_type_raises(subject, key):
     assert work(J) == NOTHING
 
 
-def test_a_slice_of_step_zero_raises():
+@pytest.mark.parametrize(
+    "key, error, words",
+    [
+        (np.s_[::0], ValueError, r"J\[::0\]: expected .* steps other than 0"),
+        (np.s_[: 3 / 2], TypeError, r"J\[:1.5\]: expected integers .* Write n // 2"),
+        (np.s_[:, np.float32(1) :], TypeError, r"J\[:, 1.0:\]: expected integers .* Write n // 2"),
+        (np.s_["a":], TypeError, r"J\[a:\]: expected integers or None in slices"),
+    ],
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_slices_that_numpy_rejects_raise(key, error, words, known):
     J = jacobian(layer)(X)
-    with pytest.raises((IndexError, ValueError)):
-        J[::0]
+    if known:
+        J[...]
+        with pytest.raises(error, match=words):
+            J[key]
+        return
+    with pytest.raises(error, match=words):
+        J[key]
     assert work(J) == NOTHING
 
 
