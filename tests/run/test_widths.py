@@ -68,10 +68,9 @@ def test_columns_and_numbers_end_where_32_bits_do():
 
 @pytest.mark.parametrize("f, x", [
     (jnp.sin, shape(2**31)),
-    (lambda x: jnp.sum(x**2), shape(2**16, 2**15)),
     (lambda x: jnp.broadcast_to(x[:, None], (2**11, 2**21)), shape(2**11)),
     (lambda x: (x[:1], jnp.broadcast_to(x[:, None, None], (2**11, 2**11, 2**10))), shape(2**11)),
-], ids=["inputs", "inputs of two axes", "outputs", "outputs beside others"])  # fmt: skip
+], ids=["inputs", "outputs", "outputs beside others"])  # fmt: skip
 def test_patterns_of_too_many_numbers_are_refused(f, x):
     with pytest.raises(MaterializationError):
         sparsity_pattern(f, x)
