@@ -179,7 +179,7 @@ def _must_be_an_array(name: str, call: Call, run: Callable) -> TypeError | None:
 
     args, kwargs = call.rebuild(call.leaves)
     lists = {f"args[{k}]": type(a) for k, a in enumerate(args) if type(a) in (list, tuple)}
-    lists |= {k: type(a) for k, a in kwargs.items() if type(a) in (list, tuple)}
+    lists |= {k: type(a) for k, a in kwargs.items() if type(a) in (list, tuple) and k.isidentifier()}
     if not lists or not _passes(run, call.leaves, {}, change):
         return None
     kind = next(iter(lists.values())).__name__

@@ -40,6 +40,10 @@ class Stand(Wrapping):
 
     written: str  # how a user writes the transform, such as "ggn(loss, f)"
 
+    def completed(self, args: tuple, kwargs: dict) -> dict:
+        """The keyword arguments that this callable takes at a call with `args` and `kwargs` for the function."""
+        raise NotImplementedError
+
 
 def carries_state(f: Any) -> bool:
     """Whether a callable may compute something else at the next call.

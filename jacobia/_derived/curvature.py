@@ -112,9 +112,13 @@ class _Losses(Wrapping):
         return losses
 
 
+_POINT = "c of args[{}]"  # a keyword that no function has
+
+
 class _Linearized(Stand):
-    # The loss of the linearized model `f(c) + J (x - c)` at c = x, where c is a constant. `one`: check that the loss is
-    # one number; that of one for each sample is checked by `hessian`.
+    # The loss of the linearized model `f(c) + J (x - c)` at c = x. As c is an argument of its own, `hessian` takes it
+    # as a constant, while derivatives of the matrix see that it moves with x. `one`: check that the loss is one number;
+    # that of one for each sample is checked by `hessian`.
     def __init__(self, name: str, loss: Callable, f: Callable, argnums: Any, has_aux: bool = False, one: bool = False):
         _check(name, loss, f)
         self.__wrapped__ = f
@@ -127,18 +131,27 @@ class _Linearized(Stand):
     def __name__(self) -> str:
         return f"{self._name} of {getattr(self._f, '__name__', type(self._f).__name__)}"
 
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return (self._argnums,) if isinstance(self._argnums, int) else tuple(self._argnums)
+
+    def completed(self, args: tuple, kwargs: dict) -> dict:
+        if not all(-len(args) <= k < len(args) for k in self._numbers):
+            return kwargs  # `hessian` raises
+        return kwargs | {_POINT.format(k): args[k] for k in self._numbers}
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        numbers = (self._argnums,) if isinstance(self._argnums, int) else tuple(self._argnums)
-        leaves, treedef = tree_flatten([args[k] for k in numbers])
+        point = tree_leaves([kwargs.pop(_POINT.format(k)) for k in self._numbers])
+        leaves, treedef = tree_flatten([args[k] for k in self._numbers])
         moving = [k for k, a in enumerate(leaves) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
-        at = [jax.lax.stop_gradient(jnp.asarray(leaves[k])) for k in moving]
+        at = [jnp.asarray(point[k]) for k in moving]
 
         def model(*xs: Any) -> tuple[Any, Any]:
             changed = list(leaves)
             for k, x in zip(moving, xs, strict=True):
                 changed[k] = x
             given = list(args)
-            for k, value in zip(numbers, tree_unflatten(treedef, changed), strict=True):
+            for k, value in zip(self._numbers, tree_unflatten(treedef, changed), strict=True):
                 given[k] = value
             out = self._f(*given, **kwargs)
             return out if self._has_aux else (out, None)

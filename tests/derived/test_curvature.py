@@ -112,3 +112,85 @@ def test_one_loss_for_each_sample():
     J = jax.vmap(jax.jacobian(lambda x: model_of_each(x[None])[0]))(INPUTS)
     assert G.shape == (7, 3, 3)
     close(G[...], jnp.einsum("bki,bkj->bij", J, J))
+
+
+def by_jax(loss, f):
+    """The function from a vector to its dense Gauss-Newton matrix, differentiable by JAX."""
+
+    def matrix(x):
+        J = jax.jacrev(f)(x)
+        return J.T @ jax.hessian(loss)(f(x)) @ J
+
+    return matrix
+
+
+def bent(x):
+    return jnp.tanh(x[1:] * x[:-1]) + x[0] * x[1:] ** 2
+
+
+READS = {
+    "all": lambda G: G[...],
+    "a row": lambda G: G[1],
+    "an entry": lambda G: G[2, 0],
+    "the trace": lambda G: G.trace(),
+    "the diagonal": lambda G: G.diagonal(),
+    "a product": lambda G: G @ jnp.arange(4.0),
+    "nonzeros": lambda G: G.nonzeros()[0],
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_derivatives_of_the_matrix(read):
+    # The point of the linearization moves with x.
+    x, loss = np.array([0.3, -0.7, 1.2, 0.4]), lambda y: jnp.sum(y**4)
+    right = lambda x: READS[read](ggn(loss, bent)(x))  # noqa: E731
+    eye = 1e-6 * np.eye(4)
+    differences = np.stack([(right(x + e) - right(x - e)) / 2e-6 for e in eye], axis=-1)
+    np.testing.assert_allclose(jax.jacfwd(right)(x), differences, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(right))(x), differences, rtol=1e-6, atol=1e-6)
+
+
+def test_second_derivatives_and_those_of_samples_and_of_a_fisher_matrix():
+    X, loss = RANDOM.normal(size=(40, 4)), lambda y: jnp.sum(y**4, -1)
+    each = by_jax(loss, bent)
+    trace = lambda x: ggn(loss, bent)(x).trace()  # noqa: E731
+    close(hessian(trace)(X[0])[...], jax.hessian(lambda x: jnp.trace(each(x)))(X[0]))
+    right = jax.vmap(jax.grad(lambda x: each(x).sum()))(X)
+    batch = ggn(loss, jax.vmap(bent), batch_axis=0)
+    close(jax.grad(lambda X: batch(X)[...].sum())(X), right)
+    close(jax.grad(lambda X: batch(X)[3].sum())(X), np.where(np.arange(40)[:, None] == 3, right, 0))
+    close(jax.vmap(jax.grad(lambda x: ggn(loss, bent)(x)[...].sum()))(X), right)
+
+    def fisher(x):
+        J = jax.jacrev(lambda x: bent(x) ** 2)(x)
+        return jnp.sum(J.T @ J) / 3
+
+    found = jax.grad(lambda x: empirical_fisher(jnp.square, bent)(x)[...].sum())(X[0])
+    close(found, jax.grad(fisher)(X[0]))
+
+
+@pytest.mark.parametrize("key", [..., 3, np.s_[:, 2], np.s_[3, 2], np.s_[:, :, 1], np.s_[1:4]], ids=str)
+def test_the_same_read_at_other_points(key):
+    # With a quadratic loss, the matrix depends on the point of the linearization alone.
+    f, loss = bent, lambda y: jnp.sum(y**2, -1) / 2
+    G, right = ggn(loss, jax.vmap(f), batch_axis=0), jax.jit(jax.vmap(by_jax(loss, f)))
+    for scale in (1, 2, 3):
+        X = scale * np.linspace(-1, 1, 160).reshape(40, 4)
+        close(G(X)[key], np.asarray(right(X))[key])
+
+
+def test_arguments_by_number_name_and_mask():
+    def f(p, q, s=1.0):
+        return (p["a"] * q[0] + p["b"] * s) ** 2
+
+    v, loss = np.array([0.3, -0.7, 1.2, 0.4, 0.9]), lambda y: jnp.sum(y**4)
+    right = by_jax(loss, lambda v: f({"a": v[:2], "b": v[2:4]}, v[4:]))(v)
+    p, q = {"a": v[:2], "b": v[2:4]}, v[4:]
+    close(ggn(loss, f, argnums=(0, 1), ravel=True)(p, q)[...], right)
+    close(ggn(loss, f, argnums=(-1, 0))(p, q)[1]["a"][0][...], right[:2, 4:])
+    close(ggn(loss, f, argnums=-1)(p, q, s=1.0)[...], right[4:, 4:])
+    close(ggn(loss, f, where={"a": True, "b": False}, static_argnames="s")(p, q, s=1)["a"]["a"][...], right[:2, :2])
+    with pytest.raises(ValueError, match=r"argnums=...\): expected numbers from -2 to 1, got 2. .* by name is not"):
+        ggn(loss, f, argnums=2)(p, q)
+    with pytest.raises(TypeError, match=r"args\[0\]=...\): expected an array, .* got a list"):
+        ggn(loss, jnp.sin)([1.0, 2.0])

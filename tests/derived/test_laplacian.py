@@ -329,3 +329,24 @@ def test_sums_of_very_many_inputs(new_programs):
     two = laplacian(lambda x: jnp.sum(jnp.sin(jnp.sum(x.reshape(2, -1) ** 2, axis=1) / d)))(x)
     s = np.sum(np.asarray(x).reshape(2, -1) ** 2, axis=1) / d
     close(two, jnp.sum(np.cos(s) - 4 / d * np.sin(s) * s), 1e-8)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: jnp.sum(x**3),
+        jnp.prod,
+        lambda x: jnp.linalg.slogdet(0.1 * jnp.ones((3, 3)) + jnp.diag(x))[1],
+        lambda x: jnp.sum(jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, None, length=3)[0]),
+    ],
+    ids=["powers", "a product", "a determinant", "a loop"],
+)
+def test_where_ranks_are_not_promoted(f):
+    X = np.linspace(1, 2, 6).reshape(2, 3)
+    right = np.stack([np.trace(jax.hessian(f)(x)) for x in X])
+    slopes = np.stack([jax.grad(lambda x: jnp.trace(jax.hessian(f)(x)))(x) for x in X])
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        np.testing.assert_allclose(laplacian(f)(X[0]), right[0], rtol=1e-4)
+        np.testing.assert_allclose(jax.grad(laplacian(f))(X[0]), slopes[0], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(laplacian(jax.vmap(f), batch_axis=0)(X), right, rtol=1e-4)
+        np.testing.assert_allclose(jax.vmap(laplacian(f))(X), right, rtol=1e-4)

@@ -105,8 +105,9 @@ class Sweep:
         found: list[tuple[tuple[int, int], int]] = []
 
         def look(args: list) -> None:
-            env, since, _ = self._through_cuts(args, True)
-            self._do(self._rest, env)
+            with jax.numpy_rank_promotion("allow"):
+                env, since, _ = self._through_cuts(args, True)
+                self._do(self._rest, env)
             each = {v: sum(leg.size for leg in z.legs if z.owner is None) for v, z in env.items()}
             behind = [n * env[v].value.dtype.itemsize for v, n in each.items() if n and v not in since]
             found.append(((sum(each.values()), sum(jnp.size(z.value) for z in env.values())), max(behind, default=0)))
@@ -122,12 +123,13 @@ class Sweep:
           room: bytes that directions may take; if they take more, they go through in chunks, and the outputs have no
             legs.
         """
-        env, since, steps = self._through_cuts(args, factored)
-        if room is not None and self.nbytes > room:
-            rows = max(len(z.legs[0]) if z.owner is None else self.count for z in since.values() if z.moves)
-            return self._in_chunks(steps, since, rows, max(_FEWEST, rows * room // self.nbytes))
-        self._do(self._rest, env)
-        return self._outs(env)
+        with jax.numpy_rank_promotion("allow"):  # legs have one axis more than values; f has been traced before
+            env, since, steps = self._through_cuts(args, factored)
+            if room is not None and self.nbytes > room:
+                rows = max(len(z.legs[0]) if z.owner is None else self.count for z in since.values() if z.moves)
+                return self._in_chunks(steps, since, rows, max(_FEWEST, rows * room // self.nbytes))
+            self._do(self._rest, env)
+            return self._outs(env)
 
     def _through_cuts(self, args: Sequence, factored: bool) -> tuple[dict, dict, list[Step]]:
         # The values at the last narrow place; the values where directions were last replaced, and the steps that
