@@ -64,10 +64,12 @@ def check(J: LiveBlock, name: str, sparse: bool = False) -> None:
         )
     way = _way(J)
     if way is not None and not sparse and not has(J, way):
-        lacks = "pullbacks" if way == "rows" else "pushforwards"
+        lacks, mode = "pullbacks" if way == "rows" else "pushforwards", J._origin.blue.mode
+        under, leave = (f" under mode={mode!r}", "Leave mode out, or w") if mode in ("fwd", "rev") else ("", "W")
+        other = f"{name}() of the view in front of .T" if J._layout.turn else f"J.T.{name}()"
         raise ValueError(
-            f"J.{name}(): expected an f with {lacks}, since blocks are {way}, got an f without {lacks} under "
-            f"mode={J._origin.blue.mode!r}. Leave mode out, or write J.T.{name}() for blocks of the other axis."
+            f"J.{name}(): expected an f with {lacks}, since blocks are {way}, got an f without {lacks}{under}. "
+            f"{leave}rite {other} for blocks of the other axis."
         )
 
 
