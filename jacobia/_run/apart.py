@@ -129,8 +129,10 @@ def sweep_apart(found: Apart, point: Point, spaces: Spaces, sweep: Sweep, ids: A
     def through_own(consts: Sequence, leaves: Sequence, ids: Any) -> list[jax.Array]:
         return _rows(found, spaces, sweep, [*consts, *leaves], ids)
 
+    bare = point._replace(consts=[], leaves=[])  # a derivative rule outlives the trace in which it is made
+
     def through_all(consts: Sequence, leaves: Sequence, ids: Any) -> list[jax.Array]:
-        return sweeps_at(point._replace(consts=consts, leaves=leaves), spaces, (sweep,), (ids,))[0]
+        return sweeps_at(bare._replace(consts=consts, leaves=leaves), spaces, (sweep,), (ids,))[0]
 
     if not found.has_rules:
         return through_own(point.consts, point.leaves, ids)

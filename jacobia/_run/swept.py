@@ -79,13 +79,15 @@ class Swept:
             return self._found(point, consts, leaves, False)
 
         # Factors of Gram matrices are the fastest, but have no derivatives where a matrix is singular. So derivatives
-        # are taken of the sweep without factors.
+        # are taken of the sweep without factors. The rule outlives the trace, and so holds no arrays of the point.
+        bare = point._replace(consts=[], leaves=[])
+
         @jax.custom_jvp
         def run(consts: list, leaves: list) -> Found:
-            return self._found(point, consts, leaves, True)
+            return self._found(bare, consts, leaves, True)
 
         def with_derivative(primals: tuple, tangents: tuple) -> tuple:
-            return jax.jvp(lambda consts, leaves: self._found(point, consts, leaves, False), primals, tangents)
+            return jax.jvp(lambda consts, leaves: self._found(bare, consts, leaves, False), primals, tangents)
 
         run.defjvp(with_derivative)
         return run(consts, leaves)

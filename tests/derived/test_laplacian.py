@@ -350,3 +350,9 @@ def test_where_ranks_are_not_promoted(f):
         np.testing.assert_allclose(jax.grad(laplacian(f))(X[0]), slopes[0], rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(laplacian(jax.vmap(f), batch_axis=0)(X), right, rtol=1e-4)
         np.testing.assert_allclose(jax.vmap(laplacian(f))(X), right, rtol=1e-4)
+
+
+def test_no_tracer_is_kept():
+    with jax.checking_leaks():
+        assert laplacian(mlp)(X).shape == ()
+        assert jax.jit(jax.grad(laplacian(mlp)))(X).shape == (D,)

@@ -92,6 +92,11 @@ def test_derivatives_of_rows(x64, name):
     np.testing.assert_allclose(jax.jvp(ours, (W,), (V @ V.T,))[1], pushed, rtol=1e-8, atol=1e-10)
 
 
+def test_no_tracer_is_kept_with_the_rules_of_f(x64):
+    with jax.checking_leaks():
+        assert jacobian(APART["relu"])(W, V)[1:3].shape == (2, 5, N, N)
+
+
 def test_derivatives_of_rows_follow_the_rules_of_f(x64):
     at_zero = np.zeros_like(W)  # where the rule of relu says 0, and its body says 1/2
 
