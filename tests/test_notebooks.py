@@ -42,7 +42,7 @@ def packages(notebook):
 
 
 def executed(path):
-    marks = () if path.stem == "quickstart" else (pytest.mark.notebook, pytest.mark.slow)
+    marks = [pytest.mark.slow] + [pytest.mark.notebook] * (path.stem != "quickstart")
     return pytest.param(path, marks=marks, id=path.stem)
 
 

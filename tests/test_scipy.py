@@ -39,6 +39,7 @@ def in_float64(f):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["BDF", "Radau"])
 def test_a_stiff_system(method):
     jac = jacobia.scipy.jac(rober, 1)

@@ -139,6 +139,7 @@ READS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READS)
 def test_derivatives_of_the_matrix(read):
     # The point of the linearization moves with x.
@@ -150,6 +151,7 @@ def test_derivatives_of_the_matrix(read):
     np.testing.assert_allclose(jax.jit(jax.jacrev(right))(x), differences, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_derivatives_and_those_of_samples_and_of_a_fisher_matrix():
     X, loss = RANDOM.normal(size=(40, 4)), lambda y: jnp.sum(y**4, -1)
     each = by_jax(loss, bent)
@@ -169,6 +171,7 @@ def test_second_derivatives_and_those_of_samples_and_of_a_fisher_matrix():
     close(found, jax.grad(fisher)(X[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [..., 3, np.s_[:, 2], np.s_[3, 2], np.s_[:, :, 1], np.s_[1:4]], ids=str)
 def test_the_same_read_at_other_points(key):
     # With a quadratic loss, the matrix depends on the point of the linearization alone.

@@ -12,6 +12,8 @@ from jax import lax
 from jacobia import Pattern, hessian, jacobian
 from jacobia._plans import on_diagonal
 
+pytestmark = pytest.mark.slow
+
 N, B = 6, 3
 X = np.random.default_rng(2).uniform(0.5, 1.5, N).astype(np.float32)
 XB = np.random.default_rng(3).uniform(0.5, 1.5, (B, N)).astype(np.float32)

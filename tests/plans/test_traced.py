@@ -8,6 +8,8 @@ from jax import lax
 
 from jacobia import hessian, jacobian
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(3)
 W = RNG.normal(size=(6, 6)).astype(np.float32)
 X = RNG.normal(size=6).astype(np.float32)

@@ -13,6 +13,8 @@ from jacobia import jacobian, sparsity_pattern
 from jacobia._program.columns import closure
 from jacobia._program.columns.closure import powers
 
+pytestmark = pytest.mark.slow
+
 N = 80  # more columns than are kept apart
 
 

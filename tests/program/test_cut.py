@@ -10,6 +10,8 @@ from jax import lax
 from jacobia._compat import opened
 from jacobia._program.axis.cut import cut
 
+pytestmark = pytest.mark.slow
+
 
 def one_of(array, sample, axis):
     return lax.dynamic_slice_in_dim(array, sample, 1, axis % array.ndim)

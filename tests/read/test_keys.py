@@ -289,6 +289,7 @@ PARTS_ND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["J", "J.T"])
 @pytest.mark.parametrize("first", PARTS_2D, ids=repr)
 def test_pairs_in_a_tuple(name, first):
@@ -296,6 +297,7 @@ def test_pairs_in_a_tuple(name, first):
         check_fresh(SUBJECTS[name], (first, second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deep", "deep.T", "deep.matrix"])
 @pytest.mark.parametrize("first", PARTS_ND, ids=repr)
 def test_pairs_in_a_tuple_of_an_nd_view(name, first):
