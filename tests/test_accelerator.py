@@ -73,6 +73,7 @@ READS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(READS))
 def test_reads_lower_for_accelerators(name):
     pytest.importorskip("jax.export", reason="this JAX has no jax.export")

@@ -96,6 +96,7 @@ def test_the_program_computes_the_value_and_aux(f, jit):
             np.testing.assert_allclose(a, e, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [True, False], ids=["jit", "python"])
 @pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
 def test_pullbacks_are_rows_of_jacrev(f, jit):

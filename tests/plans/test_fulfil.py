@@ -17,6 +17,8 @@ from jacobia._read import memo as _memo
 from jacobia._run.blueprint import Blueprint
 from jacobia._run.kernels import Taken, analysed
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(4)
 A = RNG.normal(size=(6, 4)).astype(np.float32)
 X = RNG.normal(size=4).astype(np.float32)
