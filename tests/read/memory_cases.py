@@ -73,6 +73,12 @@ def of_nonzeros(x):
     return J
 
 
+def of_nonzeros_of_samples(x):
+    J = jacobian(jax.vmap(stencil), batch_axis=0)(x)
+    J.nonzeros()
+    return J
+
+
 N = (3000,)  # all of it: 36 MB
 SOME, OTHERS = slice(0, 2048), slice(1000, 3000)
 CASES = {
@@ -111,6 +117,10 @@ CASES = {
     "rows, nonzeros known": Case(of_nonzeros, N, SOME),
     "columns, nonzeros known": Case(of_nonzeros, N, (slice(None), SOME)),
     "a block, nonzeros known": Case(of_nonzeros, N, (OTHERS, SOME)),
+    "samples, nonzeros known": Case(of_nonzeros_of_samples, (2000, 64)),
+    "rows of samples, nonzeros known": Case(of_nonzeros_of_samples, (5000, 64), (slice(None), slice(0, 30))),
+    "columns of samples, nonzeros known": Case(of_nonzeros_of_samples, (5000, 64), (..., slice(0, 30))),
+    "few samples, nonzeros known": Case(of_nonzeros_of_samples, (20000, 64), SOME),
     "few samples, known": Case(jacobian(layer, batch_axis=0), (20000, 64), SOME, first=SOME),
 }
 
