@@ -254,7 +254,6 @@ class _Transform(Uncalled):
         self.carries_state = carries_state(f) or (is_predicate(where) and carries_state(where))
         plain = options.jit and options.spread is None and not (options.static_argnums or options.static_argnames)
         self._plain = plain and not self.carries_state
-        self._stands = isinstance(f, Stand)
         self._static = static_arguments(f, options.static_argnums, options.static_argnames)
         # A traced coloring has no values to look up by: entries made with it live only as long as this transform.
         key = options, where_key(self._where)
@@ -374,8 +373,8 @@ class _Transform(Uncalled):
         return self._linearized(args, kwargs)[0]
 
     def _linearized(self, args: tuple, kwargs: dict) -> tuple[Linearized, Entry]:
-        if self._stands:
-            kwargs = self._f.completed(args, kwargs)  # pyright: ignore[reportFunctionMemberAccess]
+        if isinstance(self._f, Stand):
+            kwargs = self._f.completed(args, kwargs)
         # Fast path: plain arrays of types, shapes and dtypes seen before. All other calls are checked, converted and
         # traced.
         if self._plain:

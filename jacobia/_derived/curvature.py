@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_leaves, tree_unflatten
 
-from jacobia._call.options import checked_function
+from jacobia._call.options import checked_argnums, checked_function
 from jacobia._call.state import Stand, Wrapping, carries_state
 from jacobia._call.uncalled import told
 from jacobia._transform import hessian
@@ -123,17 +123,15 @@ class _Linearized(Stand):
         _check(name, loss, f)
         self.__wrapped__ = f
         self.written = f"{name}(loss, f)"
-        self._name, self._loss, self._f, self._argnums = name, loss, f, argnums
+        self._name, self._loss, self._f = name, loss, f
+        argnums = checked_argnums(name, argnums, self.written)
+        self._numbers: tuple[int, ...] = (argnums,) if isinstance(argnums, int) else argnums
         self._has_aux, self._one = has_aux, one
         self.carries_state = carries_state(loss) or carries_state(f)
 
     @property
     def __name__(self) -> str:
         return f"{self._name} of {getattr(self._f, '__name__', type(self._f).__name__)}"
-
-    @property
-    def _numbers(self) -> tuple[int, ...]:
-        return (self._argnums,) if isinstance(self._argnums, int) else tuple(self._argnums)
 
     def completed(self, args: tuple, kwargs: dict) -> dict:
         if not all(-len(args) <= k < len(args) for k in self._numbers):

@@ -189,7 +189,7 @@ def fulfil_together(origin: Linearized, requests: Sequence[Request]) -> None:
             continue
         if reflected(origin.blue, request, asked) is not None:
             images.add(request.block)
-        elif nonzeros_known(origin, store_of(origin, request.block)):
+        elif nonzeros_known(origin, request.block):
             fulfil(origin, request)
         elif (part := _missing(origin, request)) is not None:
             missing.append(part)

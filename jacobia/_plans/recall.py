@@ -20,22 +20,23 @@ from jacobia._run.kernels import Taken
 from jacobia._run.limits import READ_LESS, check_result
 from jacobia._run.point import Linearized
 from jacobia._sparse.pattern import Pattern
-from jacobia._store.lines import Store, aligned, alive
+from jacobia._store.lines import aligned, alive
 
 RECALLED = Outline("none", 0, 0, "all of its nonzeros are known")
 
 
-def nonzeros_known(origin: Linearized, store: Store) -> bool:
-    """Whether lines can be written from the nonzeros in a store; those of a batch only in host memory.
+def nonzeros_known(origin: Linearized, index: int) -> bool:
+    """Whether lines of a block can be written from stored nonzeros; those of a batch only in host memory.
 
     A batch may be divided over devices, and an accelerator computes a batch faster than a host copies it there.
     """
-    return alive(store.nonzeros) and (not origin.lead or on_host(store.nonzeros))
+    nonzeros = store_of(origin, index).nonzeros
+    return alive(nonzeros) and (not origin.lead or on_host(nonzeros))
 
 
 def recall(origin: Linearized, request: Request) -> "Iterator[Recall]":
     """The plan for lines of a block whose nonzeros are in the store."""
-    if nonzeros_known(origin, store_of(origin, request.block)):
+    if nonzeros_known(origin, request.block):
         yield Recall(origin, request, RECALLED)
 
 
@@ -46,13 +47,14 @@ class Recall(PlanOfLines):
         origin, request = self.origin, self.request
         if request.asks == "all":
             return [Answer(request.block, "rows", None, written(origin, request.block, "rows", None))]
-        way = "columns" if request.rows is None else "rows"
+        way = self._lie
         target, lines = mirrored(origin.blue, request, way)
+        turned = lines != way
         missing = getattr(store_of(origin, target.block), lines).missing(target.lines(lines))
         if not missing.size:
             return []
-        array = written(origin, request.block, way, missing, turned=lines != way)
-        return [Answer(target.block, lines, missing, array, lines != way)]
+        array = written(origin, request.block, way, missing, turned=turned)
+        return [Answer(target.block, lines, missing, array, turned)]
 
     def taken(self) -> Taken:
         return Taken(0, self._nbytes)

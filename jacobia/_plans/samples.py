@@ -8,7 +8,7 @@ Knows numbers of samples and of lines. Knows nothing of keys.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -54,9 +54,9 @@ def few_samples(origin: Linearized, request: Request, remembers: bool = True) ->
         unknown = store.rows.num_missing(request.rows) and store.columns.num_missing(request.columns)
         if store.whole() is not None or not unknown:
             return None
-        if nonzeros_known(origin, store):
+        if nonzeros_known(origin, request.block):
             way = "columns" if request.asks == "columns" else "rows"
-            return replace(_by_way(origin, request, way, remembers, RecallOfSamples), outline=RECALLED)
+            return replace(RecallOfSamples.by_way(origin, request, way, remembers), outline=RECALLED)
     plan = _plan(origin, request, remembers)
     return plan if origin.cuts(plan.sweep(plan.numbers, len(request.samples)), request.samples) else None
 
@@ -64,36 +64,13 @@ def few_samples(origin: Linearized, request: Request, remembers: bool = True) ->
 def _plan(origin: Linearized, request: Request, remembers: bool) -> "Samples":
     if remembers:
         for way in ("rows", "columns"):  # known lines come before cheap ones
-            plan = _by_way(origin, request, way, remembers)
+            plan = Samples.by_way(origin, request, way, remembers)
             if plan.outline.way == "none":
                 return plan
     block = origin.blue.blocks[request.block]
     rows, columns = count_of(request.rows, block.row_shape), count_of(request.columns, block.column_shape)
-    return _by_way(origin, request, choose_way(origin, request.block, request.asks, rows, columns).way, remembers)
-
-
-def _by_way(
-    origin: Linearized, request: Request, way: str, remembers: bool, plan: "type[Samples] | None" = None
-) -> "Samples":
-    target, lines = mirrored(origin.blue, request, way)
-    block = origin.blue.blocks[target.block]
-    numbers, most = target.lines(lines), most_of(block, lines)
-    samples = request.samples
-    if remembers:
-        store = origin.stores.get(target.block)
-        patches = Patches(most) if store is None else store.patches.get(lines, Patches(most))
-        samples, missing = patches.missing(samples, _all_if_none(numbers, most))
-        part = None if missing.size == most else missing
-    else:
-        part = numbers
-    passes = count_of(part, block.row_shape if lines == "rows" else block.column_shape)
-    own = origin.blue.blocks[request.block]
-    instead = most_of(own, "columns" if way == "rows" else "rows")
-    outline = Outline(way, passes, instead, f"the {way} of these samples")
-    if not passes:
-        outline = Outline("none", 0, 0, "everything asked for is known for these samples")
-    plan = Samples if plan is None else plan
-    return plan(origin, request, outline, target.block, way, lines, numbers, samples, part, remembers)
+    way = choose_way(origin, request.block, request.asks, rows, columns).way
+    return Samples.by_way(origin, request, way, remembers)
 
 
 def _all_if_none(numbers: Any, count: int) -> np.ndarray:
@@ -111,6 +88,28 @@ class Samples(PlanOfLines):
     samples: Any  # numbers of the samples for which a line is missing
     missing: Any  # numbers of the lines that are missing for some sample; None: all
     remembers: bool  # whether the store is used
+
+    @classmethod
+    def by_way(cls, origin: Linearized, request: Request, way: str, remembers: bool) -> Self:
+        """The plan for the lines that are missing for some of the samples, as "rows" or as "columns"."""
+        target, lines = mirrored(origin.blue, request, way)
+        block = origin.blue.blocks[target.block]
+        numbers, most = target.lines(lines), most_of(block, lines)
+        samples = request.samples
+        if remembers:
+            store = origin.stores.get(target.block)
+            patches = Patches(most) if store is None else store.patches.get(lines, Patches(most))
+            samples, missing = patches.missing(samples, _all_if_none(numbers, most))
+            part = None if missing.size == most else missing
+        else:
+            part = numbers
+        passes = count_of(part, block.row_shape if lines == "rows" else block.column_shape)
+        own = origin.blue.blocks[request.block]
+        instead = most_of(own, "columns" if way == "rows" else "rows")
+        outline = Outline(way, passes, instead, f"the {way} of these samples")
+        if not passes:
+            outline = Outline("none", 0, 0, "everything asked for is known for these samples")
+        return cls(origin, request, outline, target.block, way, lines, numbers, samples, part, remembers)
 
     def sweep(self, numbers: Any, samples: int) -> Sweep:
         """The sweep that computes the lines `numbers` of so many samples."""

@@ -26,11 +26,19 @@ def cross_entropy(y):
     return -jnp.sum(jax.nn.log_softmax(y)[jnp.arange(len(y)), TARGETS])
 
 
+def by_jax(loss, f):
+    """The function from a vector to its dense Gauss-Newton matrix, differentiable by JAX."""
+
+    def matrix(x):
+        J = jax.jacrev(f)(x)
+        return J.T @ jax.hessian(loss)(f(x)) @ J
+
+    return matrix
+
+
 def dense(loss, f, w):
-    J = jax.jacobian(lambda v: f(v.reshape(w.shape)).ravel())(w.ravel())
-    y = f(w)
-    H = jax.hessian(lambda y_: loss(y_.reshape(y.shape)))(y.ravel())
-    return np.asarray(J.T @ H @ J)
+    shape = f(w).shape
+    return np.asarray(by_jax(lambda y: loss(y.reshape(shape)), lambda v: f(v.reshape(w.shape)).ravel())(w.ravel()))
 
 
 def close(found, right):
@@ -114,16 +122,6 @@ def test_one_loss_for_each_sample():
     close(G[...], jnp.einsum("bki,bkj->bij", J, J))
 
 
-def by_jax(loss, f):
-    """The function from a vector to its dense Gauss-Newton matrix, differentiable by JAX."""
-
-    def matrix(x):
-        J = jax.jacrev(f)(x)
-        return J.T @ jax.hessian(loss)(f(x)) @ J
-
-    return matrix
-
-
 def bent(x):
     return jnp.tanh(x[1:] * x[:-1]) + x[0] * x[1:] ** 2
 
@@ -195,5 +193,6 @@ def test_arguments_by_number_name_and_mask():
     close(ggn(loss, f, where={"a": True, "b": False}, static_argnames="s")(p, q, s=1)["a"]["a"][...], right[:2, :2])
     with pytest.raises(ValueError, match=r"argnums=...\): expected numbers from -2 to 1, got 2. .* by name is not"):
         ggn(loss, f, argnums=2)(p, q)
+    close(ggn(loss, f, argnums=np.int64(1))(p, q)[...], right[4:, 4:])
     with pytest.raises(TypeError, match=r"args\[0\]=...\): expected an array, .* got a list"):
         ggn(loss, jnp.sin)([1.0, 2.0])

@@ -76,6 +76,14 @@ def test_patterns_of_too_many_numbers_are_refused(f, x):
         sparsity_pattern(f, x)
 
 
+def test_inputs_of_two_axes_are_counted_together(monkeypatch):
+    # With a lower limit, since the known values of 2**31 inputs take gigabytes.
+    monkeypatch.setattr(room, "MOST", 1000)
+    assert sparsity_pattern(lambda x: jnp.sum(x**2), shape(2**4, 2**5)).nnz == 2**9
+    with pytest.raises(MaterializationError, match="1024 elements"):
+        sparsity_pattern(lambda x: jnp.sum(x**2), shape(2**5, 2**5))
+
+
 PROGRAMS = {
     "elementwise": jnp.sin,
     "sums": lambda x: jnp.sum(x.reshape(2, 3), axis=0) ** 2,
